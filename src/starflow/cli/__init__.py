@@ -1,0 +1,1 @@
+"""The command `starflow`: one thin module per subcommand, loaded when it is invoked."""
