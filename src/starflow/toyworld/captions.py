@@ -5,14 +5,14 @@ new combination of words that training does show, so that a text encoder trained
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from starflow.errors import StarflowError
-from starflow.toyworld.scene import Scene, Split
-from starflow.toyworld.vocabulary import BACKGROUNDS, COLORS, MOTIONS, SHAPES, SIZES
+from starflow.toyworld.scene import Scene, SceneObject, Split
+from starflow.toyworld.vocabulary import BACKGROUNDS, COLORS, SHAPES
 
 # The first of each list is the canonical phrase.
 COLOR_WORDS = {
@@ -47,16 +47,8 @@ PHRASES = {
         "travels rightwards",
         "moves rightwards",
     ),
-    "up": ("moves up", "rises", "moves upwards", "glides upwards", "slides up", "travels up", "drifts up"),
-    "down": (
-        "moves down",
-        "sinks",
-        "moves downwards",
-        "glides downwards",
-        "slides down",
-        "travels down",
-        "drifts down",
-    ),
+    "up": ("moves up", "rises", "moves upwards", "glides upwards", "slides up", "travels up"),
+    "down": ("moves down", "sinks", "moves downwards", "glides downwards", "slides down", "travels down"),
     "bounce": ("bounces", "bounces up and down", "bounces on the floor", "jumps up and down", "hops on the floor"),
     "orbit": ("orbits", "moves in a circle", "circles around", "goes around in a circle", "travels in a circle"),
     "grow": ("grows", "gets bigger", "expands", "becomes larger", "grows larger"),
@@ -74,7 +66,8 @@ HELD_OUT_PHRASES = {
     "shrink": ("shrinks and becomes smaller",),
     "still": ("stays in place", "remains still"),
 }
-CONNECTORS = (" and ", " while ", ", and ", ", while ")
+NOUN_CONNECTORS = (" and ", ", and ")  # between noun phrases, with or without "that moves right"
+CLAUSE_CONNECTORS = (" and ", " while ", ", and ", ", while ")
 BACKGROUND_PREPOSITIONS = ("on a", "over a", "against a")
 
 # What may stand before "a red circle moves right" (the first), or before "a red circle that moves right" (the others).
@@ -124,7 +117,7 @@ def canonical(description: Description) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
-    """A caption of the clip: every object with color, shape and motion, often with size, now and then the background."""
+    """A caption of the clip: color, shape and motion of every object, often its size, now and then the background."""
     opening = _pick_opening(rng, CLIP_OPENINGS, HELD_OUT_CLIP_OPENING, split)
     clauses = []
     for item in scene.objects:
@@ -132,25 +125,27 @@ def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
         phrases = (HELD_OUT_PHRASES if held_out else PHRASES)[item.motion]
         phrase = _pick_plain(rng, phrases) if held_out else _pick(rng, phrases)
         clauses.append(_noun_phrase(item, rng) + (" that " if opening else " ") + phrase)
-    return _assemble(opening, clauses, scene.background, rng)
+    connector = _pick(rng, NOUN_CONNECTORS if opening else CLAUSE_CONNECTORS)
+    return _assemble(opening, clauses, connector, scene.background, rng)
 
 
 def image_caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
     """A caption of the first frame: as ``caption``, without motions."""
     opening = _pick_opening(rng, IMAGE_OPENINGS, HELD_OUT_IMAGE_OPENING, split)
-    return _assemble(opening, [_noun_phrase(item, rng) for item in scene.objects], scene.background, rng)
+    noun_phrases = [_noun_phrase(item, rng) for item in scene.objects]
+    return _assemble(opening, noun_phrases, _pick(rng, NOUN_CONNECTORS), scene.background, rng)
 
 
-def _assemble(opening: str, clauses: list[str], background: str, rng: np.random.Generator) -> str:
+def _assemble(opening: str, clauses: list[str], connector: str, background: str, rng: np.random.Generator) -> str:
     order = rng.permutation(len(clauses))
-    text = opening + _pick(rng, CONNECTORS).join(clauses[i] for i in order)
+    text = opening + connector.join(clauses[i] for i in order)
     if rng.random() < BACKGROUND_PROBABILITY:
         where = f"{_pick(rng, BACKGROUND_PREPOSITIONS)} {background} background"
         return f"{text} {where}" if opening or rng.random() < 0.7 else f"{where}, {text}"
     return text
 
 
-def _noun_phrase(item, rng: np.random.Generator) -> str:
+def _noun_phrase(item: SceneObject, rng: np.random.Generator) -> str:
     size = _pick(rng, SIZE_WORDS[item.size]) + " " if rng.random() < SIZE_PROBABILITY else ""
     color, shape = _pick(rng, COLOR_WORDS[item.color]), _pick(rng, SHAPE_WORDS[item.shape])
     return f"{_pick(rng, DETERMINERS)} {size}{color} {shape}"
@@ -175,7 +170,7 @@ def _any_of(phrases: Sequence[str]) -> str:
     return "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
 
 
-def _meanings(table: dict[str, tuple[str, ...]]) -> dict[str, str]:
+def _meanings(table: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {phrase: name for name, phrases in table.items() for phrase in phrases}
 
 
@@ -186,7 +181,7 @@ NOUN_PHRASE = (
     rf"(?:(?P<color>{_any_of(list(_COLOR_OF))}) )?(?P<shape>{_any_of(list(_SHAPE_OF))})"
 )
 _CLAUSE = re.compile(rf"{NOUN_PHRASE}\b(?:(?: that)? (?P<motion>{_any_of(list(_MOTION_OF))})\b)?")
-_CONNECTOR = re.compile(_any_of(CONNECTORS))
+_CONNECTOR = re.compile(_any_of(CLAUSE_CONNECTORS))
 _OPENING = re.compile(_any_of([*CLIP_OPENINGS, HELD_OUT_CLIP_OPENING, *IMAGE_OPENINGS, HELD_OUT_IMAGE_OPENING]))
 _WHERE = rf"(?:{_any_of(BACKGROUND_PREPOSITIONS)}) (?P<background>{_any_of(BACKGROUNDS)}) background"
 _WHERE_FIRST, _WHERE_LAST = re.compile(rf"^{_WHERE}, "), re.compile(rf" {_WHERE}$")
@@ -199,12 +194,12 @@ def normalize(text: str) -> str:
 
 def object_description(match: re.Match[str]) -> ObjectDescription:
     """The object that a match of ``NOUN_PHRASE`` names, with its motion if the pattern had one."""
-    groups = match.groupdict()
+    groups = match.groupdict(default="")
     return ObjectDescription(
         shape=_SHAPE_OF[groups["shape"]],
         color=_COLOR_OF.get(groups["color"]),
         size=_SIZE_OF.get(groups["size"]),
-        motion=_MOTION_OF.get(groups.get("motion")),
+        motion=_MOTION_OF.get(groups.get("motion", "")),
     )
 
 
@@ -224,19 +219,24 @@ def parse(text: str) -> Description:
     if opening := _OPENING.match(rest):
         rest = rest[opening.end() :]
     objects = []
-    while clause := _CLAUSE.match(rest):
+    while True:
+        clause = _CLAUSE.match(rest)
+        if not clause:
+            raise _outside_grammar(text, rest)
         objects.append(object_description(clause))
         rest = rest[clause.end() :]
+        if not rest:
+            return Description(tuple(objects), background)
         connector = _CONNECTOR.match(rest)
         if not connector:
-            break
+            raise _outside_grammar(text, rest)
         rest = rest[connector.end() :]
-    else:
-        rest = rest or "the end"
-    if rest:
-        raise StarflowError(
-            f"not a toyworld caption: {text!r} (cannot read from {rest!r}); write for example 'a small red circle "
-            f"moves right and a blue square grows'. Colors: {', '.join(COLORS)}; shapes: {', '.join(SHAPES)}; "
-            f"sizes: {', '.join(SIZES)}; motions: {', '.join(MOTIONS)}"
-        )
-    return Description(tuple(objects), background)
+
+
+def _outside_grammar(text: str, rest: str) -> StarflowError:
+    where = f"cannot read {rest.strip()!r}" if rest else "it ends too early"
+    return StarflowError(
+        f"not a toyworld caption: {text!r} ({where}). Write for example 'a small red circle moves right and a blue "
+        f"square grows'; colors: {', '.join(COLORS)}; shapes: {', '.join(SHAPES)}; "
+        f"motions: {', '.join(phrases[0] for phrases in PHRASES.values())}"
+    )
