@@ -1,0 +1,155 @@
+"""One autoregressive affine block: the parallel map data → noise, and the conditional Gaussians that its inverse solves for.
+
+For tokens `v_1 … v_N` (in the block's own order) a causal transformer predicts the mean and standard deviation of each
+from those before it, and
+
+    z_t = (v_t - mu_t(v_<t)) / sigma_t(v_<t),    log_det_t = -log sigma_t        (data → noise, one parallel pass)
+    v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t                                       (noise → data, see `starflow.sampling`)
+
+(TarFlow, arXiv 2412.06329; STARFlow, arXiv 2506.06276.)
+
+Legend: `B` batch, `N` tokens, `D` channels of a token, `M` text tokens, `C` width, `d` head width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from starflow.flow.guidance import guide
+from starflow.flow.transformer import CausalAttend, KeyValueCache, Transformer, at_least_float32
+
+# softplus(x + SOFTPLUS_SHIFT) is 1 at x = 0
+SOFTPLUS_SHIFT = 0.541324854612918
+
+
+class AffineBlock(nn.Module):
+    """A causal transformer over `[text, sos, v_1 … v_{N-1}]` that predicts the Gaussian of each token `v_t`."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        num_layers: int,
+        head_dim: int,
+        text_width: int | None = None,
+        soft_clip: float = 0.0,
+    ):
+        """`text_width` is the width of the text encodings, or None for a block that sees no text."""
+        super().__init__()
+        self.soft_clip = soft_clip
+        self.sos = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
+        self.proj_in = nn.Linear(channels, width)
+        self.proj_text = nn.Linear(text_width, width) if text_width is not None else None
+        self.transformer = Transformer(width, num_layers, head_dim)
+        self.proj_out = nn.Linear(width, 2 * channels)
+        # An untrained block is the identity.
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def gaussians(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, n, C)` transformer output → `mu, sigma`, each `(B, n, D)`, float32 or wider."""
+        out = at_least_float32(self.proj_out(h))
+        if self.soft_clip > 0:
+            out = self.soft_clip * torch.tanh(out / self.soft_clip)
+        a, mu = out.chunk(2, dim=-1)
+        return mu, F.softplus(a + SOFTPLUS_SHIFT)
+
+    def embed(self, previous: Tensor) -> Tensor:
+        """`(B, n, D)` tokens, each the one before the token to predict, → `(B, n, C)`."""
+        return self.proj_in(previous.to(self.proj_in.weight.dtype))
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """`(B, M, text width)` → `(B, M, C)`. Raises ValueError if the block takes no text."""
+        if self.proj_text is None:
+            raise ValueError("this block takes no text")
+        return self.proj_text(text.to(self.proj_text.weight.dtype))
+
+    def predict(self, v: Tensor, rotation: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation `(B, N, D)` of every token of `v` `(B, N, D)`, in one parallel pass.
+
+        `rotation` is `(M + N, 2, d/2)`, text first.
+        """
+        batch = v.shape[0]
+        h = self.embed(torch.cat([self.sos.expand(batch, -1, -1).to(v.dtype), v[:, :-1]], dim=1))
+        if text is not None:
+            h = torch.cat([self.embed_text(text), h], dim=1)
+        h = self.transformer(h, rotation, CausalAttend())
+        return self.gaussians(h[:, -v.shape[1] :])
+
+    def forward(self, v: Tensor, rotation: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data → noise: `z` and `log_det = -log sigma`, both `(B, N, D)`, elementwise, float32 or wider."""
+        mu, sigma = self.predict(v, rotation, text)
+        return (at_least_float32(v) - mu) / sigma, -sigma.log()
+
+
+class ConditionalGaussians:
+    """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
+
+    This is all a solver sees of a block: `evaluate(v, start, stop)`. With guidance, the conditional and the unconditional
+    branch run as one batch of `2B` over the same tokens, and the guided Gaussian comes back.
+    """
+
+    def __init__(
+        self,
+        block: AffineBlock,
+        batch_size: int,
+        rotation: Tensor,
+        text: Tensor | None = None,
+        null_text: Tensor | None = None,
+        guidance_scale: float = 0.0,
+        cache_dtype: torch.dtype | None = None,
+    ):
+        """`rotation` `(M + N, 2, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come before them.
+
+        Raises ValueError when guidance is asked for without `null_text`.
+        """
+        if guidance_scale and (text is None or null_text is None):
+            raise ValueError("guidance needs the text and the empty caption's text")
+        self.block = block
+        self.rotation = rotation
+        self.guidance_scale = guidance_scale
+        self.num_text_tokens = 0 if text is None else text.shape[1]
+        self.num_tokens = rotation.shape[0] - self.num_text_tokens
+        self.branches = 2 if guidance_scale else 1
+        layers, weight = block.transformer.layers, block.proj_in.weight
+        shape = (
+            self.branches * batch_size,
+            weight.shape[0] // block.transformer.head_dim,
+            rotation.shape[0],
+            block.transformer.head_dim,
+        )
+        self.cache = KeyValueCache(len(layers), shape, cache_dtype or weight.dtype, weight.device)
+        if text is not None:
+            both = torch.cat([text, null_text]) if guidance_scale and null_text is not None else text
+            self._run(block.embed_text(both))
+
+    def _run(self, h: Tensor) -> Tensor:
+        """Transformer output of tokens that follow what the cache holds, which takes them in."""
+        start = self.cache.length
+        h = self.block.transformer(h, self.rotation[start : start + h.shape[1]], CausalAttend(self.cache))
+        self.cache.advance(h.shape[1])
+        return h
+
+    def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1` given the tokens before each in `v` `(B, N, D)`.
+
+        The cache is rewound to `start` first, so tokens before `start` must not have changed since they were evaluated;
+        it is left holding everything up to `stop`. Raises ValueError if tokens before `start` were never evaluated.
+        """
+        self.cache.rewind(self.num_text_tokens + start)
+        if start == 0:
+            sos = self.block.sos.expand(v.shape[0], -1, -1).to(v.dtype)
+            previous = torch.cat([sos, v[:, : stop - 1]], dim=1)
+        else:
+            previous = v[:, start - 1 : stop - 1]
+        h = self.block.embed(previous)
+        mu, sigma = self.block.gaussians(self._run(h.repeat(self.branches, 1, 1)))
+        if self.guidance_scale:
+            mu, sigma = guide(*_split(mu, sigma), self.guidance_scale)
+        return mu, sigma
+
+
+def _split(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Conditional and unconditional halves of a batch of both: `mu_c, sigma_c, mu_u, sigma_u`."""
+    (mu_c, mu_u), (sigma_c, sigma_u) = mu.chunk(2), sigma.chunk(2)
+    return mu_c, sigma_c, mu_u, sigma_u

@@ -1,0 +1,128 @@
+"""The causal denoiser: learns the flow's own score (flow-score matching, STARFlow-V, arXiv 2511.20462, section on denoising).
+
+Samples of the flow come out at noise level `noise_std`. The denoiser predicts `noise_std²/0.3 · ∇(-log p)` of noisy latents,
+so that one Tweedie step `x - 0.3 · prediction · (s - s') / s` takes them from noise level `s` to `s'`.
+
+Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens, `C` width,
+`G` window (frames), `A` look-ahead plus one.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from starflow.flow.rope import check_head_dim, grid_positions, rotations, text_positions
+from starflow.flow.transformer import Transformer
+
+# The released models' unit of noise: predictions are gradients of the loss weighted by noise_std / 0.3.
+NOISE_UNIT = 0.3
+
+
+class FrameBandAttend:
+    """Attention of frame `q` to all text and frames `q + A - 1 - G … q + A - 1`; of text to all text and frames `0 … A - 1`.
+
+    The keys of each frame's band are one stretch of the sequence, so no mask is made.
+    """
+
+    def __init__(self, num_text_tokens: int, num_frames: int, tokens_per_frame: int, lookahead: int, window: int):
+        self.num_text_tokens, self.num_frames, self.tokens_per_frame = num_text_tokens, num_frames, tokens_per_frame
+        self.lookahead, self.window = lookahead, window
+
+    def _tokens(self, first: int, last: int) -> slice:
+        """Where frames `first … last` (clipped to the video) lie in the sequence."""
+        first, last = max(first, 0), min(last, self.num_frames - 1)
+        return slice(
+            self.num_text_tokens + first * self.tokens_per_frame, self.num_text_tokens + (last + 1) * self.tokens_per_frame
+        )
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        text = slice(0, self.num_text_tokens)
+        outputs = []
+        if self.num_text_tokens:
+            head = slice(0, self._tokens(0, self.lookahead).stop)
+            outputs.append(F.scaled_dot_product_attention(q[:, :, text], k[:, :, head], v[:, :, head]))
+        for frame in range(self.num_frames):
+            band = self._tokens(frame + self.lookahead - self.window, frame + self.lookahead)
+            rows = self._tokens(frame, frame)
+            if band.start <= self.num_text_tokens:
+                keys, values = k[:, :, : band.stop], v[:, :, : band.stop]
+            else:
+                keys, values = (torch.cat([t[:, :, text], t[:, :, band]], dim=2) for t in (k, v))
+            outputs.append(F.scaled_dot_product_attention(q[:, :, rows], keys, values))
+        return torch.cat(outputs, dim=2)
+
+
+class CausalDenoiser(ModelMixin, ConfigMixin):
+    """A light non-autoregressive transformer over `[text, tokens]`, causal over frames with `temporal_causal - 1` frames of look-ahead per layer."""
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int,
+        width: int,
+        num_layers: int = 8,
+        head_dim: int = 64,
+        text_width: int | None = None,
+        position_length: float = 32,
+        temporal_causal: int = 2,
+        window: int = 10,
+    ):
+        """
+        Args:
+            latent_channels: `D`.
+            width, num_layers, head_dim: of the transformer.
+            text_width: width of the text encodings; None for a denoiser that sees no text.
+            position_length: `L`, as in `StarFlow`.
+            temporal_causal: `A`; a frame's tokens attend up to `A - 1` frames ahead.
+            window: `G`; and back to `G` frames before that.
+
+        Raises:
+            ValueError: a width that is not a multiple of `head_dim`, or `temporal_causal` below 1.
+        """
+        super().__init__()
+        check_head_dim(head_dim)
+        if temporal_causal < 1 or window < temporal_causal - 1:
+            raise ValueError("temporal_causal must be at least 1 and the window must reach the frame itself")
+        self.proj_in = nn.Linear(latent_channels, width)
+        self.proj_text = nn.Linear(text_width, width) if text_width is not None else None
+        self.transformer = Transformer(width, num_layers, head_dim)
+        self.proj_out = nn.Linear(width, latent_channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x: Tensor, text: Tensor | None = None) -> Tensor:
+        """Noisy latents `(B, T, D, H, W)`, text encodings `(B, M, text width)` → the prediction `(B, T, D, H, W)`.
+
+        Text is ignored by a denoiser without `text_width`. Raises ValueError if a text-conditioned one gets none.
+        """
+        num_frames, height, width = x.shape[1], x.shape[3], x.shape[4]
+        h = self.proj_in(x.permute(0, 1, 3, 4, 2).flatten(1, 3).to(self.proj_in.weight.dtype))
+        positions = grid_positions(num_frames, height, width, self.config.position_length).flatten(0, 2)
+        num_text_tokens = 0
+        if self.proj_text is not None:
+            if text is None:
+                raise ValueError("this denoiser is conditioned on text, and none was given")
+            num_text_tokens = text.shape[1]
+            h = torch.cat([self.proj_text(text.to(self.proj_text.weight.dtype)), h], dim=1)
+            positions = torch.cat([text_positions(num_text_tokens, self.config.position_length), positions])
+        rotation = rotations(positions, self.config.head_dim, torch.promote_types(h.dtype, torch.float32), h.device)
+        attend = FrameBandAttend(
+            num_text_tokens, num_frames, height * width, self.config.temporal_causal - 1, self.config.window
+        )
+        h = self.transformer(h, rotation, attend)[:, num_text_tokens:]
+        return self.proj_out(h).unflatten(1, (num_frames, height, width)).permute(0, 1, 4, 2, 3).to(x.dtype)
+
+
+def score_prediction(input_grad: Tensor, noise_std: float) -> Tensor:
+    """The denoiser's target from `∂loss/∂x` of a batch: `noise_std · numel · ∂(loss · noise_std/0.3)/∂x`, shaped like `x`.
+
+    Per element this is `noise_std²/0.3 · ∇(-log p)`: `flow_loss` is a mean over the batch's elements, `numel` undoes it.
+    """
+    return noise_std * input_grad.numel() * input_grad * (noise_std / NOISE_UNIT)
+
+
+def tweedie_step(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:
+    """Denoise `x` from noise level `noise_std` to `next_noise_std`: `x - 0.3 · prediction · (s - s') / s`."""
+    return x - NOISE_UNIT * prediction * (noise_std - next_noise_std) / noise_std

@@ -1,0 +1,14 @@
+"""Classifier-free guidance of Gaussians (STARFlow, arXiv 2506.06276; used unchanged by STARFlow-V)."""
+
+from torch import Tensor
+
+
+def guide(mu_c: Tensor, sigma_c: Tensor, mu_u: Tensor, sigma_u: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the guided Gaussian, elementwise, all tensors of one shape.
+
+    With `s = min(sigma_c / sigma_u, 1)²` and `w = scale`:
+    `sigma = sigma_c / sqrt(1 + w - w·s)`, `mu = ((1 + w)·mu_c - w·s·mu_u) / (1 + w - w·s)`. `w = 0` is no guidance.
+    """
+    s = (sigma_c / sigma_u).clamp(max=1).square()
+    precision = 1 + scale - scale * s
+    return ((1 + scale) * mu_c - scale * s * mu_u) / precision, sigma_c / precision.sqrt()

@@ -1,0 +1,201 @@
+"""StarFlow: the invertible model. Read this first.
+
+Latents `x` of a video are mapped to noise `z ~ N(0, I)` by `K` autoregressive affine blocks: shallow ones within each frame,
+without text, then one deep block, causal over the whole video in raster order and conditioned on text (global-local):
+
+    x --shallow blocks (within a frame)--> u --deep block (over the video, with text)--> z
+    log p(x) = log N(z; 0, I) + sum over blocks and elements of log_det,    log_det = -log sigma
+
+Direction: **encode** is data → noise and runs blocks `0 … K-1`, in one parallel pass each; **decode** is noise → data, runs
+them in the opposite order, and is the business of `starflow.sampling`. Every map returns its value together with `log_det`,
+the logarithm of the diagonal of the Jacobian of the direction data → noise.
+
+Source: STARFlow-V, arXiv 2511.20462; STARFlow, arXiv 2506.06276; TarFlow, arXiv 2412.06329.
+
+Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `N = T·H·W` tokens, `D` latent channels, `M` text tokens.
+Inside the flow latents have their channels last: `(B, T, H, W, D)`. An image is a video of one frame.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import log, pi
+from typing import NamedTuple
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from starflow.flow.block import AffineBlock, ConditionalGaussians
+from starflow.flow.rope import check_head_dim, grid_positions, rotations, text_positions
+from starflow.flow.transformer import at_least_float32
+
+
+class Encoded(NamedTuple):
+    """`z` `(B, T, D, H, W)` and the log-determinant `(B, T, D, H, W)` summed over blocks, elementwise at each latent's place."""
+
+    z: Tensor
+    log_det: Tensor
+
+
+class BlockStep(NamedTuple):
+    """What one block did: its output and log-determinant, `(B, T, H, W, D)`, both in raster order."""
+
+    hidden: Tensor
+    log_det: Tensor
+
+
+class StarFlow(ModelMixin, ConfigMixin):
+    """The normalizing flow: `K - 1` shallow blocks and a deep one."""
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int,
+        shallow_layers: Sequence[int],
+        deep_layers: int,
+        shallow_width: int,
+        deep_width: int,
+        head_dim: int = 64,
+        text_width: int = 2048,
+        position_length: float = 32,
+        soft_clip: float = 4.0,
+    ):
+        """
+        Args:
+            latent_channels: `D`.
+            shallow_layers: layers of each shallow block, from data to noise.
+            deep_layers: layers of the deep block.
+            shallow_width, deep_width: widths of the transformers, multiples of `head_dim`.
+            head_dim: width of an attention head.
+            text_width: width of the text encodings.
+            position_length: `L`, the side in tokens of the square grid of training (rows and columns are normalised to it).
+            soft_clip: `c` of `c·tanh(·/c)` on what a block predicts; 0 for none.
+
+        Raises:
+            ValueError: a width that is not a multiple of `head_dim`, or a `head_dim` that the rotary positions cannot split.
+        """
+        super().__init__()
+        check_head_dim(head_dim)
+        shallow = [
+            AffineBlock(latent_channels, shallow_width, layers, head_dim, soft_clip=soft_clip) for layers in shallow_layers
+        ]
+        deep = AffineBlock(latent_channels, deep_width, deep_layers, head_dim, text_width, soft_clip)
+        self.blocks = nn.ModuleList([*shallow, deep])
+        self.head_dim = head_dim
+        self.position_length = position_length
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def deep(self) -> AffineBlock:
+        """The block that crosses frames and reads the text."""
+        return self.blocks[-1]  # type: ignore[return-value]
+
+    @property
+    def shallow(self) -> list[AffineBlock]:
+        """The blocks within a frame, from data to noise."""
+        return list(self.blocks[:-1])  # type: ignore[arg-type]
+
+    # --- token order -------------------------------------------------------------------------------------------------
+
+    def reverses(self, index: int) -> bool:
+        """Whether block `index` runs through the tokens of a frame backwards. Frames are always in order."""
+        return (index + 1) % 2 == 1 if index < self.num_blocks - 1 else self.num_blocks % 2 == 1
+
+    def to_tokens(self, x: Tensor, index: int) -> Tensor:
+        """`(B, T, H, W, D)` → block `index`'s own tokens: `(B·T, H·W, D)` for a shallow block, `(B, N, D)` for the deep one."""
+        tokens = x.flatten(2, 3)
+        if self.reverses(index):
+            tokens = tokens.flip(2)
+        return tokens.flatten(0, 1) if index < self.num_blocks - 1 else tokens.flatten(1, 2)
+
+    def from_tokens(self, tokens: Tensor, index: int, grid: tuple[int, int, int]) -> Tensor:
+        """The inverse of `to_tokens`, for `grid = (T, H, W)`."""
+        num_frames, height, width = grid
+        tokens = tokens.reshape(-1, num_frames, height * width, tokens.shape[-1])
+        if self.reverses(index):
+            tokens = tokens.flip(2)
+        return tokens.unflatten(2, (height, width))
+
+    def rotation(self, index: int, grid: tuple[int, int, int], num_text_tokens: int = 0) -> Tensor:
+        """Rotary cosines and sines `(M + n, 2, d/2)` of block `index`'s text and tokens.
+
+        Places in the sequence have raster positions also where the tokens run backwards: the released models were trained so.
+        """
+        num_frames, height, width = grid
+        shallow = index < self.num_blocks - 1
+        tokens = grid_positions(1 if shallow else num_frames, height, width, self.position_length).flatten(0, 2)
+        text = text_positions(num_text_tokens, self.position_length)
+        weight = self.deep.proj_in.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return rotations(torch.cat([text, tokens]), self.head_dim, dtype, weight.device)
+
+    # --- data → noise ------------------------------------------------------------------------------------------------
+
+    def steps(self, x: Tensor, text: Tensor) -> Iterator[BlockStep]:
+        """Run the blocks one by one on `x` `(B, T, H, W, D)`, from data to noise."""
+        grid = (x.shape[1], x.shape[2], x.shape[3])
+        for index, block in enumerate(self.blocks):
+            block_text = text if block is self.deep else None
+            rotation = self.rotation(index, grid, 0 if block_text is None else text.shape[1])
+            z, log_det = block(self.to_tokens(x, index), rotation, block_text)
+            x = self.from_tokens(z, index, grid)
+            yield BlockStep(x, self.from_tokens(log_det, index, grid))
+
+    def encode(self, x: Tensor, text: Tensor) -> Encoded:
+        """Data → noise: latents `(B, T, D, H, W)` and text encodings `(B, M, text width)` → `z` and `log_det`.
+
+        Raises ValueError if the latents' channels are not the model's.
+        """
+        if x.ndim != 5 or x.shape[2] != self.config.latent_channels:
+            raise ValueError(f"expected latents (B, T, {self.config.latent_channels}, H, W), not {tuple(x.shape)}")
+        hidden = x.permute(0, 1, 3, 4, 2)
+        total = torch.zeros_like(at_least_float32(hidden))
+        for step in self.steps(hidden, text):
+            hidden, total = step.hidden, total + step.log_det
+        return Encoded(hidden.permute(0, 1, 4, 2, 3), total.permute(0, 1, 4, 2, 3))
+
+    def forward(self, x: Tensor, text: Tensor) -> Encoded:
+        """`encode`."""
+        return self.encode(x, text)
+
+    def encode_shallow(self, x: Tensor) -> Tensor:
+        """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, what the deep block reads: each frame on its own."""
+        x = x.permute(0, 1, 3, 4, 2)
+        grid = (x.shape[1], x.shape[2], x.shape[3])
+        for index, block in enumerate(self.shallow):
+            z, _ = block(self.to_tokens(x, index), self.rotation(index, grid))
+            x = self.from_tokens(z, index, grid)
+        return x
+
+    # --- what the inverse solves -------------------------------------------------------------------------------------
+
+    def conditional(
+        self,
+        index: int,
+        batch_size: int,
+        grid: tuple[int, int, int],
+        text: Tensor | None = None,
+        null_text: Tensor | None = None,
+        guidance_scale: float = 0.0,
+    ) -> ConditionalGaussians:
+        """The conditional Gaussians of block `index` over a `(T, H, W)` grid, with an empty cache, for a solver to invert.
+
+        For a shallow block `batch_size` counts frames and the text is left out.
+        """
+        rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
+        return ConditionalGaussians(self.blocks[index], batch_size, rotation, text, null_text, guidance_scale)  # type: ignore[arg-type]
+
+
+def negative_log_likelihood(encoded: Encoded) -> Tensor:
+    """`-log p(x)` per element `(B, T, D, H, W)`, in nats: `0.5·z² + 0.5·log 2π - log_det`."""
+    return 0.5 * encoded.z.square() + 0.5 * log(2 * pi) - encoded.log_det
+
+
+def flow_loss(encoded: Encoded) -> Tensor:
+    """The training loss, a scalar: the mean over elements of `0.5·z² - log_det` (negative log-likelihood without its constant)."""
+    return (0.5 * encoded.z.square() - encoded.log_det).mean()

@@ -1,0 +1,62 @@
+"""3-D rotary positions (pure functions).
+
+A token at `(row, column, time)` rotates each pair of channels `(2j, 2j + 1)` of its queries and keys by the angle
+`[row·f, column·f, time·g]_j`, with `s/2` spatial frequencies `f_i = 10000^(-2i/s)`, `s = head_dim/2 - 8`, used once for
+rows and once for columns, and 8 temporal frequencies `g_i = 10000^(-i/8)`.
+Rows and columns are divided by `sqrt(H·W)` and multiplied by the training length `L`, so that a model moves between
+resolutions; time is the index of the latent frame (STARFlow-V, arXiv 2511.20462; STARFlow, arXiv 2506.06276).
+
+Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `M` text tokens, `n` tokens, `d` head width.
+"""
+
+import torch
+from torch import Tensor
+
+TEMPORAL_FREQUENCIES = 8
+BASE = 10000.0
+
+
+def check_head_dim(head_dim: int) -> None:
+    """Raise ValueError unless `head_dim` channels can be split into the three axes' frequencies."""
+    spatial = head_dim // 2 - TEMPORAL_FREQUENCIES
+    if head_dim % 2 or spatial <= 0 or spatial % 2:
+        raise ValueError(f"head_dim must be a multiple of 4 above {2 * TEMPORAL_FREQUENCIES}, not {head_dim}")
+
+
+def grid_positions(num_frames: int, height: int, width: int, length: float) -> Tensor:
+    """`(T, H, W, 3)` float64 positions `(row, column, time)` of a grid of latents, raster order.
+
+    `length` is the side, in tokens, of the square grid that the model was trained on.
+    """
+    scale = length / (height * width) ** 0.5
+    axes = (torch.arange(size, dtype=torch.float64) for size in (num_frames, height, width))
+    time, rows, columns = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([rows * scale, columns * scale, time], dim=-1)
+
+
+def text_positions(num_tokens: int, length: float) -> Tensor:
+    """`(M, 3)` float64 positions of text: token `j` of `M` sits at `(0, 0, j / M · length)`."""
+    positions = torch.zeros(num_tokens, 3, dtype=torch.float64)
+    positions[:, 2] = torch.arange(num_tokens, dtype=torch.float64) / max(num_tokens, 1) * length
+    return positions
+
+
+def rotations(positions: Tensor, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`(n, 3)` positions on the CPU → `(n, 2, d/2)` cosines and sines of the rotation angles, in `dtype` on `device`.
+
+    The angles are computed in float64, which not every device has, and rounded last.
+    """
+    spatial_dim = head_dim // 2 - TEMPORAL_FREQUENCIES
+    index = torch.arange(max(spatial_dim // 2, TEMPORAL_FREQUENCIES), dtype=torch.float64)
+    spatial = BASE ** (-2 * index[: spatial_dim // 2] / spatial_dim)
+    temporal = BASE ** (-index[:TEMPORAL_FREQUENCIES] / TEMPORAL_FREQUENCIES)
+    rows, columns, time = positions.double().unsqueeze(-1).unbind(-2)
+    angles = torch.cat([rows * spatial, columns * spatial, time * temporal], dim=-1)
+    return torch.stack([angles.cos(), angles.sin()], dim=-2).to(device, dtype)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Rotate the interleaved channel pairs of `x` `(B, heads, n, d)` by `rotation` `(n, 2, d/2)`: `(a, b) → (a cos - b sin, b cos + a sin)`."""
+    cos, sin = rotation.to(x.dtype).unbind(-2)
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)

@@ -1,0 +1,168 @@
+"""The transformer shared by the flow's blocks and by the denoiser: attention, MLP, layer, final norm, key/value cache.
+
+Legend: `B` batch, `n` new tokens, `m` all tokens so far (`n` new ones last), `h` heads, `d` head width, `C` width.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from starflow.flow.rope import rotate
+
+QUERY_CHUNK = 256
+
+
+class KeyValueCache:
+    """Keys (already rotated) and values of the first `length` tokens, in buffers allocated once.
+
+    Appending writes in place and rewinding only moves `length`, so neither copies what is there.
+    """
+
+    def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
+        """`shape` is `(B, h, capacity, d)`."""
+        self.buffer = torch.empty(num_layers, 2, *shape, dtype=dtype, device=device)
+        self.capacity = shape[2]
+        self.length = 0
+
+    def rewind(self, length: int) -> None:
+        """Forget all tokens after the first `length`. Raises ValueError if there are not that many."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind a cache of {self.length} tokens to {length}")
+        self.length = length
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write `(B, h, n, d)` keys and values behind the first `length` tokens; return views of all `(B, h, m, d)`.
+
+        `length` itself moves once per pass, by `advance`, as every layer writes at the same place.
+        Raises ValueError if the capacity is exceeded.
+        """
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
+        slot = self.buffer[layer]
+        slot[0, :, :, self.length : end] = keys
+        slot[1, :, :, self.length : end] = values
+        return slot[0, :, :, :end], slot[1, :, :, :end]
+
+    def advance(self, num_tokens: int) -> None:
+        """Count the `n` tokens that all layers have just appended."""
+        self.length += num_tokens
+
+
+class Attend(Protocol):
+    """How one layer's queries meet keys: `(q, k, v, layer) → (B, h, n, d)`; it may keep keys and values for later."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor: ...
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of `n` queries, the last of `m` tokens, each to the keys of its own and earlier tokens.
+
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made: a square problem
+    uses the kernel's own causal mode, one with a prefix goes by chunks of rows.
+    """
+    n, m = q.shape[2], k.shape[2]
+    if n == m:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)
+    if n == 1:
+        return F.scaled_dot_product_attention(q, k, v)
+    chunks = []
+    for start in range(0, n, QUERY_CHUNK):
+        rows = q[:, :, start : start + QUERY_CHUNK]
+        end = m - n + start + rows.shape[2]
+        mask = torch.ones(rows.shape[2], end, dtype=torch.bool, device=q.device).tril(m - n + start)
+        chunks.append(F.scaled_dot_product_attention(rows, k[:, :, :end], v[:, :, :end], attn_mask=mask))
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
+
+
+class CausalAttend:
+    """Causal attention, over a `KeyValueCache` when there is one."""
+
+    def __init__(self, cache: KeyValueCache | None = None):
+        self.cache = cache
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        if self.cache is not None:
+            k, v = self.cache.append(layer, k, v)
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        return causal_attention(q, k, v)
+
+
+class FinalNorm(nn.Module):
+    """RMS norm with a unit offset, in float32: `h · rsqrt(mean(h²) + 1e-6) · (1 + w)`."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        x = at_least_float32(h)
+        return (F.rms_norm(x, x.shape[-1:], eps=1e-6) * (1 + at_least_float32(self.weight))).to(h.dtype)
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head attention with rotary positions; softmax scale `d^-0.5`."""
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        if width % head_dim:
+            raise ValueError(f"a width of {width} is not a multiple of the head width {head_dim}")
+        self.head_dim = head_dim
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, rotation: Tensor, attend: Attend, layer: int) -> Tensor:
+        qkv = self.qkv(self.norm(h)).unflatten(-1, (3, -1, self.head_dim))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        out = attend(rotate(q, rotation), rotate(k, rotation), v, layer)
+        return self.proj(out.transpose(1, 2).flatten(-2))
+
+
+class MLP(nn.Module):
+    """Pre-norm two-layer perceptron, exact GELU, expansion 4."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.norm(h))))
+
+
+class Layer(nn.Module):
+    """`h += attention(h); h += mlp(h)`."""
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        self.attention = Attention(width, head_dim)
+        self.mlp = MLP(width)
+
+    def forward(self, h: Tensor, rotation: Tensor, attend: Attend, layer: int) -> Tensor:
+        h = h + self.attention(h, rotation, attend, layer)
+        return h + self.mlp(h)
+
+
+class Transformer(nn.Module):
+    """A stack of layers and the final norm: `(B, n, C)` → `(B, n, C)`."""
+
+    def __init__(self, width: int, num_layers: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.layers = nn.ModuleList(Layer(width, head_dim) for _ in range(num_layers))
+        self.final_norm = FinalNorm(width)
+
+    def forward(self, h: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+        """`rotation` `(n, 2, d/2)` is of the `n` tokens in `h`."""
+        for index, layer in enumerate(self.layers):
+            h = layer(h, rotation, attend, index)
+        return self.final_norm(h)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half-precision tensors as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
