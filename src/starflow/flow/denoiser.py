@@ -34,7 +34,8 @@ class FrameBandAttend:
         """Where frames `first … last` (clipped to the video) lie in the sequence."""
         first, last = max(first, 0), min(last, self.num_frames - 1)
         return slice(
-            self.num_text_tokens + first * self.tokens_per_frame, self.num_text_tokens + (last + 1) * self.tokens_per_frame
+            self.num_text_tokens + first * self.tokens_per_frame,
+            self.num_text_tokens + (last + 1) * self.tokens_per_frame,
         )
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:

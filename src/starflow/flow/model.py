@@ -79,7 +79,8 @@ class StarFlow(ModelMixin, ConfigMixin):
         super().__init__()
         check_head_dim(head_dim)
         shallow = [
-            AffineBlock(latent_channels, shallow_width, layers, head_dim, soft_clip=soft_clip) for layers in shallow_layers
+            AffineBlock(latent_channels, shallow_width, layers, head_dim, soft_clip=soft_clip)
+            for layers in shallow_layers
         ]
         deep = AffineBlock(latent_channels, deep_width, deep_layers, head_dim, text_width, soft_clip)
         self.blocks = nn.ModuleList([*shallow, deep])

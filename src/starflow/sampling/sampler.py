@@ -1,0 +1,162 @@
+"""Noise → latents: the deep block frame by frame, over a rolling window, then the shallow blocks within each frame.
+
+Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from starflow.errors import UsageError
+from starflow.flow.block import ConditionalGaussians
+from starflow.flow.model import StarFlow
+from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite
+
+
+@dataclass(frozen=True)
+class Window:
+    """The deep block's cache holds `size` latent frames (None: all of them); when full, the last `context` are re-encoded from 0."""
+
+    size: int | None = None
+    context: int = 16
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 0 < self.context < self.size:
+            raise UsageError(f"the context must be 1 to {self.size - 1} latent frames, not {self.context}")
+
+
+@dataclass
+class SamplingReport:
+    """What the solvers did in the deep block and in the shallow ones."""
+
+    deep: Solution = field(default_factory=Solution)
+    shallow: Solution = field(default_factory=Solution)
+
+    def __str__(self) -> str:
+        both = self.deep + self.shallow
+        state = "converged" if both.converged else "NOT converged"
+        return (
+            f"{both.sweeps} sweeps ({self.deep.sweeps} deep), {both.evaluations / max(both.tokens, 1):.1f} evaluations per token, "
+            f"largest residual {both.max_residual:.1e}, {state}"
+        )
+
+
+def deep_frames(
+    flow: StarFlow,
+    noise: Tensor,
+    text: Tensor,
+    null_text: Tensor | None,
+    guidance_scale: float,
+    given: Tensor | None,
+    window: Window,
+    solver: Solver,
+    report: SamplingReport,
+) -> Iterator[Tensor]:
+    """Invert the deep block, one frame `u` `(B, 1, H, W, D)` at a time, for the frames after the `given` ones.
+
+    `noise` `(B, T, H, W, D)` covers all frames; `given` `(B, K, H, W, D)` are frames that went through the shallow blocks.
+    """
+    batch, num_frames, height, width, _ = noise.shape
+    size = min(window.size or num_frames, num_frames)
+    u = torch.zeros_like(noise)
+    num_given = 0 if given is None else given.shape[1]
+    if given is not None:
+        u[:, :num_given] = given
+    origin = 0 if num_given < size else num_given - window.context
+    known = num_given - origin
+    while origin + known < num_frames:
+        end = min(origin + size, num_frames)
+        gaussians = flow.conditional(
+            flow.num_blocks - 1, batch, (end - origin, height, width), text, null_text, guidance_scale
+        )
+        for frame in _window_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, solver, report):
+            yield u[:, origin + frame : origin + frame + 1]
+        origin, known = end - window.context, window.context
+
+
+def _window_frames(
+    flow: StarFlow,
+    gaussians: ConditionalGaussians,
+    noise: Tensor,
+    u: Tensor,
+    known: int,
+    solver: Solver,
+    report: SamplingReport,
+) -> Iterator[int]:
+    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place, frame by frame; yields the index of each frame as it is done."""
+    deep = flow.num_blocks - 1
+    num_frames, height, width = u.shape[1:4]
+    per_frame = height * width
+    z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
+    if known:
+        gaussians.evaluate(v, 0, known * per_frame)
+    for frame in range(known, num_frames):
+        start, stop = frame * per_frame, (frame + 1) * per_frame
+        v[:, start:stop] = v[:, start - per_frame : start] if frame else z[:, :stop]
+        report.deep += solver(gaussians, z, v, start, stop)
+        require_finite(v[:, start:stop], "a sampled frame")
+        u[:, frame : frame + 1] = flow.from_tokens(v[:, start:stop], deep, (1, height, width))
+        yield frame
+
+
+def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingReport) -> Tensor:
+    """Invert the shallow blocks: `u` `(B, T, H, W, D)` → `x` of the same shape; all frames are one batch."""
+    x = u
+    grid = (u.shape[1], u.shape[2], u.shape[3])
+    for index in reversed(range(flow.num_blocks - 1)):
+        z = flow.to_tokens(x, index)
+        v = z.clone()
+        gaussians = flow.conditional(index, z.shape[0], (1, *grid[1:]))
+        report.shallow += solver(gaussians, z, v, 0, z.shape[1])
+        x = flow.from_tokens(v, index, grid)
+    return require_finite(x, "a sampled frame")
+
+
+@torch.no_grad()
+def sample(
+    flow: StarFlow,
+    noise: Tensor,
+    text: Tensor,
+    null_text: Tensor | None = None,
+    guidance_scale: float = 0.0,
+    *,
+    prefix: Tensor | None = None,
+    window: Window | None = None,
+    solver: Solver | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> tuple[Tensor, SamplingReport]:
+    """Noise → latents, the inverse of `StarFlow.encode`.
+
+    Args:
+        flow: the model.
+        noise: `(B, T, D, H, W)`, standard normal; that of given frames is not used.
+        text: `(B, M, text width)`, the captions' encodings.
+        null_text: the same of the empty caption; needed when `guidance_scale` is not 0.
+        guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
+        prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with; they come back as they are.
+        window: for videos longer than training (STARFlow-V, rolling window); the default holds everything.
+        solver: how a block is inverted; block-wise Jacobi by default.
+        on_frame: called as the deep block finishes each frame (for progress).
+
+    Returns:
+        latents `(B, T, D, H, W)` at the noise level of training, and what the solvers did.
+
+    Raises:
+        UsageError: a prefix that leaves nothing to generate. StarflowError: NaN in what was sampled.
+    """
+    solver = solver or BlockJacobi()
+    report = SamplingReport()
+    num_given = 0 if prefix is None else prefix.shape[1]
+    if num_given >= noise.shape[1]:
+        raise UsageError(f"{num_given} latent frames are given, and only {noise.shape[1]} asked for: ask for more")
+    z = noise.permute(0, 1, 3, 4, 2)
+    given = None if prefix is None else flow.encode_shallow(prefix)
+    frames = []
+    for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), solver, report):
+        frames.append(u)
+        if on_frame is not None:
+            on_frame()
+    x = invert_shallow(flow, torch.cat(frames, dim=1), solver, report).permute(0, 1, 4, 2, 3)
+    return (x if prefix is None else torch.cat([prefix.to(x.dtype), x], dim=1)), report
