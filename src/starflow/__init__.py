@@ -1,6 +1,7 @@
 """Text to video with a transformer autoregressive normalizing flow.
 
-Importing the package is cheap: each public name is loaded, with torch and what else it needs, when it is first used (PEP 562).
+Importing the package is cheap: each public name is loaded, with torch and what else it needs, when it is first used
+(PEP 562).
 """
 
 from importlib import import_module

@@ -2,7 +2,7 @@
 
 
 class StarflowError(Exception):
-    """Something in the world is not as it must be: a missing model, a corrupt file, NaN in the weights. Exit status 1."""
+    """Something is not as it must be: a missing model, a corrupt file, NaN in the weights. Exit status 1."""
 
 
 class UsageError(StarflowError):

@@ -1,0 +1,86 @@
+"""The command group: finds a subcommand, loads its module, and turns what goes wrong into one line and an exit status.
+
+Exit status: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted. `STARFLOW_DEBUG=1` shows tracebacks.
+"""
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from starflow import __version__
+from starflow.cli.quiet import quiet_libraries
+from starflow.errors import StarflowError, UsageError
+
+
+class LazyCommand(NamedTuple):
+    """Where a subcommand lives, and what `starflow --help` says of it without loading it."""
+
+    module: str
+    attribute: str
+    short_help: str
+
+
+COMMANDS = {
+    "generate": LazyCommand("starflow.cli.generate", "generate", "Make a video from a sentence."),
+    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE or a flow from a config file."),
+    "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure a model; write a JSON and a picture page."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose subcommands are the rows of `COMMANDS`, each imported when it is invoked."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = COMMANDS[cmd_name]
+        return getattr(import_module(command.module), command.attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.short_help) for name, command in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="starflow")
+def cli() -> None:
+    """Text to video with a transformer autoregressive normalizing flow."""
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line on `args` (by default the process's own) and return the exit status."""
+    debug = os.environ.get("STARFLOW_DEBUG", "") not in ("", "0")
+    if not debug:
+        quiet_libraries()
+    try:
+        result: Any = cli.main(args, prog_name="starflow", standalone_mode=False)
+        return result if isinstance(result, int) else 0  # click hands an early exit's status back as the result
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("starflow: interrupted", err=True)
+        return 130
+    except (StarflowError, OSError) as error:
+        if debug:
+            raise
+        click.echo(f"starflow: error: {one_line(error)}", err=True)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on a single line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> None:
+    """The entry point of the command `starflow`."""
+    sys.exit(run())

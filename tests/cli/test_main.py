@@ -1,0 +1,115 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import starflow
+from starflow.cli import main as cli_main
+from starflow.errors import StarflowError, UsageError
+
+HEAVY_MODULES = ["torch", "diffusers", "transformers", "numpy", "av", "PIL"]
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def plain_process(monkeypatch):
+    monkeypatch.setattr(cli_main, "quiet_libraries", lambda: None)  # the warnings of other tests stay as they are
+    monkeypatch.delenv("STARFLOW_DEBUG", raising=False)
+
+
+@pytest.fixture
+def failing_command(monkeypatch):
+    """Make `starflow fail` raise the given error."""
+
+    def install(error: BaseException) -> None:
+        @click.command()
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setattr(cli_main, "fail", fail, raising=False)
+        row = cli_main.LazyCommand("starflow.cli.main", "fail", "Fail.")
+        monkeypatch.setitem(cli_main.COMMANDS, "fail", row)
+
+    return install
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
+    code = f"""
+import resource, sys
+from starflow.cli.main import run
+status = run(["--help"])
+cpu = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+loaded = [name for name in {HEAVY_MODULES} if name in sys.modules]
+print(status, loaded, cpu < 1.0, cpu, file=sys.stderr)
+"""
+    result = python(code)
+    for name, command in cli_main.COMMANDS.items():
+        assert name in result.stdout
+        assert command.short_help in result.stdout
+    assert result.stderr.startswith("0 [] True "), result.stderr
+
+
+def test_importing_the_package_is_cheap():
+    result = python(f"import sys, starflow; print([name for name in {HEAVY_MODULES} if name in sys.modules])")
+    assert result.stdout.strip() == "[]"
+
+
+def test_version(capsys):
+    assert cli_main.run(["--version"]) == 0
+    assert starflow.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (StarflowError("no model at x"), 1, "starflow: error: no model at x"),
+        (UsageError("unknown key\n  'lerning_rate'"), 2, "starflow: error: unknown key 'lerning_rate'"),
+        (OSError(28, "No space left on device", "clip.mp4"), 1, "starflow: error: clip.mp4: No space left on device"),
+        (OSError("the hub\ncannot be reached"), 1, "starflow: error: the hub cannot be reached"),
+        (KeyboardInterrupt(), 130, "starflow: interrupted"),
+    ],
+)
+def test_errors_become_one_line_and_a_status(failing_command, capsys, error, status, message):
+    failing_command(error)
+    assert cli_main.run(["fail"]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip() == message
+
+
+def test_debug_shows_the_traceback(failing_command, monkeypatch):
+    failing_command(StarflowError("no model"))
+    monkeypatch.setenv("STARFLOW_DEBUG", "1")
+    with pytest.raises(StarflowError, match="no model"):
+        cli_main.run(["fail"])
+
+
+def test_a_bug_is_not_hidden(failing_command):
+    failing_command(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli_main.run(["fail"])
+
+
+@pytest.mark.parametrize("args", [["no-such-command"], ["--no-such-option"], []])
+def test_wrong_usage_exits_with_2(args):
+    assert cli_main.run(args) == 2
+
+
+def test_python_dash_m_runs_the_same_command():
+    result = subprocess.run([sys.executable, "-m", "starflow", "--version"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert starflow.__version__ in result.stdout
+
+
+def test_every_command_has_its_module():
+    root = Path(starflow.__file__).parent.parent
+    for command in cli_main.COMMANDS.values():
+        path = root / command.module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), command.module
