@@ -19,6 +19,8 @@ SINGLE_OBJECT_PROBABILITY = 0.65
 REACH = 1.2
 RESTITUTION = 0.85
 MIN_TRAVEL_FRAMES = 11
+MIN_GAP = 1.5  # px between the bounding boxes of two objects, in the frames where they count as apart
+PLACEMENT_TRIES = 40
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Radius in the first frame. What grows or shrinks starts where both its ends stay clearly visible.
 RADII = {
@@ -108,30 +110,35 @@ def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | N
     """Draw a scene whose objects all come from the combinations of ``split``.
 
     Without ``num_objects`` (1 or 2), 65% of scenes have one object. Two objects differ in color or shape, are apart in
-    the first frame and keep apart in at least three quarters of the frames.
+    the first frame and keep apart in at least three quarters of all frames.
     """
     if num_objects is None:
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY else 2
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     while True:
-        objects = tuple(_sample_object(rng, split) for _ in range(num_objects))
-        if num_objects == 1 or _are_distinct(*objects):
-            return Scene(objects, background)
+        names = [_sample_names(rng, split) for _ in range(num_objects)]
+        # Several tries for the same names: else pairs that leave each other little room would be rare.
+        for _ in range(PLACEMENT_TRIES):
+            objects = tuple(_place(rng, *each) for each in names)
+            if num_objects == 1 or _are_distinct(*objects):
+                return Scene(objects, background)
 
 
 def _are_distinct(first: SceneObject, second: SceneObject) -> bool:
     if (first.color, first.shape) == (second.color, second.shape):
         return False
     one, two = track(first), track(second)
-    distance = np.hypot(one[:, 0] - two[:, 0], one[:, 1] - two[:, 1])
-    apart = distance > 1.1 * (one[:, 2] + two[:, 2])
+    gap = np.abs(one[:, :2] - two[:, :2]).max(axis=1) - REACH * (one[:, 2] + two[:, 2])
+    apart = gap > MIN_GAP
     return bool(apart[0]) and float(apart.mean()) >= 0.75
 
 
-def _sample_object(rng: np.random.Generator, split: Split) -> SceneObject:
+def _sample_names(rng: np.random.Generator, split: Split) -> tuple[str, str, str, str]:
     combinations = COMBINATIONS[split]
-    color, shape, motion = combinations[rng.integers(len(combinations))]
-    size = SIZES[rng.integers(len(SIZES))]
+    return *combinations[rng.integers(len(combinations))], SIZES[rng.integers(len(SIZES))]
+
+
+def _place(rng: np.random.Generator, color: str, shape: str, motion: str, size: str) -> SceneObject:
     radius = rng.uniform(*RADII.get((size, motion), RADII[size]))
     margin = REACH * radius
     room = FRAME_SIZE - 2 * margin

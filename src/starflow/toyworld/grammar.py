@@ -1,0 +1,134 @@
+"""The words and phrases of toyworld's captions and instructions, and what they mean.
+
+``HELD_OUT_PHRASES`` and the two held-out openings appear in captions of the test split only. Each is a new combination
+of words that training does show, so that a text encoder trained on toyworld alone can understand it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# The first of each list is the canonical phrase.
+COLOR_WORDS = {
+    "red": ("red", "scarlet"),
+    "green": ("green",),
+    "blue": ("blue",),
+    "yellow": ("yellow", "golden"),
+    "purple": ("purple", "violet"),
+    "white": ("white",),
+}
+SHAPE_WORDS = {"circle": ("circle", "disc", "ball"), "square": ("square", "box"), "triangle": ("triangle", "wedge")}
+SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+DETERMINERS = ("a", "the", "one")
+PHRASES = {
+    "left": (
+        "moves left",
+        "moves to the left",
+        "glides to the left",
+        "slides left",
+        "travels to the left",
+        "drifts left",
+        "travels leftwards",
+        "moves leftwards",
+    ),
+    "right": (
+        "moves right",
+        "moves to the right",
+        "glides to the right",
+        "slides right",
+        "travels to the right",
+        "drifts right",
+        "travels rightwards",
+        "moves rightwards",
+    ),
+    "up": ("moves up", "rises", "moves upwards", "glides upwards", "slides up", "travels up"),
+    "down": ("moves down", "sinks", "moves downwards", "glides downwards", "slides down", "travels down"),
+    "bounce": ("bounces", "bounces up and down", "bounces on the floor", "jumps up and down", "hops on the floor"),
+    "orbit": ("orbits", "moves in a circle", "circles around", "goes around in a circle", "travels in a circle"),
+    "grow": ("grows", "gets bigger", "expands", "becomes larger", "grows larger"),
+    "shrink": ("shrinks", "gets smaller", "contracts", "becomes smaller", "shrinks and gets smaller"),
+    "still": ("stays still", "does not move", "stands still", "remains in place", "rests"),
+}
+HELD_OUT_PHRASES = {
+    "left": ("glides leftwards", "slides to the left", "drifts to the left"),
+    "right": ("glides rightwards", "slides to the right", "drifts to the right"),
+    "up": ("travels upwards", "glides up"),
+    "down": ("travels downwards", "glides down"),
+    "bounce": ("hops up and down", "jumps on the floor"),
+    "orbit": ("goes in a circle", "travels around in a circle"),
+    "grow": ("gets larger", "becomes bigger"),
+    "shrink": ("shrinks and becomes smaller",),
+    "still": ("stays in place", "remains still"),
+}
+NOUN_CONNECTORS = (" and ", ", and ")  # between noun phrases, with or without "that moves right"
+CLAUSE_CONNECTORS = (" and ", " while ", ", and ", ", while ")
+BACKGROUND_PREPOSITIONS = ("on a", "over a", "against a")
+
+# What may stand before "a red circle moves right" (the first), or before "a red circle that moves right" (the others).
+CLIP_OPENINGS = ("", "a video of ", "a video that shows ")
+HELD_OUT_CLIP_OPENING = "there is "
+IMAGE_OPENINGS = ("", "a picture of ", "there is ")
+HELD_OUT_IMAGE_OPENING = "a picture that shows "
+
+CANONICAL_PROBABILITY = 0.5  # of the canonical word among its synonyms, where the choice is between several
+
+
+@dataclass(frozen=True)
+class ObjectDescription:
+    """What a text says about one object; None is what it leaves out. An image's caption leaves out the motion."""
+
+    shape: str
+    color: str | None = None
+    size: str | None = None
+    motion: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a caption says: its objects in the order of the text, and the background or None."""
+
+    objects: tuple[ObjectDescription, ...]
+    background: str | None = None
+
+
+def pick(rng: np.random.Generator, phrases: Sequence[str]) -> str:
+    return phrases[0] if rng.random() < CANONICAL_PROBABILITY else pick_evenly(rng, phrases)
+
+
+def pick_evenly(rng: np.random.Generator, phrases: Sequence[str]) -> str:
+    return phrases[int(rng.integers(len(phrases)))]
+
+
+def any_of(phrases: Sequence[str]) -> str:
+    # Longest first: "bounces up and down" must not be read as "bounces" and a second clause.
+    return "|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True))
+
+
+def meanings(table: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {phrase: name for name, phrases in table.items() for phrase in phrases}
+
+
+_COLOR_OF, _SHAPE_OF, _SIZE_OF = meanings(COLOR_WORDS), meanings(SHAPE_WORDS), meanings(SIZE_WORDS)
+MOTION_OF = meanings(PHRASES) | meanings(HELD_OUT_PHRASES)
+NOUN_PHRASE = (
+    rf"(?:(?:{any_of(DETERMINERS)}) )?(?:(?P<size>{any_of(list(_SIZE_OF))}) )?"
+    rf"(?:(?P<color>{any_of(list(_COLOR_OF))}) )?(?P<shape>{any_of(list(_SHAPE_OF))})"
+)
+
+
+def normalize(text: str) -> str:
+    """Lower case, single spaces, no full stop at the end, American spelling of gray."""
+    return " ".join(text.lower().split()).removesuffix(".").replace("grey", "gray")
+
+
+def object_description(match: re.Match[str]) -> ObjectDescription:
+    """The object that a match of ``NOUN_PHRASE`` names, with its motion if the pattern had one."""
+    groups = match.groupdict(default="")
+    return ObjectDescription(
+        shape=_SHAPE_OF[groups["shape"]],
+        color=_COLOR_OF.get(groups["color"]),
+        size=_SIZE_OF.get(groups["size"]),
+        motion=MOTION_OF.get(groups.get("motion", "")),
+    )
