@@ -1,0 +1,167 @@
+"""From blobs to objects: follow each through the clip, and name its shape, its size and how it moves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from starflow.toyworld.blobs import Blob
+from starflow.toyworld.vocabulary import COLORS
+
+MIN_PRESENCE = 0.6  # share of all frames in which an object must be seen
+SIZE_BOUNDARY = 8.0  # px, radius of a disc as large as the object is at the start
+MAX_SPREAD = 1.6  # of Blob.spread; the least compact of the shapes, the triangle, has 1.21
+RESIZE_RATIO = 1.35  # of the radius over the clip, from which an object grows or (inverse) shrinks
+STILL_RANGE = 5.0  # px, the most that the center of an object at rest may wander
+MIN_TRAVEL = 10.0  # px
+MIN_REBOUND = 5.0  # px
+MIN_ORBIT_ANGLE = np.deg2rad(220)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """An object found in a clip.
+
+    Attributes:
+        color: one of ``vocabulary.COLORS``.
+        shape: one of ``vocabulary.SHAPES``, or None where the outline is none of them.
+        size: "small" or "large", at the start of the clip.
+        motion: one of ``vocabulary.MOTIONS``, or None where it is none of them; None for a single frame.
+        centers: (F, 2), x and y in px, NaN in frames where the object is not seen.
+        areas: (F,) in px², NaN where the object is not seen or partly hidden.
+    """
+
+    color: str
+    shape: str | None
+    size: str
+    motion: str | None
+    centers: Array
+    areas: Array
+
+
+def find_objects(frames: list[list[Blob]]) -> list[TrackedObject]:
+    """The objects of a clip, the largest first, from the blobs of its frames."""
+    objects = []
+    for color in COLORS:
+        own = [[blob for blob in blobs if blob.color == color] for blobs in frames]
+        objects += [_describe(track, len(frames)) for track in _follow(own)]
+    return sorted(objects, key=lambda item: -float(np.nanmean(item.areas)))
+
+
+def _follow(frames: list[list[Blob]]) -> list[list[Blob]]:
+    """Join blobs of one color into tracks: as many as are seen in most of the frames that show any."""
+    counts = [len(blobs) for blobs in frames if blobs]
+    if len(counts) < MIN_PRESENCE * len(frames):
+        return []
+    num_tracks = int(np.median(counts))
+    tracks: list[list[Blob]] = [[] for _ in range(num_tracks)]
+    for blobs in frames:
+        # Fewer blobs than tracks: two objects of one color have run into each other, and their blob is neither's.
+        if len(blobs) < num_tracks:
+            continue
+        if not tracks[0]:
+            order = range(num_tracks)
+        else:
+            cost = [[_mismatch(track, blob) for blob in blobs] for track in tracks]
+            order = linear_sum_assignment(cost)[1]
+        for track, index in zip(tracks, order, strict=True):
+            track.append(blobs[index])
+    return [track for track in tracks if len(track) >= MIN_PRESENCE * len(frames)]
+
+
+def _mismatch(track: list[Blob], blob: Blob) -> float:
+    last = track[-1]
+    x, y = np.subtract(blob.center, last.center)
+    # Two objects of one color differ in shape, which tells them apart where their paths cross.
+    shape = abs(blob.triangularity - last.triangularity) + abs(blob.squareness - last.squareness)
+    return float(np.hypot(x, y)) + 10 * min(shape, 2) + 10 * abs(float(np.log(blob.area / last.area)))
+
+
+def _describe(track: list[Blob], num_frames: int) -> TrackedObject:
+    free = [blob for blob in track if blob.is_free]
+    if len(free) < 0.3 * len(track):
+        free = track  # never seen whole: judge by what there is
+    centers, areas = np.full((num_frames, 2), np.nan), np.full(num_frames, np.nan)
+    for blob in track:
+        centers[blob.frame] = blob.center
+    for blob in free:
+        areas[blob.frame] = blob.area
+    times = np.array([blob.frame for blob in free], dtype=np.float64)
+    path = np.array([blob.center for blob in free])
+    radii = np.sqrt(np.array([blob.area for blob in free]) / np.pi)
+    return TrackedObject(
+        color=track[0].color,
+        shape=_name_shape(free),
+        size="small" if np.median(radii[:3]) < SIZE_BOUNDARY else "large",
+        motion=_name_motion(times, path, radii) if num_frames > 1 else None,
+        centers=centers,
+        areas=areas,
+    )
+
+
+def _name_shape(blobs: list[Blob]) -> str | None:
+    largest = max(blob.area for blob in blobs)
+    clear = [blob for blob in blobs if blob.area >= largest / 2]
+    if np.median([blob.spread for blob in clear]) > MAX_SPREAD:
+        return None
+    if np.median([blob.triangularity for blob in clear]) > 0.5:
+        return "triangle"
+    return "square" if np.median([blob.squareness for blob in clear]) > 0.5 else "circle"
+
+
+def _name_motion(times: Array, path: Array, radii: Array) -> str | None:
+    """Name a motion from frame numbers (n,), centers (n, 2) and radii (n,) of the frames that show the object whole."""
+    if len(times) < 3:
+        return None
+    growth = _growth(times, radii)
+    extent = path.max(axis=0) - path.min(axis=0)
+    if max(growth, 1 / growth) >= RESIZE_RATIO:
+        if extent.max() > MIN_TRAVEL:
+            return None
+        return "grow" if growth > 1 else "shrink"
+    if extent.max() <= STILL_RANGE:
+        return "still"
+    if _orbits(path, extent):
+        return "orbit"
+    axis = int(extent.argmax())
+    if extent[axis] < MIN_TRAVEL or extent[1 - axis] > 0.4 * extent[axis]:
+        return None
+    along = path[:, axis]
+    if axis == 1 and _rebounds(along):
+        return "bounce"
+    net = along[-1] - along[0]
+    if abs(net) < 0.85 * extent[axis]:
+        return None
+    return (("left", "right"), ("up", "down"))[axis][int(net > 0)]
+
+
+def _growth(times: Array, radii: Array) -> float:
+    """Last radius over first on the line through the radii (Theil and Sen's: the median of all slopes)."""
+    i, j = np.triu_indices(len(times), k=1)
+    slope = np.median((radii[j] - radii[i]) / (times[j] - times[i]))
+    start = np.median(radii - slope * (times - times[0]))
+    end = start + slope * (times[-1] - times[0])
+    return float(max(end, 1e-3) / max(start, 1e-3))
+
+
+def _orbits(path: Array, extent: Array) -> bool:
+    """Whether a path goes most of the way around a circle (Kåsa's least-squares fit)."""
+    if extent.min() < MIN_TRAVEL or extent.max() > 2 * extent.min():
+        return False
+    design = np.column_stack([path, np.ones(len(path))])
+    solution, *_ = np.linalg.lstsq(design, (path**2).sum(axis=1), rcond=None)
+    spokes = path - solution[:2] / 2
+    radii = np.hypot(*spokes.T)
+    angles = np.unwrap(np.arctan2(spokes[:, 1], spokes[:, 0]))
+    return bool(np.ptp(angles) >= MIN_ORBIT_ANGLE and radii.std() < 0.2 * radii.mean())
+
+
+def _rebounds(heights: Array) -> bool:
+    """Whether y, which grows downwards, falls and then rises again by enough to see."""
+    lowest_so_far = np.maximum.accumulate(heights)
+    fallen = lowest_so_far - heights[0]
+    rebound = lowest_so_far - heights
+    return bool(((fallen >= MIN_TRAVEL) & (rebound >= MIN_REBOUND)).any())
