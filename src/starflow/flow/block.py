@@ -1,4 +1,4 @@
-"""One autoregressive affine block: the parallel map data → noise, and the conditional Gaussians that its inverse solves for.
+"""One autoregressive affine block: the parallel map data → noise, and the Gaussians that its inverse solves for.
 
 For tokens `v_1 … v_N` (in the block's own order) a causal transformer predicts the mean and standard deviation of each
 from those before it, and
@@ -85,8 +85,8 @@ class AffineBlock(nn.Module):
 class ConditionalGaussians:
     """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
 
-    This is all a solver sees of a block: `evaluate(v, start, stop)`. With guidance, the conditional and the unconditional
-    branch run as one batch of `2B` over the same tokens, and the guided Gaussian comes back.
+    This is all a solver sees of a block: `evaluate(v, start, stop)`. With guidance, the conditional and the
+    unconditional branch run as one batch of `2B` over the same tokens, and the guided Gaussian comes back.
     """
 
     def __init__(
@@ -99,8 +99,9 @@ class ConditionalGaussians:
         guidance_scale: float = 0.0,
         cache_dtype: torch.dtype | None = None,
     ):
-        """`rotation` `(M + N, 2, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come before them.
+        """Start with an empty cache, but for the text.
 
+        `rotation` `(M + N, 2, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come first.
         Raises ValueError when guidance is asked for without `null_text`.
         """
         if guidance_scale and (text is None or null_text is None):
@@ -131,7 +132,7 @@ class ConditionalGaussians:
         return h
 
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1` given the tokens before each in `v` `(B, N, D)`.
+        """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1`, given those before each in `v` `(B, N, D)`.
 
         The cache is rewound to `start` first, so tokens before `start` must not have changed since they were evaluated;
         it is left holding everything up to `stop`. Raises ValueError if tokens before `start` were never evaluated.

@@ -1,7 +1,7 @@
-"""The causal denoiser: learns the flow's own score (flow-score matching, STARFlow-V, arXiv 2511.20462, section on denoising).
+"""The causal denoiser: learns the flow's own score (flow-score matching, STARFlow-V, arXiv 2511.20462).
 
-Samples of the flow come out at noise level `noise_std`. The denoiser predicts `noise_std²/0.3 · ∇(-log p)` of noisy latents,
-so that one Tweedie step `x - 0.3 · prediction · (s - s') / s` takes them from noise level `s` to `s'`.
+Samples of the flow come out at noise level `noise_std`. The denoiser predicts `noise_std²/0.3 · ∇(-log p)` of noisy
+latents, so that one Tweedie step `x - 0.3 · prediction · (s - s') / s` takes them from noise level `s` to `s'`.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens, `C` width,
 `G` window (frames), `A` look-ahead plus one.
@@ -9,8 +9,8 @@ Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent 
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from starflow.flow.rope import check_head_dim, grid_positions, rotations, text_positions
@@ -21,9 +21,10 @@ NOISE_UNIT = 0.3
 
 
 class FrameBandAttend:
-    """Attention of frame `q` to all text and frames `q + A - 1 - G … q + A - 1`; of text to all text and frames `0 … A - 1`.
+    """Attention of frame `q` to all text and frames `q + A - 1 - G … q + A - 1`.
 
-    The keys of each frame's band are one stretch of the sequence, so no mask is made.
+    Text attends to all text and frames `0 … A - 1`. The keys of each frame's band are one stretch of the sequence, so
+    no mask is made.
     """
 
     def __init__(self, num_text_tokens: int, num_frames: int, tokens_per_frame: int, lookahead: int, window: int):
@@ -55,8 +56,11 @@ class FrameBandAttend:
         return torch.cat(outputs, dim=2)
 
 
-class CausalDenoiser(ModelMixin, ConfigMixin):
-    """A light non-autoregressive transformer over `[text, tokens]`, causal over frames with `temporal_causal - 1` frames of look-ahead per layer."""
+class CausalDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree
+    """A light non-autoregressive transformer over `[text, tokens]`, causal over frames but for a look-ahead.
+
+    Each layer looks `temporal_causal - 1` frames ahead, so the whole does `num_layers` times as many.
+    """
 
     @register_to_config
     def __init__(
@@ -73,7 +77,9 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         """
         Args:
             latent_channels: `D`.
-            width, num_layers, head_dim: of the transformer.
+            width: of the transformer, a multiple of `head_dim`.
+            num_layers: of the transformer.
+            head_dim: width of an attention head.
             text_width: width of the text encodings; None for a denoiser that sees no text.
             position_length: `L`, as in `StarFlow`.
             temporal_causal: `A`; a frame's tokens attend up to `A - 1` frames ahead.
@@ -100,26 +106,27 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         """
         num_frames, height, width = x.shape[1], x.shape[3], x.shape[4]
         h = self.proj_in(x.permute(0, 1, 3, 4, 2).flatten(1, 3).to(self.proj_in.weight.dtype))
-        positions = grid_positions(num_frames, height, width, self.config.position_length).flatten(0, 2)
+        positions = grid_positions(num_frames, height, width, self.config["position_length"]).flatten(0, 2)
         num_text_tokens = 0
         if self.proj_text is not None:
             if text is None:
                 raise ValueError("this denoiser is conditioned on text, and none was given")
             num_text_tokens = text.shape[1]
             h = torch.cat([self.proj_text(text.to(self.proj_text.weight.dtype)), h], dim=1)
-            positions = torch.cat([text_positions(num_text_tokens, self.config.position_length), positions])
-        rotation = rotations(positions, self.config.head_dim, torch.promote_types(h.dtype, torch.float32), h.device)
+            positions = torch.cat([text_positions(num_text_tokens, self.config["position_length"]), positions])
+        rotation = rotations(positions, self.config["head_dim"], torch.promote_types(h.dtype, torch.float32), h.device)
         attend = FrameBandAttend(
-            num_text_tokens, num_frames, height * width, self.config.temporal_causal - 1, self.config.window
+            num_text_tokens, num_frames, height * width, self.config["temporal_causal"] - 1, self.config["window"]
         )
         h = self.transformer(h, rotation, attend)[:, num_text_tokens:]
         return self.proj_out(h).unflatten(1, (num_frames, height, width)).permute(0, 1, 4, 2, 3).to(x.dtype)
 
 
 def score_prediction(input_grad: Tensor, noise_std: float) -> Tensor:
-    """The denoiser's target from `∂loss/∂x` of a batch: `noise_std · numel · ∂(loss · noise_std/0.3)/∂x`, shaped like `x`.
+    """The denoiser's target from `∂loss/∂x` of a batch: `noise_std · numel · ∂(loss · noise_std/0.3)/∂x`.
 
-    Per element this is `noise_std²/0.3 · ∇(-log p)`: `flow_loss` is a mean over the batch's elements, `numel` undoes it.
+    Shaped like `x`. Per element this is `noise_std²/0.3 · ∇(-log p)`: `flow_loss` is a mean over the batch's elements,
+    which `numel` undoes.
     """
     return noise_std * input_grad.numel() * input_grad * (noise_std / NOISE_UNIT)
 

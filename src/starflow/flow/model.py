@@ -1,18 +1,20 @@
 """StarFlow: the invertible model. Read this first.
 
-Latents `x` of a video are mapped to noise `z ~ N(0, I)` by `K` autoregressive affine blocks: shallow ones within each frame,
-without text, then one deep block, causal over the whole video in raster order and conditioned on text (global-local):
+Latents `x` of a video are mapped to noise `z ~ N(0, I)` by `K` autoregressive affine blocks: shallow ones within each
+frame, without text, then one deep block, causal over the whole video in raster order and conditioned on text
+(global-local):
 
     x --shallow blocks (within a frame)--> u --deep block (over the video, with text)--> z
     log p(x) = log N(z; 0, I) + sum over blocks and elements of log_det,    log_det = -log sigma
 
-Direction: **encode** is data → noise and runs blocks `0 … K-1`, in one parallel pass each; **decode** is noise → data, runs
-them in the opposite order, and is the business of `starflow.sampling`. Every map returns its value together with `log_det`,
-the logarithm of the diagonal of the Jacobian of the direction data → noise.
+Direction: **encode** is data → noise and runs blocks `0 … K-1`, in one parallel pass each; **decode** is noise → data,
+runs them in the opposite order, and is the business of `starflow.sampling`. Every map returns its value together with
+`log_det`, the logarithm of the diagonal of the Jacobian of the direction data → noise.
 
 Source: STARFlow-V, arXiv 2511.20462; STARFlow, arXiv 2506.06276; TarFlow, arXiv 2412.06329.
 
-Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `N = T·H·W` tokens, `D` latent channels, `M` text tokens.
+Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `N = T·H·W` tokens, `D` latent channels,
+`M` text tokens.
 Inside the flow latents have their channels last: `(B, T, H, W, D)`. An image is a video of one frame.
 """
 
@@ -21,8 +23,8 @@ from math import log, pi
 from typing import NamedTuple
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from starflow.flow.block import AffineBlock, ConditionalGaussians
@@ -31,7 +33,7 @@ from starflow.flow.transformer import at_least_float32
 
 
 class Encoded(NamedTuple):
-    """`z` `(B, T, D, H, W)` and the log-determinant `(B, T, D, H, W)` summed over blocks, elementwise at each latent's place."""
+    """`z` and the log-determinant summed over blocks, elementwise at each latent's place; both `(B, T, D, H, W)`."""
 
     z: Tensor
     log_det: Tensor
@@ -44,7 +46,7 @@ class BlockStep(NamedTuple):
     log_det: Tensor
 
 
-class StarFlow(ModelMixin, ConfigMixin):
+class StarFlow(ModelMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree
     """The normalizing flow: `K - 1` shallow blocks and a deep one."""
 
     _supports_gradient_checkpointing = False
@@ -67,14 +69,17 @@ class StarFlow(ModelMixin, ConfigMixin):
             latent_channels: `D`.
             shallow_layers: layers of each shallow block, from data to noise.
             deep_layers: layers of the deep block.
-            shallow_width, deep_width: widths of the transformers, multiples of `head_dim`.
+            shallow_width: width of the shallow blocks' transformers, a multiple of `head_dim`.
+            deep_width: the same of the deep block.
             head_dim: width of an attention head.
             text_width: width of the text encodings.
-            position_length: `L`, the side in tokens of the square grid of training (rows and columns are normalised to it).
+            position_length: `L`, the side in tokens of the square grid of training, to which rows and columns are
+                normalised.
             soft_clip: `c` of `c·tanh(·/c)` on what a block predicts; 0 for none.
 
         Raises:
-            ValueError: a width that is not a multiple of `head_dim`, or a `head_dim` that the rotary positions cannot split.
+            ValueError: a width that is not a multiple of `head_dim`, or a `head_dim` that the rotary positions cannot
+                split.
         """
         super().__init__()
         check_head_dim(head_dim)
@@ -108,7 +113,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         return (index + 1) % 2 == 1 if index < self.num_blocks - 1 else self.num_blocks % 2 == 1
 
     def to_tokens(self, x: Tensor, index: int) -> Tensor:
-        """`(B, T, H, W, D)` → block `index`'s own tokens: `(B·T, H·W, D)` for a shallow block, `(B, N, D)` for the deep one."""
+        """`(B, T, H, W, D)` → block `index`'s own tokens: shallow `(B·T, H·W, D)`, deep `(B, N, D)`."""
         tokens = x.flatten(2, 3)
         if self.reverses(index):
             tokens = tokens.flip(2)
@@ -125,7 +130,8 @@ class StarFlow(ModelMixin, ConfigMixin):
     def rotation(self, index: int, grid: tuple[int, int, int], num_text_tokens: int = 0) -> Tensor:
         """Rotary cosines and sines `(M + n, 2, d/2)` of block `index`'s text and tokens.
 
-        Places in the sequence have raster positions also where the tokens run backwards: the released models were trained so.
+        Places in the sequence have raster positions also where the tokens run backwards: the released models were
+        trained so.
         """
         num_frames, height, width = grid
         shallow = index < self.num_blocks - 1
@@ -152,8 +158,8 @@ class StarFlow(ModelMixin, ConfigMixin):
 
         Raises ValueError if the latents' channels are not the model's.
         """
-        if x.ndim != 5 or x.shape[2] != self.config.latent_channels:
-            raise ValueError(f"expected latents (B, T, {self.config.latent_channels}, H, W), not {tuple(x.shape)}")
+        if x.ndim != 5 or x.shape[2] != self.config["latent_channels"]:
+            raise ValueError(f"expected latents (B, T, {self.config['latent_channels']}, H, W), not {tuple(x.shape)}")
         hidden = x.permute(0, 1, 3, 4, 2)
         total = torch.zeros_like(at_least_float32(hidden))
         for step in self.steps(hidden, text):
@@ -184,7 +190,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         null_text: Tensor | None = None,
         guidance_scale: float = 0.0,
     ) -> ConditionalGaussians:
-        """The conditional Gaussians of block `index` over a `(T, H, W)` grid, with an empty cache, for a solver to invert.
+        """The conditional Gaussians of block `index` over a `(T, H, W)` grid, to invert; nothing cached but the text.
 
         For a shallow block `batch_size` counts frames and the text is left out.
         """
@@ -198,5 +204,5 @@ def negative_log_likelihood(encoded: Encoded) -> Tensor:
 
 
 def flow_loss(encoded: Encoded) -> Tensor:
-    """The training loss, a scalar: the mean over elements of `0.5·z² - log_det` (negative log-likelihood without its constant)."""
+    """The training loss: the mean over elements of `0.5·z² - log_det`, the negative log-likelihood but a constant."""
     return (0.5 * encoded.z.square() - encoded.log_det).mean()

@@ -56,7 +56,10 @@ def rotations(positions: Tensor, head_dim: int, dtype: torch.dtype, device: torc
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate the interleaved channel pairs of `x` `(B, heads, n, d)` by `rotation` `(n, 2, d/2)`: `(a, b) → (a cos - b sin, b cos + a sin)`."""
+    """Rotate the interleaved channel pairs `(a, b)` of `x` to `(a cos - b sin, b cos + a sin)`.
+
+    `x` is `(B, heads, n, d)`, `rotation` `(n, 2, d/2)`.
+    """
     cos, sin = rotation.to(x.dtype).unbind(-2)
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)

@@ -60,8 +60,8 @@ class Attend(Protocol):
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of `n` queries, the last of `m` tokens, each to the keys of its own and earlier tokens.
 
-    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made: a square problem
-    uses the kernel's own causal mode, one with a prefix goes by chunks of rows.
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made: a square
+    problem uses the kernel's own causal mode, one with a prefix goes by chunks of rows.
     """
     n, m = q.shape[2], k.shape[2]
     if n == m:
