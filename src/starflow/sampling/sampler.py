@@ -12,12 +12,16 @@ from torch import Tensor
 from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
+from starflow.flow.transformer import at_least_float32
 from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite
 
 
 @dataclass(frozen=True)
 class Window:
-    """The deep block's cache holds `size` latent frames (None: all of them); when full, the last `context` are re-encoded from 0."""
+    """The deep block's cache holds `size` latent frames (None: all).
+
+    When it is full, the last `context` frames are encoded again, from position 0.
+    """
 
     size: int | None = None
     context: int = 16
@@ -38,7 +42,8 @@ class SamplingReport:
         both = self.deep + self.shallow
         state = "converged" if both.converged else "NOT converged"
         return (
-            f"{both.sweeps} sweeps ({self.deep.sweeps} deep), {both.evaluations / max(both.tokens, 1):.1f} evaluations per token, "
+            f"{both.sweeps} sweeps ({self.deep.sweeps} deep), "
+            f"{both.evaluations / max(both.tokens, 1):.1f} evaluations per token, "
             f"largest residual {both.max_residual:.1e}, {state}"
         )
 
@@ -56,7 +61,8 @@ def deep_frames(
 ) -> Iterator[Tensor]:
     """Invert the deep block, one frame `u` `(B, 1, H, W, D)` at a time, for the frames after the `given` ones.
 
-    `noise` `(B, T, H, W, D)` covers all frames; `given` `(B, K, H, W, D)` are frames that went through the shallow blocks.
+    `noise` `(B, T, H, W, D)` covers all frames; `given` `(B, K, H, W, D)` are frames that went through the shallow
+    blocks.
     """
     batch, num_frames, height, width, _ = noise.shape
     size = min(window.size or num_frames, num_frames)
@@ -85,7 +91,7 @@ def _window_frames(
     solver: Solver,
     report: SamplingReport,
 ) -> Iterator[int]:
-    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place, frame by frame; yields the index of each frame as it is done."""
+    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place; yields the index of each frame as it is done."""
     deep = flow.num_blocks - 1
     num_frames, height, width = u.shape[1:4]
     per_frame = height * width
@@ -141,7 +147,7 @@ def sample(
         on_frame: called as the deep block finishes each frame (for progress).
 
     Returns:
-        latents `(B, T, D, H, W)` at the noise level of training, and what the solvers did.
+        latents `(B, T, D, H, W)` at the noise level of training, float32 or wider, and what the solvers did.
 
     Raises:
         UsageError: a prefix that leaves nothing to generate. StarflowError: NaN in what was sampled.
@@ -151,7 +157,7 @@ def sample(
     num_given = 0 if prefix is None else prefix.shape[1]
     if num_given >= noise.shape[1]:
         raise UsageError(f"{num_given} latent frames are given, and only {noise.shape[1]} asked for: ask for more")
-    z = noise.permute(0, 1, 3, 4, 2)
+    z = at_least_float32(noise).permute(0, 1, 3, 4, 2)
     given = None if prefix is None else flow.encode_shallow(prefix)
     frames = []
     for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), solver, report):

@@ -1,20 +1,22 @@
 """How a block is inverted: `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, token by token or by Jacobi iteration.
 
-A solver is a function `(gaussians, z, v, start, stop) → Solution` that fills tokens `start … stop - 1` of `v` in place, those
-before `start` being settled. The **residual** of a token is `max over channels |v - mu(v) - sigma(v)·z| / sigma(v)`, in units
-of the prior: if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with `|z' - z| <= tau`.
+A solver is a function `(gaussians, z, v, start, stop) → Solution` that fills tokens `start … stop - 1` of `v` in place,
+those before `start` being settled. The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` of
+its channels, in units of the prior: if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with
+`|z' - z| <= tau`.
 
 Legend: `B` batch, `N` tokens, `D` channels.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isnan
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from starflow.errors import StarflowError
+from starflow.errors import StarflowError, UsageError
 
 
 class Gaussians(Protocol):
@@ -25,7 +27,10 @@ class Gaussians(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver did: passes through the block, tokens evaluated in them and tokens solved (of one sample), largest residual."""
+    """What a solver did: passes through the block, tokens evaluated in them, tokens solved, largest residual.
+
+    Tokens are counted for one sample of the batch.
+    """
 
     sweeps: int = 0
     evaluations: int = 0
@@ -58,18 +63,25 @@ def sequential(gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int
 class BlockJacobi:
     """Block-wise Jacobi: blocks of tokens in order, each iterated until every token's residual is at most `tolerance`.
 
-    After `k` sweeps the first `k` tokens of a block are exact whatever the start, so a block of `n` tokens takes at most
-    `n + 1` sweeps (with `max_sweeps` None). A block starts from the values that `v` comes with (STARFlow-V, section on
-    block-wise Jacobi, starts from the previous frame's). What is returned are the values whose residual was measured, so
-    that the cache agrees with them.
+    After `k` sweeps the first `k` tokens of a block are exact whatever the (finite) start, so a block of `n` tokens
+    takes at most `n + 1` sweeps (with `max_sweeps` None). A block starts from the values that `v` comes with
+    (STARFlow-V, section on block-wise Jacobi, starts from the previous frame's). What is returned are the values whose
+    residual was measured, so that the cache agrees with them.
     """
 
     block_size: int = 64
     tolerance: float = 1e-2
     max_sweeps: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.block_size < 1 or not self.tolerance >= 0 or (self.max_sweeps is not None and self.max_sweeps < 1):
+            raise UsageError(f"block size and sweeps must be at least 1 and the tolerance at least 0, not {self}")
+
     def __call__(self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int) -> Solution:
-        """Solve tokens `start … stop - 1` of `v` `(B, N, D)` for the noise `z` `(B, N, D)`."""
+        """Solve tokens `start … stop - 1` of `v` `(B, N, D)` for the noise `z` `(B, N, D)`.
+
+        Raises StarflowError when a residual is NaN: no later sweep can mend that.
+        """
         solution = Solution()
         for first in range(start, stop, self.block_size):
             solution += self._solve_block(gaussians, z, v, first, min(first + self.block_size, stop))
@@ -81,6 +93,8 @@ class BlockJacobi:
             mu, sigma = gaussians.evaluate(v, first, last)
             target = mu + sigma * z[:, first:last]
             residual = ((v[:, first:last] - target).abs() / sigma).max().item()
+            if isnan(residual):
+                raise StarflowError("a sampled token is NaN: the weights are damaged, or do not fit the input")
             converged = residual <= self.tolerance
             if converged or sweep == limit:
                 break
@@ -89,12 +103,12 @@ class BlockJacobi:
 
 
 def solver_named(name: str, *, tolerance: float, block_size: int) -> Solver:
-    """The solver that a user names: `sequential` or `block-jacobi`. Raises StarflowError for another name."""
+    """The solver that a user names: `sequential` or `block-jacobi`. Raises UsageError for another name."""
     if name == "sequential":
         return sequential
     if name == "block-jacobi":
         return BlockJacobi(block_size, tolerance)
-    raise StarflowError(f"unknown sampler {name!r}: choose sequential or block-jacobi")
+    raise UsageError(f"unknown sampler {name!r}: choose sequential or block-jacobi")
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:
