@@ -29,33 +29,50 @@ REQUIRED_ARGUMENTS = {
     "seq_order": "L2R",
 }
 
+# (released, native) parts of a parameter's name
 RENAMES = (
-    (re.compile(r"\bsos_embed$"), "sos"),
-    (re.compile(r"\bproj_txt\."), "proj_text."),
-    (re.compile(r"\battn_blocks\."), "transformer.layers."),
-    (re.compile(r"\bmlp\.main\.0\."), "mlp.up."),
-    (re.compile(r"\bmlp\.main\.2\."), "mlp.down."),
-    (re.compile(r"\bfinal_norm\."), "transformer.final_norm."),
+    ("sos_embed", "sos"),
+    ("proj_txt.", "proj_text."),
+    ("attn_blocks.", "transformer.layers."),
+    ("mlp.main.0.", "mlp.up."),
+    ("mlp.main.2.", "mlp.down."),
+    ("final_norm.", "transformer.final_norm."),
 )
 
 
 def native_name(released: str) -> str:
     """A released parameter's name within the module that owns it (the denoiser's prefix taken off)."""
     name = released.removeprefix(DENOISER_PREFIX)
-    for pattern, replacement in RENAMES:
-        name = pattern.sub(replacement, name)
+    for theirs, ours in RENAMES:
+        name = name.replace(theirs, ours)
     return name
 
 
+def released_name(native: str, prefix: str = "") -> str:
+    """The inverse of `native_name`; the denoiser's parameters have `prefix=DENOISER_PREFIX`."""
+    for theirs, ours in RENAMES:
+        native = native.replace(ours, theirs)
+    return prefix + native
+
+
 def split_state_dict(released: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A released state dict → those of the flow and of the denoiser, under native names, without meaningless buffers."""
+    """A released state dict → those of the flow and of the denoiser, in native names, without meaningless buffers.
+
+    Raises StarflowError that lists names that no released model has because they are this project's own.
+    """
     flow: dict[str, Tensor] = {}
     denoiser: dict[str, Tensor] = {}
+    foreign = []
     for name, tensor in released.items():
         if MEANINGLESS_BUFFERS.fullmatch(name):
             continue
-        target = denoiser if name.startswith(DENOISER_PREFIX) else flow
-        target[native_name(name)] = tensor
+        prefix, target = (DENOISER_PREFIX, denoiser) if name.startswith(DENOISER_PREFIX) else ("", flow)
+        native = native_name(name)
+        if released_name(native, prefix) != name:
+            foreign.append(name)
+        target[native] = tensor
+    if foreign:
+        raise StarflowError("the checkpoint has unknown names: " + ", ".join(sorted(foreign)))
     return flow, denoiser
 
 
@@ -108,16 +125,17 @@ def _position_length(config: Mapping[str, Any]) -> float:
     return config.get("pt_seq_len") or config["img_size"] / config.get("patch_size", 1)
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load `state` into `module`; on a meta-device module the tensors are taken as they are.
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str, prefix: str = "") -> None:
+    """Load `state` (native names) into `module`; on a meta-device module the tensors are taken as they are.
 
-    Raises StarflowError that lists every missing, unknown or wrongly shaped name.
+    Raises StarflowError that lists every missing, unknown or wrongly shaped name as the released file (with its
+    `prefix`) has it.
     """
     own = module.state_dict()
-    problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
-    problems += [f"unknown {name}" for name in sorted(state.keys() - own.keys())]
+    problems = [f"missing {released_name(name, prefix)}" for name in sorted(own.keys() - state.keys())]
+    problems += [f"unknown {released_name(name, prefix)}" for name in sorted(state.keys() - own.keys())]
     problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        f"{released_name(name, prefix)} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
@@ -135,19 +153,20 @@ def build(config: Mapping[str, Any]) -> tuple[StarFlow, CausalDenoiser | None]:
 def load_released(config: Mapping[str, Any], checkpoint: Path) -> tuple[StarFlow, CausalDenoiser | None]:
     """Flow and denoiser from the released constructor's arguments and a released `.pth` state dict.
 
-    Raises StarflowError for a file that is not such a state dict, or whose names and shapes are not exactly the model's.
+    Raises StarflowError for a file that is not such a state dict, or with other names or shapes than the model has.
     """
     try:
         released = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise StarflowError(f"cannot read {checkpoint} as a released checkpoint: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise StarflowError(f"cannot read {checkpoint} as a released checkpoint: {reason}") from error
     if not isinstance(released, dict) or not all(isinstance(value, Tensor) for value in released.values()):
         raise StarflowError(f"{checkpoint} is not a state dict of tensors")
     flow, denoiser = build(config)
     flow_state, denoiser_state = split_state_dict(released)
     load_strictly(flow, flow_state, "flow")
     if denoiser is not None:
-        load_strictly(denoiser, denoiser_state, "denoiser")
+        load_strictly(denoiser, denoiser_state, "denoiser", DENOISER_PREFIX)
     elif denoiser_state:
         raise StarflowError("the checkpoint has a denoiser, the configuration has none")
     return flow, denoiser
