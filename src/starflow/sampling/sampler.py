@@ -131,7 +131,7 @@ def sample(
     prefix: Tensor | None = None,
     window: Window | None = None,
     solver: Solver | None = None,
-    on_frame: Callable[[], None] | None = None,
+    on_frame: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, SamplingReport]:
     """Noise → latents, the inverse of `StarFlow.encode`.
 
@@ -144,7 +144,7 @@ def sample(
         prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with; they come back as they are.
         window: for videos longer than training (STARFlow-V, rolling window); the default holds everything.
         solver: how a block is inverted; block-wise Jacobi by default.
-        on_frame: called as the deep block finishes each frame (for progress).
+        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame as the deep block finishes it.
 
     Returns:
         latents `(B, T, D, H, W)` at the noise level of training, float32 or wider, and what the solvers did.
@@ -163,6 +163,6 @@ def sample(
     for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), solver, report):
         frames.append(u)
         if on_frame is not None:
-            on_frame()
+            on_frame(num_given + len(frames) - 1, u)
     x = invert_shallow(flow, torch.cat(frames, dim=1), solver, report).permute(0, 1, 4, 2, 3)
     return (x if prefix is None else torch.cat([prefix.to(x.dtype), x], dim=1)), report

@@ -1,0 +1,59 @@
+"""Where captioned clips come from. A source is indexable and gives the same clip for the same index every time."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starflow.toyworld.captions import caption, image_caption
+from starflow.toyworld.edits import sample_edit
+from starflow.toyworld.render import render
+from starflow.toyworld.scene import Split, scene_at
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """A clip, uint8 `(F, height, width, 3)`, with paraphrases of its caption and of its first frame's."""
+
+    video: NDArray[np.uint8]
+    captions: list[str]
+    image_captions: list[str]
+
+
+@dataclass(frozen=True)
+class EditedClip:
+    """What a clip becomes by an instruction: uint8 `(F, height, width, 3)`."""
+
+    instruction: str
+    video: NDArray[np.uint8]
+
+
+class ClipSource(Protocol):
+    """An indexable, deterministic source of clips and of edits of them."""
+
+    def clip(self, index: int) -> CaptionedClip: ...
+
+    def edit(self, index: int) -> EditedClip: ...
+
+
+@dataclass(frozen=True)
+class Toyworld:
+    """Toyworld as a source: clip `index` is scene number `index` of the sequence that `seed` names."""
+
+    seed: int
+    split: Split = "train"
+    paraphrases: int = 4
+
+    def _rng(self, index: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, index, purpose])
+
+    def clip(self, index: int) -> CaptionedClip:
+        scene, rng = scene_at(self.seed, index, self.split), self._rng(index, 1)
+        captions = [caption(scene, rng, self.split) for _ in range(self.paraphrases)]
+        image_captions = [image_caption(scene, rng, self.split) for _ in range(self.paraphrases)]
+        return CaptionedClip(render(scene), captions, image_captions)
+
+    def edit(self, index: int) -> EditedClip:
+        instruction, target = sample_edit(scene_at(self.seed, index, self.split), self._rng(index, 2))
+        return EditedClip(instruction, render(target))

@@ -1,0 +1,213 @@
+"""Training the flow end to end, with its text encoder, and in the same pass the denoiser by flow-score matching.
+
+`FlowStep` is one step of it, `train_flow` all of it. Source: STARFlow-V, arXiv 2511.20462.
+
+Legend: B batch, T latent frames, H W latent rows and columns, D latent channels, M text tokens.
+"""
+
+from contextlib import AbstractContextManager
+from itertools import chain
+from math import log, pi
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from starflow.config import save_config
+from starflow.data.latent_cache import LatentCache, open_latent_cache
+from starflow.data.mixture import EXTEND, LAST, VIDEO_TO_VIDEO, Mixture
+from starflow.data.source import Toyworld
+from starflow.errors import UsageError
+from starflow.files import atomic_write
+from starflow.flow.denoiser import NOISE_UNIT, CausalDenoiser, score_prediction
+from starflow.flow.model import StarFlow, flow_loss
+from starflow.pipeline import StarFlowPipeline
+from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
+from starflow.train.checkpoint import TrainState
+from starflow.train.config import FlowTrainConfig
+from starflow.train.loop import create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.vae import VideoCodec
+
+# First and last layers and embeddings, which Muon leaves to AdamW.
+NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos", "shared", "embed_tokens", "relative_attention_bias")
+SAMPLE_PROMPTS = (
+    "a red circle moves right",
+    "a large blue square grows",
+    "a green triangle bounces",
+    "a yellow circle orbits",
+)
+
+
+class FlowStep:
+    """One training step: noised latents through the flow, its gradient at the input as the denoiser's target."""
+
+    def __init__(
+        self,
+        flow: StarFlow,
+        denoiser: CausalDenoiser,
+        text_encoder: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        mixture: Mixture,
+        config: FlowTrainConfig,
+    ):
+        self.flow, self.denoiser, self.text_encoder, self.tokenizer = flow, denoiser, text_encoder, tokenizer
+        self.mixture, self.config = mixture, config
+
+    def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
+        """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
+        noise_std, device = self.config.noise_std, self.flow.device
+        batch = self.mixture.batch(step * self.config.loop.accumulation + micro_step)
+        clean = batch.latents.to(device)
+        noisy = (clean + noise_std * torch.randn_like(clean)).requires_grad_()
+        weight = scale * noise_std / NOISE_UNIT
+
+        with self._autocast():
+            text = self._encode(batch.captions, 0 if batch.is_image else FPS)
+            encoded = self.flow(noisy, text)
+        loss = flow_loss(encoded)
+        (weight * loss).backward()
+
+        # The same backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
+        assert noisy.grad is not None
+        target = score_prediction(noisy.grad / weight, noise_std)
+        with self._autocast():
+            prediction = self.denoiser(noisy.detach(), text.detach())
+        denoiser_loss = (prediction.float() - target).square().mean()
+        (scale * denoiser_loss).backward()
+
+        return {
+            "loss": loss.item(),
+            "nats_per_dim": loss.item() + 0.5 * log(2 * pi),
+            "denoiser_loss": denoiser_loss.item(),
+            "clips": float(len(clean)),
+        }
+
+    def _encode(self, captions: list[str], fps: float) -> Tensor:
+        wrapped = [wrap_caption(caption, fps=fps) for caption in captions]
+        return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.text.max_tokens)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.flow.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+
+def load_codec(folder: str, device: str) -> VideoCodec:
+    """The autoencoder in `folder`, frozen. Raises UsageError if there is none."""
+    if not Path(folder, "config.json").is_file():
+        raise UsageError(f"no autoencoder at {folder}: train it first, with `starflow train vae`")
+    return VideoCodec(AutoencoderKLWan.from_pretrained(folder).requires_grad_(False).eval().to(device))
+
+
+def build_tokenizer(cache: LatentCache, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer of all captions of the cache, wrapped and with their task markers, as the model will see them."""
+    clips = list(chain.from_iterable(cache.captions))
+    marked = [EXTEND + text for text in clips] + [LAST + text for text in clips]
+    edits = [VIDEO_TO_VIDEO + text for text in cache.instructions]
+    videos = [wrap_caption(text, fps=FPS) for text in ["", *clips, *marked, *edits]]
+    images = [wrap_caption(text, fps=0) for text in ["", *chain.from_iterable(cache.image_captions)]]
+    return train_tokenizer(chain(videos, images), vocab_size)
+
+
+def build_models(
+    config: FlowTrainConfig, vocab_size: int, latent_channels: int
+) -> tuple[StarFlow, CausalDenoiser, T5EncoderModel]:
+    """Flow, denoiser and text encoder with fresh weights."""
+    text = config.text
+    flow = StarFlow(
+        latent_channels,
+        config.flow.shallow_layers,
+        config.flow.deep_layers,
+        config.flow.shallow_width,
+        config.flow.deep_width,
+        config.flow.head_dim,
+        text.width,
+        config.flow.position_length,
+        config.flow.soft_clip,
+    )
+    denoiser = CausalDenoiser(
+        latent_channels,
+        config.denoiser.width,
+        config.denoiser.num_layers,
+        config.flow.head_dim,
+        text.width,
+        config.flow.position_length,
+        window=config.denoiser.window,
+    )
+    return flow, denoiser, tiny_text_encoder(vocab_size, text.width, text.num_layers)
+
+
+def build_pipeline(
+    state: TrainState, codec: VideoCodec, tokenizer: PreTrainedTokenizerBase, config: FlowTrainConfig
+) -> StarFlowPipeline:
+    """The pipeline of the moving averages of the weights."""
+    pipeline = StarFlowPipeline(
+        vae=codec.vae,
+        text_encoder=state.ema["text_encoder"],
+        tokenizer=tokenizer,
+        flow=state.ema["flow"],
+        denoiser=state.ema["denoiser"],
+        noise_std=config.noise_std,
+        num_frames=NUM_FRAMES,
+        fps=FPS,
+        height=FRAME_SIZE,
+        width=FRAME_SIZE,
+        guidance_scale=config.guidance_scale,
+        max_text_tokens=config.text.max_tokens,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
+    """Train as the config says; returns the folder of the final model, `output`/final, in the `from_pretrained` layout.
+
+    Raises:
+        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when there is no autoencoder.
+    """
+    output, device = Path(config.output), config.loop.device
+    codec = load_codec(config.vae, device)
+    source = Toyworld(config.data.seed, paraphrases=config.data.paraphrases)
+    cache = open_latent_cache(Path(config.data.cache), source, codec, config.data.num_clips, config.data.num_edits)
+    tokenizer = build_tokenizer(cache, config.text.vocab_size)
+
+    seed_everything(config.loop.seed)
+    flow, denoiser, text_encoder = build_models(config, len(tokenizer), codec.latent_channels)
+    modules = {"flow": flow.to(device), "denoiser": denoiser.to(device), "text_encoder": text_encoder.to(device)}
+    groups = [
+        *parameter_groups("flow", flow, config.optimizer, NOT_MUON),
+        *parameter_groups("text_encoder", text_encoder, config.optimizer, NOT_MUON),
+        *parameter_groups("denoiser", denoiser, config.denoiser_optimizer, NOT_MUON),
+    ]
+    state = create_state(modules, groups)
+    resume_or_start(state, output, resume)
+    with atomic_write(output / "config.yaml") as temporary:
+        save_config(config, temporary)
+
+    def sample(state: TrainState, writer: SummaryWriter) -> None:
+        generator = torch.Generator().manual_seed(0)
+        videos = build_pipeline(state, codec, tokenizer, config)(
+            list(SAMPLE_PROMPTS), generator=generator, output_type="pt"
+        ).frames
+        writer.add_image("samples", video_grid(videos), state.step)
+
+    mixture = Mixture(cache, config.tasks, config.batch_size, config.caption_dropout, config.loop.seed)
+    step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
+    train(state, step, config.loop, output, sample)
+    with atomic_write(output / "final") as temporary:
+        save_model(build_pipeline(state, codec, tokenizer, config), temporary)
+    return output / "final"
+
+
+def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
+    """Write the `from_pretrained` layout: half the bytes for what is large, the autoencoder as it is."""
+    for module in (pipeline.flow, pipeline.denoiser, pipeline.text_encoder):
+        module.to(torch.bfloat16)
+    pipeline.save_pretrained(folder)
+
+
+def video_grid(videos: Tensor) -> Tensor:
+    """Videos `(B, F, 3, height, width)` → one picture `(3, B·height, f·width)`: a row each, every fourth frame."""
+    return videos[:, ::4].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
