@@ -59,17 +59,22 @@ def encode_text(
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Learn a small tokenizer from wrapped captions: whole words where they are frequent, bytes where they are not.
 
-    Byte-level byte-pair encoding, in lower case: any text can be encoded, spaces and line ends are kept, and the end of
-    the text is marked. The same captions give the same tokenizer.
+    Byte-level byte-pair encoding, in lower case: any text can be encoded, spaces and line ends are kept, and the end
+    of the text is marked. The same captions give the same tokenizer.
 
     Args:
         captions: the texts to learn from, wrapped as they will be encoded.
         vocab_size: at most this many tokens, of which 3 are special and 256 single bytes; fewer if the words run out.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
+    # A word is one token wherever it stands, because a space comes before it at the start of a line too.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Prepend(" "), normalizers.Replace("\n", "\n ")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", left=1, right=0)]
+    )
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[PAD, EOS, UNKNOWN],
