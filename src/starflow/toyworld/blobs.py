@@ -20,7 +20,7 @@ REFERENCE_COLORS = np.array(
 BRIGHTEST_BACKGROUND = 130  # of a pixel's largest channel; every color above is brighter
 MIN_COVERAGE = 0.4  # of a pixel that counts as part of an object
 MIN_AREA = 12  # px
-MARGIN = 2  # px around a blob in which its soft edge is measured
+MARGIN = 3  # px around a blob in which its soft edge is measured
 
 _SQUARE = np.ones((1, 3, 3), dtype=bool)  # within one frame
 _WITHIN_FRAME = np.zeros((3, 3, 3), dtype=bool)
@@ -31,20 +31,23 @@ _WITHIN_FRAME[1] = True
 class Blob:
     """One connected region of one color in one frame.
 
-    ``center`` is (x, y) in px and ``area`` is in px², both measured with soft edges. ``triangularity`` is 1 for an
-    equilateral triangle that points up, ``squareness`` is 1 for an axis-parallel square, and both are 0 for a disc;
-    ``spread`` is 1 for a disc and larger the less compact the region is. ``is_free`` says that no other blob touches
-    it, so that its outline is its own.
+    ``center`` is (x, y) in px and ``area`` is in px², both measured with soft edges. ``is_free`` says that no other
+    blob touches this one, so that its outline is its own.
+
+    The outline is told by four moments. ``two_fold`` is its elongation; ``three_fold`` is 1 for an equilateral triangle
+    that points up, ``four_fold`` is 1 for an axis-parallel square, and each is 0 for the other shapes and a disc. They
+    are complex: a turned shape turns their phase. ``spread`` is 1 for a disc, and larger the less compact the shape is.
     """
 
     frame: int
     color: str
     center: tuple[float, float]
     area: float
-    triangularity: float
-    squareness: float
-    spread: float
     is_free: bool
+    two_fold: complex
+    three_fold: complex
+    four_fold: complex
+    spread: float
 
 
 def find_background(clip: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -107,7 +110,7 @@ def _measure(
     rows, columns = (slice(max(side.start - MARGIN, 0), side.stop + MARGIN) for side in box[1:])
     nearby = occupied[frame, rows, columns]
     inside = nearby == number
-    around = ndimage.binary_dilation(inside, iterations=MARGIN)
+    around = ndimage.distance_transform_edt(~inside) <= MARGIN
     values = coverage[frame, rows, columns]
     # Full coverage is what the object's own core shows, which need not be as bright as the reference color.
     full = np.quantile(values[inside], 0.75)
@@ -116,17 +119,18 @@ def _measure(
     y, x = np.indices(weights.shape) + 0.5
     center_x, center_y = float((weights * x).sum() / area), float((weights * y).sum() / area)
     z = (x - center_x) + 1j * (center_y - y)
-    # Moments of z³ and z⁴, which are harmonic: blurring with a round kernel leaves them as they are, and so they tell
-    # the shape even of a soft blob of a few pixels. For a triangle that points up Σz³ = -0.0675i area^(5/2), for a
-    # square Σz⁴ = -area³/60; a disc has Σ|z|² = area²/2π.
-    third, fourth = (weights * z**3).sum(), (weights * z**4).sum()
+    # Σz², Σz³ and Σz⁴ are moments of harmonic functions, which blurring with a round kernel leaves as they are: they
+    # tell the shape even of a soft blob of a few pixels. An upright equilateral triangle has Σz³ = -0.0675i area^(5/2),
+    # an axis-parallel square Σz⁴ = -area³/60, and a disc Σ|z|² = area²/2π.
+    second, third, fourth = ((weights * z**n).sum() for n in (2, 3, 4))
     return Blob(
         frame=frame,
         color=color,
         center=(columns.start + center_x, rows.start + center_y),
         area=area,
-        triangularity=float(-third.imag / (0.0675 * area**2.5)),
-        squareness=float(-fourth.real * 60 / area**3),
-        spread=float((weights * abs(z) ** 2).sum() * 2 * np.pi / area**2),
         is_free=bool((nearby[around & ~inside] == 0).all()),
+        two_fold=complex(second * 2 * np.pi / area**2),
+        three_fold=complex(third * 1j / (0.0675 * area**2.5)),
+        four_fold=complex(-fourth * 60 / area**3),
+        spread=float((weights * abs(z) ** 2).sum() * 2 * np.pi / area**2),
     )

@@ -11,10 +11,13 @@ from starflow.toyworld.vocabulary import COLORS
 
 MIN_PRESENCE = 0.6  # share of all frames in which an object must be seen
 SIZE_BOUNDARY = 8.0  # px, radius of a disc as large as the object is at the start
+SHAPE_BOUNDARY = 0.4  # of Blob's moments; below half, as blur lowers them all and raises none
+MIN_AGREEMENT = 0.6  # share of the frames that must show the same shape
 MAX_SPREAD = 1.6  # of Blob.spread; the least compact of the shapes, the triangle, has 1.21
 RESIZE_RATIO = 1.35  # of the radius over the clip, from which an object grows or (inverse) shrinks
 STILL_RANGE = 5.0  # px, the most that the center of an object at rest may wander
 MIN_TRAVEL = 10.0  # px
+MAX_STEP = 0.35  # of the way in one frame; more is a jump
 MIN_REBOUND = 5.0  # px
 MIN_ORBIT_ANGLE = np.deg2rad(220)
 
@@ -76,7 +79,7 @@ def _mismatch(track: list[Blob], blob: Blob) -> float:
     last = track[-1]
     x, y = np.subtract(blob.center, last.center)
     # Two objects of one color differ in shape, which tells them apart where their paths cross.
-    shape = abs(blob.triangularity - last.triangularity) + abs(blob.squareness - last.squareness)
+    shape = abs(blob.three_fold - last.three_fold) + abs(blob.four_fold - last.four_fold)
     return float(np.hypot(x, y)) + 10 * min(shape, 2) + 10 * abs(float(np.log(blob.area / last.area)))
 
 
@@ -105,11 +108,19 @@ def _describe(track: list[Blob], num_frames: int) -> TrackedObject:
 def _name_shape(blobs: list[Blob]) -> str | None:
     largest = max(blob.area for blob in blobs)
     clear = [blob for blob in blobs if blob.area >= largest / 2]
-    if np.median([blob.spread for blob in clear]) > MAX_SPREAD:
+    names = [_outline(blob) for blob in clear]
+    name = max(set(names), key=names.count)
+    return name if names.count(name) >= MIN_AGREEMENT * len(names) else None
+
+
+def _outline(blob: Blob) -> str | None:
+    if blob.spread > MAX_SPREAD or abs(blob.two_fold) > SHAPE_BOUNDARY:
         return None
-    if np.median([blob.triangularity for blob in clear]) > 0.5:
+    if blob.three_fold.real > SHAPE_BOUNDARY:
         return "triangle"
-    return "square" if np.median([blob.squareness for blob in clear]) > 0.5 else "circle"
+    if blob.four_fold.real > SHAPE_BOUNDARY:
+        return "square"
+    return "circle" if max(abs(blob.three_fold), abs(blob.four_fold)) < SHAPE_BOUNDARY else None
 
 
 def _name_motion(times: Array, path: Array, radii: Array) -> str | None:
@@ -133,7 +144,8 @@ def _name_motion(times: Array, path: Array, radii: Array) -> str | None:
     if axis == 1 and _rebounds(along):
         return "bounce"
     net = along[-1] - along[0]
-    if abs(net) < 0.85 * extent[axis]:
+    speeds = np.abs(np.diff(along) / np.diff(times))
+    if abs(net) < 0.85 * extent[axis] or speeds.max() > MAX_STEP * extent[axis]:
         return None
     return (("left", "right"), ("up", "down"))[axis][int(net > 0)]
 
