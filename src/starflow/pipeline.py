@@ -2,7 +2,8 @@
 
     prompt → text encodings → noise → deep block, frame by frame → shallow blocks → denoiser → VAE → frames
 
-Legend: `B` prompts, `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns, `M` text tokens.
+Legend: `B` prompts, `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns, `M` text
+tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser, score_prediction, tweedie_step
 from starflow.flow.model import StarFlow, flow_loss
-from starflow.sampling.sampler import SamplingReport, Window, sample
+from starflow.sampling.sampler import SamplingReport, sample
 from starflow.sampling.solvers import Solver, require_finite, solver_named
 from starflow.text import encode_text, wrap_caption
 from starflow.vae import VideoCodec
 from starflow.zoo import resolve_model
 
+StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -74,14 +76,15 @@ class StarFlowPipeline(DiffusionPipeline):
     ):
         """
         Args:
-            vae, text_encoder, tokenizer, flow, denoiser: the models; without a denoiser one step of the flow's own score
-                denoises.
+            vae, text_encoder, tokenizer, flow, denoiser: the models; without a denoiser one step of the flow's own
+                score denoises.
             noise_std: noise level of the latents that the flow was trained on.
             num_frames, fps, height, width: of the videos that it was trained on, and makes by default.
             guidance_scale: the default guidance.
             max_text_tokens: `M`; captions are padded and truncated to it.
             later_frame_scale: see `VideoCodec`.
-            caption_has_fps, caption_has_noise_level, caption_aspect_ratio: what is written around captions, see `wrap_caption`.
+            caption_has_fps, caption_has_noise_level, caption_aspect_ratio: what is written around captions, see
+                `wrap_caption`.
             sampler, block_size, tolerance: the default solver, see `starflow.sampling.solvers`.
         """
         super().__init__()
@@ -107,7 +110,7 @@ class StarFlowPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
-        """Load a bundled model by name (`toyworld`), a folder, or a hub id, in float32 unless `torch_dtype` says otherwise.
+        """Load a bundled model by name (`toyworld`), a folder, or a hub id; in float32 unless `torch_dtype` says else.
 
         Raises:
             StarflowError: there is no such model, a file of it is damaged, or a weight is not finite.
@@ -148,7 +151,7 @@ class StarFlowPipeline(DiffusionPipeline):
         with torch.no_grad():
             return tweedie_step(latents, self.denoiser(latents, text), self.config.noise_std)
 
-    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """`(B, T, D, H, W)` of the latents of such videos.
 
         Raises:
@@ -185,24 +188,25 @@ class StarFlowPipeline(DiffusionPipeline):
         tolerance: float | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
+        callback_on_step_end: StepCallback | None = None,
         | None = None,
     ) -> StarFlowOutput | tuple[Any]:
         """Make one video for each prompt.
 
         Args:
             prompt: a caption, or several.
-            num_frames, height, width, fps: of the video; the model's own by default. `num_frames` is 1 for an image, else
-                one more than a multiple of the VAE's temporal factor.
+            num_frames, height, width, fps: of the video; the model's own by default. `num_frames` is 1 for an image,
+                else one more than a multiple of the VAE's temporal factor.
             guidance_scale: strength of classifier-free guidance, 0 for none.
             generator: the source of the noise (one for all prompts, or one for each); the same seed, the same video.
             latents: the noise itself, `(B, T, D, H, W)`, instead of `generator`.
-            sampler, tolerance: `sequential` or `block-jacobi`, and the largest residual it may leave, in units of the prior.
-            output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt` `(B, F, 3, height, width)`
-                in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
+            sampler, tolerance: `sequential` or `block-jacobi`, and the largest residual it may leave, in units of the
+                prior.
+            output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt`
+                `(B, F, 3, height, width)` in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
             return_dict: False for the tuple `(frames,)`.
-            callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` when the deep block has finished a
-                latent frame, `u` `(B, 1, H, W, D)`.
+            callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` when the deep block has finished
+                a latent frame, `u` `(B, 1, H, W, D)`.
 
         Raises:
             UsageError: an empty prompt, a number of frames or a size that the VAE cannot make, an unknown output type.
@@ -223,32 +227,34 @@ class StarFlowPipeline(DiffusionPipeline):
         if tuple(noise.shape) != shape:
             raise UsageError(f"the noise must have the shape {shape}, not {tuple(noise.shape)}")
 
-        with self.progress_bar(total=shape[1]) as bar:
-            bar.set_description("latent frames")
+        with self.progress_bar(total=2 * shape[1] + 2) as bar:
+            bar.set_description("deep block")
 
             def on_frame(index: int, u: Tensor) -> None:
                 bar.update()
+                if index == shape[1] - 1:
+                    bar.set_description("shallow blocks")
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, index, index, {"latents": u})
 
-            x, report = sample(
-                self.flow,
-                noise,
-                text,
-                null_text,
-                guidance_scale,
-                window=Window(),
-                solver=self.solver(sampler, tolerance),
-                on_frame=on_frame,
-            )
-        x = require_finite(self.denoise(x, text), "the denoised video")
-        frames = x if output_type == "latent" else self._postprocess(self.codec.decode(x), output_type)
+            solver = self.solver(sampler, tolerance)
+            x, report = sample(self.flow, noise, text, null_text, guidance_scale, solver=solver, on_frame=on_frame)
+            bar.update()
+            bar.set_description("denoiser")
+            x = require_finite(self.denoise(x, text), "the denoised video")
+            bar.update()
+            bar.set_description("decoding")
+            frames = x if output_type == "latent" else self._decode(x, output_type, bar.update)
         self.maybe_free_model_hooks()
         return StarFlowOutput(frames=frames, report=report) if return_dict else (frames,)
 
-    def _postprocess(self, video: Tensor, output_type: str) -> Any:
-        """`(B, F, 3, height, width)` in [-1, 1] → what `output_type` asks for."""
-        require_finite(video, "the decoded video")
+    def _decode(self, x: Tensor, output_type: str, on_frame: Callable[[], Any]) -> Any:
+        """Clean latents `(B, T, D, H, W)` → what `output_type` asks for; `on_frame` is called for each latent frame."""
+        pieces = []
+        for piece in self.codec.stream_decode([x]):
+            pieces.append(piece)
+            on_frame()
+        video = require_finite(torch.cat(pieces, dim=1), "the decoded video")
         return self.video_processor.postprocess_video(video.transpose(1, 2), output_type=output_type)
 
 

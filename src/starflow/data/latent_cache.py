@@ -1,7 +1,7 @@
 """The latents of a source's clips on disk, so that the VAE runs once.
 
-A cache is a folder of shards, each a safetensors file of latents and a JSON file of captions, and `cache.json`, which says
-what it was made from: another VAE or source makes another cache.
+A cache is a folder of shards, each a safetensors file of latents and a JSON file of captions, and `cache.json`, which
+says what it was made from: another VAE or source makes another cache.
 
 Legend: `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -34,7 +34,8 @@ ENCODE_BATCH = 32
 class LatentCache:
     """Latents and captions of `n` clips and of edits of the first `m` of them, in memory.
 
-    clips `(n, T, D, H, W)`; last_images `(n, 1, D, H, W)`, each clip's last frame encoded as an image; edits `(m, T, D, H, W)`.
+    clips `(n, T, D, H, W)`; last_images `(n, 1, D, H, W)`, each clip's last frame encoded as an image; edits
+    `(m, T, D, H, W)`.
     """
 
     clips: Tensor

@@ -1,8 +1,8 @@
 """The task mixture: what a training step sees is a function of the seed and the step alone, so that resuming is exact.
 
-One model learns all tasks from the same latents (STARFlow-V, arXiv 2511.20462), told apart by a marker before the caption:
-text-to-video; images, a clip's first latent frame; `(extend)`, a clip without its first latent frame; `(v2v)`, source frames
-then target frames; `(last)`, the last frame in front of the clip.
+One model learns all tasks from the same latents (STARFlow-V, arXiv 2511.20462), told apart by a marker before the
+caption: text-to-video; images, a clip's first latent frame; `(extend)`, a clip without its first latent frame; `(v2v)`,
+source frames then target frames; `(last)`, the last frame in front of the clip.
 
 Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """

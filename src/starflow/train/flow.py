@@ -71,7 +71,7 @@ class FlowStep:
         loss = flow_loss(encoded)
         (weight * loss).backward()
 
-        # The same backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
+        # The backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
         assert noisy.grad is not None
         target = score_prediction(noisy.grad / weight, noise_std)
         with self._autocast():
