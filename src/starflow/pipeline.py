@@ -145,7 +145,7 @@ class StarFlowPipeline(DiffusionPipeline):
         return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
 
     def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
-        """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean ones: by the denoiser, or else one score step."""
+        """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean ones: by the denoiser, or by one score step."""
         if self.denoiser is None:
             return score_step(self.flow, latents, text, self.config.noise_std)
         with torch.no_grad():
@@ -187,10 +187,8 @@ class StarFlowPipeline(DiffusionPipeline):
         sampler: str | None = None,
         tolerance: float | None = None,
         output_type: str = "pil",
-        return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
-        | None = None,
-    ) -> StarFlowOutput | tuple[Any]:
+    ) -> StarFlowOutput:
         """Make one video for each prompt.
 
         Args:
@@ -204,7 +202,6 @@ class StarFlowPipeline(DiffusionPipeline):
                 prior.
             output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt`
                 `(B, F, 3, height, width)` in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
-            return_dict: False for the tuple `(frames,)`.
             callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` when the deep block has finished
                 a latent frame, `u` `(B, 1, H, W, D)`.
 
@@ -246,7 +243,7 @@ class StarFlowPipeline(DiffusionPipeline):
             bar.set_description("decoding")
             frames = x if output_type == "latent" else self._decode(x, output_type, bar.update)
         self.maybe_free_model_hooks()
-        return StarFlowOutput(frames=frames, report=report) if return_dict else (frames,)
+        return StarFlowOutput(frames=frames, report=report)
 
     def _decode(self, x: Tensor, output_type: str, on_frame: Callable[[], Any]) -> Any:
         """Clean latents `(B, T, D, H, W)` → what `output_type` asks for; `on_frame` is called for each latent frame."""

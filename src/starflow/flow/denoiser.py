@@ -56,7 +56,7 @@ class FrameBandAttend:
         return torch.cat(outputs, dim=2)
 
 
-class CausalDenoiser(ModelMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree
+class CausalDenoiser(ModelMixin, ConfigMixin):
     """A light non-autoregressive transformer over `[text, tokens]`, causal over frames but for a look-ahead.
 
     Each layer looks `temporal_causal - 1` frames ahead, so the whole does `num_layers` times as many.

@@ -46,7 +46,7 @@ class BlockStep(NamedTuple):
     log_det: Tensor
 
 
-class StarFlow(ModelMixin, ConfigMixin):  # type: ignore[misc]  # its bases disagree
+class StarFlow(ModelMixin, ConfigMixin):
     """The normalizing flow: `K - 1` shallow blocks and a deep one."""
 
     _supports_gradient_checkpointing = False

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from math import log, pi
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -143,12 +144,11 @@ def build_pipeline(
     state: TrainState, codec: VideoCodec, tokenizer: PreTrainedTokenizerBase, config: FlowTrainConfig
 ) -> StarFlowPipeline:
     """The pipeline of the moving averages of the weights."""
+    trained: dict[str, Any] = dict(state.ema)
     pipeline = StarFlowPipeline(
         vae=codec.vae,
-        text_encoder=state.ema["text_encoder"],
         tokenizer=tokenizer,
-        flow=state.ema["flow"],
-        denoiser=state.ema["denoiser"],
+        **trained,
         noise_std=config.noise_std,
         num_frames=NUM_FRAMES,
         fps=FPS,
@@ -203,8 +203,8 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
 
 def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     """Write the `from_pretrained` layout: half the bytes for what is large, the autoencoder as it is."""
-    for module in (pipeline.flow, pipeline.denoiser, pipeline.text_encoder):
-        module.to(torch.bfloat16)
+    for name in ("flow", "denoiser", "text_encoder"):
+        pipeline.components[name].to(torch.bfloat16)
     pipeline.save_pretrained(folder)
 
 
