@@ -1,0 +1,52 @@
+"""`starflow train`: train a VAE or a flow from a config file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+@click.group()
+def train() -> None:
+    """Train a VAE or a flow from a config file; KEY=VALUE, such as optimizer.lr=1e-3, wins over the file."""
+
+
+def _options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        click.option(
+            "--resume", is_flag=True, help="Continue the run in the output folder from its newest checkpoint."
+        ),
+        click.option("-o", "--output", help="Folder of the run, instead of the config's."),
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…"),
+        click.argument("config", type=click.Path()),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str | None) -> Any:
+    from starflow.config import load_config
+
+    return load_config(cls, config, [*overrides, *([f"output={output}"] if output else [])])
+
+
+@train.command()
+@_options
+def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
+    """Train a video autoencoder."""
+    from starflow.train.config import VAETrainConfig
+    from starflow.train.vae import train_vae
+
+    folder = train_vae(_load(VAETrainConfig, config, overrides, output), resume=resume)
+    click.echo(f"trained autoencoder: {folder}")
+
+
+@train.command()
+@_options
+def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
+    """Train a flow and its denoiser on the latents of an autoencoder."""
+    from starflow.train.config import FlowTrainConfig
+    from starflow.train.flow import train_flow
+
+    folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
+    click.echo(f"trained model: {folder}")

@@ -1,0 +1,46 @@
+"""Writing files so that nobody ever sees half of one."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, renamed to it on success and removed on failure.
+
+    What is written at the temporary path may be a file or a folder; it keeps the suffix of `path`, which some writers
+    read the format from. A folder replaces an older folder of the same name. Missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        temporary = Path(scratch) / path.name
+        yield temporary
+        _make_durable(temporary)
+        if temporary.is_dir() and path.exists():
+            os.replace(path, Path(scratch) / "replaced")  # a folder cannot be renamed onto one that is not empty
+        os.replace(temporary, path)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file or a folder with what it holds, if it is there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _make_durable(path: Path) -> None:
+    """Flush to disk, so that after a power cut a renamed file is not empty."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Training: the loop with its checkpoints, and one readable step per model."""

@@ -1,0 +1,146 @@
+"""The keys of the training configs. Lengths of time are in optimizer steps."""
+
+from dataclasses import dataclass, field
+
+from starflow.config import MISSING
+from starflow.data.mixture import TaskWeights
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW of one group of parameters, with Muon for its matrices and convolutions if `muon_lr` is not 0."""
+
+    lr: float = 1e-3
+    muon_lr: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0  # the norm of the group's gradient is brought down to this
+
+
+@dataclass
+class LoopConfig:
+    """What every training run has, whatever it trains."""
+
+    num_steps: int = MISSING
+    warmup_steps: int = 100
+    decay_steps: int = MISSING  # the learning rate stays at its peak until so many steps before the end
+    final_lr_factor: float = 0.01
+    accumulation: int = 1  # backward passes (micro steps) per optimizer step
+    workers: int = 1  # micro steps that run at once; exactly repeatable if 1, or 2 with 2 micro steps
+    ema_decay: float = 0.999
+    seed: int = 0
+    device: str = "cpu"
+    bf16: bool = True  # autocast
+    log_every: int = 20
+    sample_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class Stage:
+    """A part of the VAE's training, with the clips it sees."""
+
+    num_steps: int = MISSING
+    num_frames: int = MISSING  # 1 + 4k
+    batch_size: int = MISSING  # of a micro step
+
+
+@dataclass
+class VAEModelConfig:
+    """Arguments of diffusers' `AutoencoderKLWan`, in its words."""
+
+    base_dim: int = 32
+    decoder_base_dim: int | None = None
+    z_dim: int = 24
+    dim_mult: list[int] = field(default_factory=lambda: [1, 2, 2])
+    num_res_blocks: int = 1
+    temporal_downsample: list[bool] = field(default_factory=lambda: [True, True])
+    is_residual: bool = True
+    patch_size: int = 4
+
+
+@dataclass
+class VAELossConfig:
+    """Reconstruction error, heavier on objects; Kullback-Leibler term; noise that the decoder learns to bear."""
+
+    object_weight: float = 6.0  # added to the weight 1 that the background has
+    kl_weight: float = 1e-5
+    latent_noise: float = 0.03  # standard deviation, over that of the latents
+
+
+@dataclass
+class VAETrainConfig:
+    """The keys of `starflow train vae`. The stages' steps add up to the run's."""
+
+    output: str = MISSING
+    model: VAEModelConfig = field(default_factory=VAEModelConfig)
+    loss: VAELossConfig = field(default_factory=VAELossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    stages: list[Stage] = MISSING
+    num_test_clips: int = 200
+
+
+@dataclass
+class FlowDataConfig:
+    """The toyworld clips whose latents are cached and trained on."""
+
+    cache: str = MISSING  # folder of the latent cache
+    num_clips: int = MISSING
+    num_edits: int = MISSING  # so many of the clips also have an edited version, for video-to-video
+    paraphrases: int = 4  # captions of each clip
+    seed: int = 1
+
+
+@dataclass
+class FlowModelConfig:
+    """Arguments of `starflow.flow.model.StarFlow`, in its words."""
+
+    shallow_layers: list[int] = field(default_factory=lambda: [2, 2, 2])
+    deep_layers: int = 6
+    shallow_width: int = 192
+    deep_width: int = 256
+    head_dim: int = 64
+    position_length: float = 4
+    soft_clip: float = 4
+
+
+@dataclass
+class DenoiserModelConfig:
+    """Arguments of `starflow.flow.denoiser.CausalDenoiser`, in its words."""
+
+    width: int = 192
+    num_layers: int = 4
+    window: int = 10
+
+
+@dataclass
+class TextModelConfig:
+    """The small T5 that is trained with the flow."""
+
+    vocab_size: int = 1024
+    max_tokens: int = 48
+    width: int = 128
+    num_layers: int = 2
+
+
+@dataclass
+class FlowTrainConfig:
+    """The keys of `starflow train flow`."""
+
+    output: str = MISSING
+    vae: str = MISSING  # folder of the trained autoencoder
+    noise_std: float = 0.3
+    caption_dropout: float = 0.1
+    guidance_scale: float = 2.0  # the trained model's default
+    batch_size: int = 32
+    data: FlowDataConfig = field(default_factory=FlowDataConfig)
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    flow: FlowModelConfig = field(default_factory=FlowModelConfig)
+    denoiser: DenoiserModelConfig = field(default_factory=DenoiserModelConfig)
+    text: TextModelConfig = field(default_factory=TextModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)

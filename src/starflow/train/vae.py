@@ -1,0 +1,199 @@
+"""Training a causal video autoencoder on toyworld: `VAEStep` is one step of it, `train_vae` all of it.
+
+Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels. Video tensors here have
+diffusers' layout, (B, 3, F, height, width).
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from starflow.config import save_config
+from starflow.files import atomic_write
+from starflow.toyworld.render import render
+from starflow.toyworld.scene import Split, scene_at
+from starflow.train.checkpoint import TrainState
+from starflow.train.config import Stage, VAELossConfig, VAEModelConfig, VAETrainConfig
+from starflow.train.loop import (
+    create_state,
+    micro_generator,
+    parameter_groups,
+    resume_or_start,
+    seed_everything,
+    train,
+)
+from starflow.vae import wan_decode, wan_moments
+
+TEST_SEED = 1_000_003  # of the held-out clips that the PSNR is measured on
+OBJECT_THRESHOLD = 0.02  # how far from the background a pixel of an object is, in [-1, 1]
+EVALUATION_BATCH = 8
+NUM_SAMPLES = 6  # clips in the sample grid, which shows every fourth frame
+NUM_STATISTICS_CLIPS = 500
+
+
+def build_vae(config: VAEModelConfig) -> AutoencoderKLWan:
+    """A fresh autoencoder, its convolutions in the memory layout that CPUs are fastest with."""
+    vae = AutoencoderKLWan(
+        base_dim=config.base_dim,
+        decoder_base_dim=config.decoder_base_dim,
+        z_dim=config.z_dim,
+        dim_mult=config.dim_mult,
+        num_res_blocks=config.num_res_blocks,
+        temperal_downsample=config.temporal_downsample,
+        is_residual=config.is_residual,
+        in_channels=3 * config.patch_size**2,
+        out_channels=3 * config.patch_size**2,
+        patch_size=config.patch_size,
+        scale_factor_temporal=2 ** sum(config.temporal_downsample),
+        scale_factor_spatial=2 ** (len(config.dim_mult) - 1) * config.patch_size,
+        latents_mean=[0.0] * config.z_dim,
+        latents_std=[1.0] * config.z_dim,
+    )
+    for parameter in vae.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return vae
+
+
+def load_clips(seed: int, indices: list[int], split: Split, num_frames: int | None = None) -> Tensor:
+    """Toyworld clips (B, 3, F, 64, 64) in [-1, 1]; with `num_frames`, so many frames from a place the index decides."""
+    clips = []
+    for index in indices:
+        clip = render(scene_at(seed, index, split))
+        if num_frames is not None:
+            start = int(np.random.default_rng([seed, index]).integers(len(clip) - num_frames + 1))
+            clip = clip[start : start + num_frames]
+        clips.append(clip)
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def object_weights(video: Tensor, object_weight: float) -> Tensor:
+    """Weights (B, 1, F, height, width) of the pixels' errors: 1 on the background, 1 + `object_weight` on objects.
+
+    The background's colour is the median of the first frame.
+    """
+    background = video[:, :, 0].flatten(2).median(dim=-1).values[:, :, None, None, None]
+    is_object = (video - background).abs().amax(dim=1, keepdim=True) > OBJECT_THRESHOLD
+    return 1 + object_weight * is_object
+
+
+def reconstruction_loss(reconstruction: Tensor, video: Tensor, object_weight: float) -> Tensor:
+    """Weighted mean squared error of two (B, 3, F, height, width)."""
+    weights = object_weights(video, object_weight)
+    return (weights * (reconstruction - video).square()).sum() / (3 * weights.sum())
+
+
+class VAEStep:
+    """One training step: clips → posterior → noisy latents → clips, and the gradient of the loss."""
+
+    def __init__(self, vae: AutoencoderKLWan, config: VAETrainConfig) -> None:
+        self.vae, self.config = vae, config
+
+    def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
+        loop, loss_config = self.config.loop, self.config.loss
+        stage = stage_at(self.config.stages, step)
+        first = (step * loop.accumulation + micro_step) * max(each.batch_size for each in self.config.stages)
+        video = load_clips(loop.seed, list(range(first, first + stage.batch_size)), "train", stage.num_frames)
+        video = video.to(loop.device)
+        # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
+        with torch.autocast(loop.device, torch.bfloat16, enabled=loop.bf16, cache_enabled=False):
+            mean = wan_moments(self.vae, video).float().chunk(2, dim=1)[0]
+            # The decoder will be given a flow's samples, not means: it learns to bear noise.
+            unit_noise = torch.randn(mean.shape, generator=micro_generator(loop, step, micro_step), device=loop.device)
+            noise = loss_config.latent_noise * mean.detach().std() * unit_noise
+            reconstruction = wan_decode(self.vae, mean + noise).float()
+        kl = 0.5 * mean.square().mean()  # to N(0, I), of a posterior of fixed variance, but for a constant
+        loss = reconstruction_loss(reconstruction, video, loss_config.object_weight) + loss_config.kl_weight * kl
+        (scale * loss).backward()
+        psnr = clip_psnr(reconstruction.detach(), video).mean()
+        return {"loss": loss.item(), "kl": kl.item(), "psnr": psnr.item(), "clips": float(len(video))}
+
+
+def stage_at(stages: list[Stage], step: int) -> Stage:
+    """The stage that a step belongs to; the last one goes on after its end."""
+    for stage in stages:
+        if step < stage.num_steps:
+            return stage
+        step -= stage.num_steps
+    return stages[-1]
+
+
+def clip_psnr(reconstruction: Tensor, video: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each clip in dB, (B,), from its mean squared error; the peak-to-peak range is 2."""
+    error = (reconstruction.clamp(-1, 1) - video).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+    """Encode and decode (B, 3, F, height, width), through the posterior's mean."""
+    return wan_decode(vae, wan_moments(vae, video).chunk(2, dim=1)[0]).clamp(-1, 1)
+
+
+def held_out_psnr(vae: AutoencoderKLWan, num_clips: int, bf16: bool) -> float:
+    """Mean over held-out clips of their PSNR in dB."""
+    psnr = []
+    for first in range(0, num_clips, EVALUATION_BATCH):
+        indices = list(range(first, min(first + EVALUATION_BATCH, num_clips)))
+        video = load_clips(TEST_SEED, indices, "test").to(vae.device)
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=bf16):
+            psnr.append(clip_psnr(reconstruct(vae, video).float(), video))
+    return torch.cat(psnr).mean().item()
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLWan, seed: int, num_clips: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each latent channel (D) over the first training clips."""
+    means = []
+    for first in range(0, num_clips, EVALUATION_BATCH):
+        indices = list(range(first, min(first + EVALUATION_BATCH, num_clips)))
+        means.append(wan_moments(vae, load_clips(seed, indices, "train").to(vae.device)).chunk(2, dim=1)[0])
+    latents = torch.cat(means).transpose(0, 1).flatten(1).double()
+    return latents.mean(dim=1).tolist(), latents.std(dim=1).tolist()
+
+
+def sample_grid(vae: AutoencoderKLWan) -> Tensor:
+    """Originals over reconstructions of held-out clips: (3, height, width) in [0, 1], one clip per pair of rows."""
+    video = load_clips(TEST_SEED, list(range(NUM_SAMPLES)), "test").to(vae.device)
+    pair = torch.stack([video, reconstruct(vae, video)], dim=1)[:, :, :, ::4]  # (B, 2, 3, f, 64, 64)
+    return pair.permute(2, 0, 1, 4, 3, 5).flatten(4).flatten(1, 3) / 2 + 0.5
+
+
+def save_vae(vae: AutoencoderKLWan, config: VAETrainConfig, folder: Path) -> None:
+    """Write a `save_pretrained` folder, with the latents' statistics in its config."""
+    mean, std = latent_statistics(vae, config.loop.seed, NUM_STATISTICS_CLIPS)
+    vae.register_to_config(latents_mean=mean, latents_std=std)
+    with atomic_write(folder) as temporary:
+        vae.save_pretrained(temporary)
+
+
+def train_vae(config: VAETrainConfig, *, resume: bool = False) -> Path:
+    """Train as the config says; returns the folder of the final autoencoder, `output`/final.
+
+    Raises:
+        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does.
+    """
+    output = Path(config.output)
+    seed_everything(config.loop.seed)
+    vae = build_vae(config.model).to(config.loop.device)
+    state = create_state({"vae": vae}, parameter_groups("vae", vae, config.optimizer, not_muon=("conv_in", "conv_out")))
+    resume_or_start(state, output, resume)
+    with atomic_write(output / "config.yaml") as temporary:
+        save_config(config, temporary)
+
+    def sample(state: TrainState, writer: SummaryWriter) -> None:
+        psnr = held_out_psnr(state.ema["vae"], config.num_test_clips, config.loop.bf16)
+        writer.add_scalar("held_out_psnr", psnr, state.step)
+        writer.add_image("reconstructions", sample_grid(state.ema["vae"]), state.step)
+        with (output / "held_out_psnr.jsonl").open("a") as file:
+            file.write(json.dumps({"step": state.step, "psnr": round(psnr, 3), "time": round(time.time())}) + "\n")
+
+    train(state, VAEStep(vae, config), config.loop, output, sample)
+    save_vae(state.ema["vae"], config, output / "final")
+    return output / "final"
