@@ -1,0 +1,140 @@
+"""One block: the cached Gaussians against the parallel pass, guidance over both branches, and float32 arithmetic."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from invertible_maps import CHANNELS, HEAD_DIM, TEXT_TOKENS, VIDEO, randn, random_text, randomize, tiny_flow
+from starflow.flow.block import AffineBlock, ConditionalGaussians
+from starflow.flow.guidance import guide
+from starflow.flow.model import StarFlow
+from starflow.sampling.sampler import sample
+from starflow.sampling.solvers import BlockJacobi, sequential
+
+NUM_TOKENS = 18
+DEEP = 2
+
+
+def deep_gaussians(flow: StarFlow, **options) -> ConditionalGaussians:
+    return flow.conditional(DEEP, 2, VIDEO, **options)
+
+
+def whole_pass(flow: StarFlow, v: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    return flow.deep.predict(v, flow.rotation(DEEP, VIDEO, TEXT_TOKENS), text)
+
+
+def pieces(gaussians: ConditionalGaussians, v: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    start, parts = 0, []
+    for size in sizes:
+        parts.append(gaussians.evaluate(v, start, start + size))
+        start += size
+    mu, sigma = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+    return mu, sigma
+
+
+@pytest.mark.parametrize("sizes", [[18], [1] * 18, [6, 6, 6], [1, 16, 1]])
+def test_cached_evaluation_equals_the_whole_pass(sizes: list[int]):
+    flow, text, v = tiny_flow(), random_text(2), randn(2, NUM_TOKENS, CHANNELS)
+    got = pieces(deep_gaussians(flow, text=text), v, sizes)
+    torch.testing.assert_close(got, whole_pass(flow, v, text), atol=1e-12, rtol=0)
+
+
+def test_evaluating_again_after_a_change_equals_the_whole_pass():
+    """What Jacobi does: the same tokens evaluated with other values, the cache rewound each time."""
+    flow, text, v = tiny_flow(), random_text(2), randn(2, NUM_TOKENS, CHANNELS)
+    gaussians = deep_gaussians(flow, text=text)
+    gaussians.evaluate(v, 0, 6)
+    gaussians.evaluate(v, 6, 18)
+    v[:, 8:] = randn(2, 10, CHANNELS, seed=1)
+    mu, sigma = whole_pass(flow, v, text)
+    for start, stop in [(6, 12), (10, 12), (12, 18), (0, 18)]:
+        got = gaussians.evaluate(v, start, stop)
+        torch.testing.assert_close(got, (mu[:, start:stop], sigma[:, start:stop]), atol=1e-12, rtol=0)
+
+
+def test_evaluating_past_what_is_settled_is_an_error():
+    flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
+    gaussians = deep_gaussians(flow, text=random_text(2))
+    gaussians.evaluate(v, 0, 6)
+    with pytest.raises(ValueError, match="cannot rewind"):
+        gaussians.evaluate(v, 8, 12)
+
+
+def test_guidance_equals_guiding_two_whole_passes():
+    flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
+    text, null_text = random_text(2, seed=1), random_text(2, seed=2)
+    gaussians = deep_gaussians(flow, text=text, null_text=null_text, guidance_scale=2.0)
+    want = guide(*whole_pass(flow, v, text), *whole_pass(flow, v, null_text), 2.0)
+    torch.testing.assert_close(pieces(gaussians, v, [6, 1, 11]), want, atol=1e-12, rtol=0)
+
+
+def test_without_guidance_the_empty_caption_does_not_matter_and_costs_nothing():
+    flow, v, text = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS), random_text(2)
+    gaussians = deep_gaussians(flow, text=text, null_text=random_text(2, seed=2))
+    torch.testing.assert_close(gaussians.evaluate(v, 0, 18), whole_pass(flow, v, text), atol=1e-12, rtol=0)
+    assert gaussians.cache.buffer.shape[2] == 2
+
+
+def test_guidance_needs_both_texts():
+    with pytest.raises(ValueError, match="guidance needs"):
+        deep_gaussians(tiny_flow(), text=random_text(2), guidance_scale=2.0)
+
+
+def test_a_shallow_block_takes_no_text():
+    flow = tiny_flow()
+    with pytest.raises(ValueError, match="takes no text"):
+        flow.conditional(0, 2, (1, *VIDEO[1:]), text=random_text(2))
+
+
+@pytest.mark.parametrize(("soft_clip", "largest"), [(0.5, 0.5), (4.0, 4.0), (0.0, 1e3)])
+def test_soft_clip_bounds_mean_and_deviation(soft_clip: float, largest: float):
+    block = randomize(AffineBlock(CHANNELS, HEAD_DIM, 1, HEAD_DIM, soft_clip=soft_clip))
+    h = randn(2, 5, HEAD_DIM)
+    a, mu = block.proj_out(1e4 * h).chunk(2, dim=-1)
+    got_mu, sigma = block.gaussians(1e4 * h)
+    if soft_clip:
+        a, mu = soft_clip * torch.tanh(a / soft_clip), soft_clip * torch.tanh(mu / soft_clip)
+        assert got_mu.abs().max() <= largest
+    else:
+        assert got_mu.abs().max() > largest
+    torch.testing.assert_close(got_mu, mu)
+    torch.testing.assert_close(sigma, torch.nn.functional.softplus(a + 0.541324854612918))
+
+
+def test_sigma_is_one_where_the_block_predicts_zero():
+    block = AffineBlock(CHANNELS, HEAD_DIM, 1, HEAD_DIM).double()
+    mu, sigma = block.gaussians(randn(1, 3, HEAD_DIM))
+    torch.testing.assert_close(mu, torch.zeros_like(mu))
+    torch.testing.assert_close(sigma, torch.ones_like(sigma), atol=1e-15, rtol=0)
+
+
+def bf16_case() -> tuple[StarFlow, Tensor, Tensor]:
+    flow = tiny_flow(dtype=torch.bfloat16)
+    return flow, randn(2, VIDEO[0], CHANNELS, *VIDEO[1:], dtype=torch.float32), random_text(2, dtype=torch.bfloat16)
+
+
+def test_the_affine_arithmetic_is_float32_under_bf16_weights():
+    """`z·sigma + mu` gives the data back to float32's precision, which bf16 arithmetic would miss a thousandfold."""
+    flow, x, text = bf16_case()
+    assert {parameter.dtype for parameter in flow.parameters()} == {torch.bfloat16}
+    z, log_det = flow.encode(x, text)
+    assert z.dtype == log_det.dtype == torch.float32
+    v = flow.to_tokens(flow.encode_shallow(x), DEEP)
+    mu, sigma = whole_pass(flow, v, text)
+    assert mu.dtype == sigma.dtype == torch.float32
+    z, log_det = flow.deep(v, flow.rotation(DEEP, VIDEO, TEXT_TOKENS), text)
+    torch.testing.assert_close(mu + sigma * z, v, atol=1e-6, rtol=0)
+    torch.testing.assert_close(log_det, -sigma.log(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("noise_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("solver", [sequential, BlockJacobi(tolerance=1e-2)], ids=["sequential", "jacobi"])
+def test_round_trip_under_bf16_weights(solver, noise_dtype: torch.dtype):
+    flow, _, text = bf16_case()
+    noise = randn(2, VIDEO[0], CHANNELS, *VIDEO[1:], dtype=noise_dtype)
+    x, report = sample(flow, noise, text, solver=solver)
+    assert x.dtype == torch.float32
+    assert (report.deep + report.shallow).converged
+    error = (flow.encode(x, text).z - noise.float()).abs()
+    assert error.mean() < 0.01
+    assert error.max() < 0.1
