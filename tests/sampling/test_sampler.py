@@ -1,0 +1,151 @@
+"""Noise → latents with the whole flow: prefix, rolling window, determinism, errors."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from invertible_maps import CHANNELS, randn, random_text, tiny_flow
+from starflow.errors import StarflowError, UsageError
+from starflow.sampling.sampler import Window, sample
+from starflow.sampling.solvers import BlockJacobi, sequential
+
+HEIGHT, WIDTH = 2, 3
+EXACT = BlockJacobi(block_size=4, tolerance=1e-12)
+
+
+def noise(num_frames: int, batch: int = 2, seed: int = 0) -> Tensor:
+    return randn(batch, num_frames, CHANNELS, HEIGHT, WIDTH, seed=seed)
+
+
+def assert_same(got: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=0)
+
+
+def test_same_noise_same_sample():
+    flow, text = tiny_flow(), random_text(2)
+    first, _ = sample(flow, noise(3), text)
+    again, _ = sample(flow, noise(3), text)
+    other, _ = sample(flow, noise(3, seed=1), text)
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 0.1
+
+
+def test_the_callers_tensors_are_left_alone():
+    z, prefix = noise(3), noise(1, seed=1)
+    before = z.clone(), prefix.clone()
+    sample(tiny_flow(), z, random_text(2), prefix=prefix)
+    assert torch.equal(z, before[0])
+    assert torch.equal(prefix, before[1])
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+def test_jacobi_equals_sequential(guidance_scale: float):
+    flow, text, null_text = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2)
+    want, _ = sample(flow, noise(3), text, null_text, guidance_scale, solver=sequential)
+    got, report = sample(flow, noise(3), text, null_text, guidance_scale, solver=EXACT)
+    assert_same(got, want)
+    assert (report.deep + report.shallow).converged
+
+
+def test_the_default_solver_is_close_to_sequential():
+    flow, text = tiny_flow(), random_text(2)
+    want, _ = sample(flow, noise(3), text, solver=sequential)
+    got, report = sample(flow, noise(3), text)
+    assert report.deep.max_residual <= 1e-2
+    assert 0 < (got - want).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("num_given", [1, 2])
+def test_continuing_a_sample_gives_the_rest_of_it(num_given: int):
+    """A prefix that is the beginning of the same noise's sample continues exactly as that sample did."""
+    flow, text, null_text, z = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2), noise(4)
+    whole, _ = sample(flow, z, text, null_text, 2.0, solver=EXACT)
+    scrambled = z.clone()
+    scrambled[:, :num_given] = torch.nan
+    got, _ = sample(flow, scrambled, text, null_text, 2.0, prefix=whole[:, :num_given], solver=EXACT)
+    assert torch.equal(got[:, :num_given], whole[:, :num_given])
+    assert_same(got, whole)
+
+
+def test_a_sample_begins_as_the_sample_of_fewer_frames_does():
+    flow, text = tiny_flow(), random_text(2)
+    long, _ = sample(flow, noise(4), text, solver=EXACT)
+    short, _ = sample(flow, noise(4)[:, :2], text, solver=EXACT)
+    assert_same(long[:, :2], short)
+
+
+@pytest.mark.parametrize("num_given", [0, 1, 4])
+def test_a_rolling_window_is_a_chain_of_continuations(num_given: int):
+    """Window 3, context 2: after the first 3 frames each continues the 2 before it, text and `sos` anew."""
+    flow, text, z = tiny_flow(), random_text(2), noise(6)
+    given = noise(num_given, seed=1) if num_given else None
+    got, _ = sample(flow, z, text, prefix=given, window=Window(3, 2), solver=EXACT)
+    if num_given < 3:
+        frames, _ = sample(flow, z[:, :3], text, prefix=given, solver=EXACT)
+    else:
+        frames = given
+    while frames.shape[1] < 6:
+        end = frames.shape[1] + 1
+        step, _ = sample(flow, z[:, end - 3 : end], text, prefix=frames[:, -2:], solver=EXACT)
+        frames = torch.cat([frames, step[:, 2:]], dim=1)
+    assert_same(got, frames)
+
+
+def test_a_window_larger_than_the_video_changes_nothing():
+    flow, text = tiny_flow(), random_text(2)
+    want, _ = sample(flow, noise(3), text, solver=EXACT)
+    got, _ = sample(flow, noise(3), text, window=Window(21, 16), solver=EXACT)
+    assert torch.equal(got, want)
+
+
+def test_images_are_videos_of_one_frame():
+    flow, text, z = tiny_flow(), random_text(2), noise(1)
+    x, report = sample(flow, z, text, solver=EXACT)
+    assert x.shape == z.shape
+    assert_same(flow.encode(x, text).z, z)
+    assert report.deep.tokens == HEIGHT * WIDTH
+
+
+def test_each_frame_is_announced_as_the_deep_block_finishes_it():
+    flow, text, frames = tiny_flow(), random_text(2), {}
+    x, _ = sample(flow, noise(4), text, prefix=noise(1), solver=EXACT, on_frame=frames.__setitem__)
+    assert list(frames) == [1, 2, 3]
+    assert_same(torch.cat(list(frames.values()), dim=1), flow.encode_shallow(x)[:, 1:])
+
+
+def test_the_report_counts_tokens_and_admits_failure():
+    flow, text = tiny_flow(), random_text(2)
+    _, report = sample(flow, noise(4), text, prefix=noise(1), solver=sequential)
+    assert report.deep.tokens == 3 * HEIGHT * WIDTH
+    assert report.shallow.tokens == 2 * HEIGHT * WIDTH
+    assert str(report) == "30 sweeps (18 deep), 1.0 evaluations per token, largest residual 0.0e+00, converged"
+    _, report = sample(flow, noise(2), text, solver=BlockJacobi(max_sweeps=2, tolerance=1e-12))
+    assert str(report).endswith("NOT converged")
+
+
+@pytest.mark.parametrize("num_given", [3, 4])
+def test_a_prefix_that_leaves_nothing_to_generate_is_refused(num_given: int):
+    with pytest.raises(UsageError, match=f"{num_given} latent frames are given, and only 3 asked for"):
+        sample(tiny_flow(), noise(3), random_text(2), prefix=noise(num_given))
+
+
+@pytest.mark.parametrize(("size", "context"), [(3, 3), (3, 16), (3, 0), (3, -1), (1, 1)])
+def test_a_context_that_does_not_fit_its_window_is_refused(size: int, context: int):
+    with pytest.raises(UsageError, match="context"):
+        Window(size, context)
+
+
+@pytest.mark.parametrize("solver", [sequential, BlockJacobi()], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize("block", [0, 2], ids=["shallow", "deep"])
+def test_nan_in_the_weights_is_an_error(block: int, solver):
+    flow = tiny_flow()
+    flow.blocks[block].proj_out.bias[0] = torch.nan
+    with pytest.raises(StarflowError, match="NaN"):
+        sample(flow, noise(2), random_text(2), solver=solver)
+
+
+def test_nan_in_the_noise_is_an_error():
+    z = noise(2)
+    z[0, 1, 0, 0, 0] = torch.nan
+    with pytest.raises(StarflowError, match="NaN"):
+        sample(tiny_flow(), z, random_text(2))

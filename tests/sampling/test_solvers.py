@@ -1,0 +1,203 @@
+"""Solvers on one block: exactness whatever the start, finite termination, honest reports."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from invertible_maps import CHANNELS, TEXT_TOKENS, VIDEO, randn, random_text, tiny_flow
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.block import ConditionalGaussians
+from starflow.flow.model import StarFlow
+from starflow.sampling.solvers import BlockJacobi, Solution, require_finite, sequential, solver_named
+
+NUM_TOKENS = 18
+DEEP = 2
+EXACT = 1e-12
+STARTS = {
+    "zeros": lambda z: torch.zeros_like(z),
+    "noise": lambda z: z.clone(),
+    "huge": lambda z: torch.full_like(z, 1e6),
+    "alternating": lambda z: 1e3 * (-1.0) ** torch.arange(z.shape[1])[:, None] * torch.ones_like(z),
+    "other noise": lambda z: randn(*z.shape, seed=99),
+}
+
+
+class Counted:
+    """Gaussians that count how often they are evaluated."""
+
+    def __init__(self, gaussians: ConditionalGaussians):
+        self.gaussians, self.sweeps, self.tokens = gaussians, 0, 0
+
+    def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        self.sweeps += 1
+        self.tokens += stop - start
+        return self.gaussians.evaluate(v, start, stop)
+
+
+def gaussians(flow: StarFlow, batch: int = 2, guidance_scale: float = 0.0) -> ConditionalGaussians:
+    text, null_text = random_text(batch, seed=1), random_text(batch, seed=2)
+    return flow.conditional(DEEP, batch, VIDEO, text, null_text, guidance_scale)
+
+
+def noise(batch: int = 2) -> Tensor:
+    return randn(batch, NUM_TOKENS, CHANNELS, seed=3)
+
+
+def sequential_answer(flow: StarFlow, z: Tensor, guidance_scale: float = 0.0) -> Tensor:
+    v = torch.full_like(z, torch.nan)
+    solution = sequential(gaussians(flow, len(z), guidance_scale), z, v, 0, NUM_TOKENS)
+    assert solution == Solution(sweeps=NUM_TOKENS, evaluations=NUM_TOKENS, tokens=NUM_TOKENS)
+    return v
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize("block_size", [1, 4, 6, 64])
+def test_jacobi_finds_the_sequential_answer_from_any_start(start, block_size: int):
+    flow, z = tiny_flow(), noise()
+    v, counted = start(z), Counted(gaussians(flow))
+    solution = BlockJacobi(block_size, EXACT)(counted, z, v, 0, NUM_TOKENS)
+    torch.testing.assert_close(v, sequential_answer(flow, z), atol=1e-10, rtol=0)
+    assert solution.converged
+    assert solution.max_residual <= EXACT
+    assert (solution.sweeps, solution.evaluations, solution.tokens) == (counted.sweeps, counted.tokens, NUM_TOKENS)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_a_block_of_n_tokens_takes_at_most_n_plus_one_sweeps(start):
+    """Even with a tolerance of nothing at all: after `n` sweeps nothing moves any more, and one more sees that."""
+    flow, z = tiny_flow(), noise()
+    v = start(z)
+    solution = BlockJacobi(block_size=6, tolerance=0.0)(gaussians(flow), z, v, 0, 6)
+    assert solution.converged
+    assert solution.max_residual == 0
+    assert solution.sweeps <= 7
+
+
+@pytest.mark.parametrize("sweeps", [1, 3, 5])
+def test_after_k_sweeps_the_first_k_tokens_are_exact(sweeps: int):
+    flow, z = tiny_flow(), noise()
+    v = torch.full_like(z, 1e6)
+    BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=sweeps + 1)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    error = (v - sequential_answer(flow, z)).abs().amax(dim=(0, 2))
+    assert (error[:sweeps] < 1e-10).all()
+    assert (error[sweeps:] > 1e-6).all()
+
+
+def test_too_few_sweeps_are_admitted():
+    flow, z = tiny_flow(), noise()
+    v = z.clone()
+    solution = BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=3)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    assert not solution.converged
+    assert solution.sweeps == 3
+    assert solution.max_residual > EXACT
+    finished = BlockJacobi(6, EXACT)(gaussians(flow), z, z.clone(), 0, NUM_TOKENS)
+    assert not (solution + finished).converged
+    assert not (finished + solution).converged
+    assert (finished + solution).max_residual == solution.max_residual
+
+
+def test_a_good_start_is_only_looked_at():
+    flow, z = tiny_flow(), noise()
+    answer = sequential_answer(flow, z)
+    v = answer.clone()
+    solution = BlockJacobi(6, 1e-10)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    assert solution.sweeps == 3
+    assert torch.equal(v, answer)
+
+
+def test_settled_tokens_are_left_alone():
+    flow, z = tiny_flow(), noise()
+    answer = sequential_answer(flow, z)
+    for solver in (sequential, BlockJacobi(4, EXACT)):
+        v = torch.zeros_like(z)
+        v[:, :6] = answer[:, :6]
+        solved = gaussians(flow)
+        solved.evaluate(v, 0, 6)
+        solver(solved, z, v, 6, 12)
+        assert torch.equal(v[:, :6], answer[:, :6])
+        torch.testing.assert_close(v[:, 6:12], answer[:, 6:12], atol=1e-10, rtol=0)
+        assert torch.equal(v[:, 12:], torch.zeros_like(v[:, 12:]))
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+@pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-5])
+def test_the_residual_certifies_the_sample(tolerance: float, guidance_scale: float):
+    """What comes back is the exact sample of a noise no further from `z` than the residual; the cache has it."""
+    flow, z = tiny_flow(), noise()
+    v, solved = torch.zeros_like(z), gaussians(flow, guidance_scale=guidance_scale)
+    solution = BlockJacobi(6, tolerance)(solved, z, v, 0, NUM_TOKENS)
+    mu, sigma = gaussians(flow, guidance_scale=guidance_scale).evaluate(v, 0, NUM_TOKENS)
+    off = ((v - mu) / sigma - z).abs().max().item()
+    assert off == pytest.approx(solution.max_residual, rel=1e-9)
+    assert 0 < off <= tolerance
+    if not guidance_scale:
+        encoded, _ = flow.deep(v, flow.rotation(DEEP, VIDEO, TEXT_TOKENS), random_text(2, seed=1))
+        assert (encoded - z).abs().max().item() == pytest.approx(off, rel=1e-9)
+    fresh = gaussians(flow, guidance_scale=guidance_scale)
+    fresh.evaluate(v, 0, NUM_TOKENS)
+    torch.testing.assert_close(solved.cache.buffer, fresh.cache.buffer, atol=1e-12, rtol=0)
+
+
+def test_each_sample_of_a_batch_is_solved_as_if_alone():
+    flow, z = tiny_flow(), noise(3)
+    text = random_text(3)
+    v = torch.zeros_like(z)
+    BlockJacobi(6, EXACT)(flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = torch.zeros_like(z[one])
+        BlockJacobi(6, EXACT)(flow.conditional(DEEP, 1, VIDEO, text[one]), z[one], alone, 0, NUM_TOKENS)
+        torch.testing.assert_close(v[one], alone, atol=1e-10, rtol=0)
+
+
+def test_one_bad_sample_keeps_the_whole_batch_going():
+    """The residual is the batch's largest: a mean would let a wrong sample through among right ones."""
+    flow, z = tiny_flow(), noise(3)
+    text = random_text(3)
+    want = torch.zeros_like(z)
+    sequential(flow.conditional(DEEP, 3, VIDEO, text), z, want, 0, NUM_TOKENS)
+    v = want.clone()
+    v[1] += 1.0
+    BlockJacobi(NUM_TOKENS, 1e-2)(flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
+    assert (v - want).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_start_that_is_no_number_is_an_error(bad: float):
+    flow, z = tiny_flow(), noise()
+    v = z.clone()
+    v[0, 4] = bad
+    with pytest.raises(StarflowError, match="NaN"):
+        BlockJacobi(6, EXACT)(gaussians(flow), z, v, 0, NUM_TOKENS)
+
+
+def test_nan_in_the_weights_is_an_error_at_the_first_sweep():
+    flow, z = tiny_flow(), noise()
+    flow.deep.transformer.layers[1].mlp.down.weight[0, 0] = torch.nan
+    counted = Counted(gaussians(flow))
+    with pytest.raises(StarflowError, match="NaN"):
+        BlockJacobi(6, EXACT)(counted, z, z.clone(), 0, NUM_TOKENS)
+    assert counted.sweeps == 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"block_size": 0}, {"max_sweeps": 0}, {"tolerance": -1.0}, {"tolerance": torch.nan}]
+)
+def test_impossible_settings_are_refused(settings: dict[str, float]):
+    with pytest.raises(UsageError, match="at least"):
+        BlockJacobi(**settings)
+
+
+def test_solvers_by_name():
+    assert solver_named("sequential", tolerance=1e-2, block_size=8) is sequential
+    assert solver_named("block-jacobi", tolerance=1e-3, block_size=8) == BlockJacobi(8, 1e-3)
+    with pytest.raises(UsageError, match="'gauss-seidel': choose sequential or block-jacobi"):
+        solver_named("gauss-seidel", tolerance=1e-2, block_size=8)
+
+
+def test_require_finite():
+    x = torch.ones(3)
+    assert require_finite(x, "x") is x
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(StarflowError, match="a thing has NaN or infinite"):
+            require_finite(torch.tensor([1.0, bad]), "a thing")
