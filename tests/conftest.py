@@ -1,7 +1,8 @@
-"""What every test starts from: one thread per process, fixed seeds, and no network."""
+"""What every test starts from: one thread per process, a fixed seed, and no network."""
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
