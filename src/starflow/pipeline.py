@@ -212,9 +212,11 @@ class StarFlowPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         _check_call(prompts, output_type)
         num_frames = self.config.num_frames if num_frames is None else num_frames
+        height = self.config.height if height is None else height
+        width = self.config.width if width is None else width
         fps = self.config.fps if fps is None else fps
         guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        shape = self.latent_shape(len(prompts), num_frames, height or self.config.height, width or self.config.width)
+        shape = self.latent_shape(len(prompts), num_frames, height, width)
         device = self._execution_device
 
         caption_fps = fps if num_frames > 1 else 0

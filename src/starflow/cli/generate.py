@@ -23,7 +23,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
     help="The video: .mp4, .gif, .webp or .png (frames). With --prompts, a folder.",
 )
 @click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A file of prompts, one a line.")
@@ -55,7 +54,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 )
 def generate(
     prompt: str | None,
-    output: Path | None,
+    output: str | None,
     prompts_file: Path | None,
     model: str,
     seed: int,
@@ -125,14 +124,14 @@ def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
     return prompts
 
 
-def _output_paths(prompts: list[str], output: Path | None, *, is_folder: bool) -> list[Path]:
+def _output_paths(prompts: list[str], output: str | None, *, is_folder: bool) -> list[str]:
     """One path for each prompt; in a folder they are numbered and named after the prompts."""
     if not is_folder:
-        return [output or Path("video.mp4")]
-    folder = output or Path("videos")
+        return [output or "video.mp4"]
+    folder = Path(output or "videos")
     if folder.suffix and not folder.is_dir():
         raise UsageError(f"with --prompts, -o must be a folder, not {folder}")
-    return [folder / f"{index:03d}-{_slug(prompt)}.mp4" for index, prompt in enumerate(prompts)]
+    return [str(folder / f"{index:03d}-{_slug(prompt)}.mp4") for index, prompt in enumerate(prompts)]
 
 
 def _slug(text: str) -> str:
@@ -141,7 +140,6 @@ def _slug(text: str) -> str:
 
 def _load(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
     import torch
-
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
