@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from starflow.data.latent_cache import LatentCache, open_latent_cache, to_video_tensor
+from starflow.data.source import Toyworld
+from starflow.errors import StarflowError
+from starflow.vae import VideoCodec
+from tiny_pipeline import tiny_vae
+
+SOURCE = Toyworld(seed=7, paraphrases=2)
+
+
+@pytest.fixture(scope="module")
+def codec() -> VideoCodec:
+    torch.manual_seed(0)
+    return VideoCodec(tiny_vae())
+
+
+def open_cache(folder: Path, codec: VideoCodec, **changes) -> LatentCache:
+    arguments = {"source": SOURCE, "codec": codec, "num_clips": 5, "num_edits": 3} | changes
+    return open_latent_cache(folder, **arguments, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, codec: VideoCodec) -> Path:
+    path = tmp_path_factory.mktemp("latents")
+    open_cache(path, codec)
+    return path
+
+
+def test_holds_the_latents_and_captions_of_the_source(folder: Path, codec: VideoCodec):
+    cache = open_cache(folder, codec)
+    assert cache.clips.shape == (5, 5, 4, 4, 4)
+    assert cache.last_images.shape == (5, 1, 4, 4, 4)
+    assert cache.edits.shape == (3, 5, 4, 4, 4)
+    for index in range(5):
+        clip = SOURCE.clip(index)
+        torch.testing.assert_close(cache.clips[index], codec.encode(to_video_tensor([clip.video]))[0].half())
+        assert (cache.captions[index], cache.image_captions[index]) == (clip.captions, clip.image_captions)
+    edit = SOURCE.edit(2)
+    torch.testing.assert_close(cache.edits[2], codec.encode(to_video_tensor([edit.video]))[0].half())
+    assert cache.instructions[2] == edit.instruction
+
+
+def test_is_made_once(folder: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(VideoCodec, "encode", lambda *_: pytest.fail("encoded again"))
+    assert len(open_cache(folder, codec).clips) == 5
+
+
+def test_another_autoencoder_or_source_is_refused(folder: Path, codec: VideoCodec):
+    with pytest.raises(StarflowError, match="another VAE or other clips"):
+        open_cache(folder, codec, source=Toyworld(seed=8, paraphrases=2))
+    torch.manual_seed(1)
+    with pytest.raises(StarflowError, match="another VAE or other clips"):
+        open_cache(folder, VideoCodec(tiny_vae()))
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path, codec: VideoCodec):
+    open_cache(tmp_path, codec)
+    (shard,) = tmp_path.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(StarflowError, match=rf"{shard.name} is damaged"):
+        open_cache(tmp_path, codec)
+    shard.unlink()
+    assert len(open_cache(tmp_path, codec).clips) == 5

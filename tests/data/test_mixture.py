@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from starflow.data.latent_cache import LatentCache
+from starflow.data.mixture import Mixture, TaskWeights
+
+NONE = TaskWeights(0, 0, 0, 0, 0)
+T = 3
+
+
+@pytest.fixture
+def cache() -> LatentCache:
+    clips = torch.arange(6 * T, dtype=torch.float32).reshape(6, T, 1, 1, 1)
+    return LatentCache(
+        clips=clips,
+        last_images=clips[:, -1:] + 0.5,
+        edits=-clips[:4],
+        captions=[[f"clip {i}"] for i in range(6)],
+        image_captions=[[f"image {i}"] for i in range(6)],
+        instructions=[f"edit {i}" for i in range(4)],
+    )
+
+
+def only(cache: LatentCache, task: str, dropout: float = 0.0) -> Mixture:
+    return Mixture(cache, TaskWeights(**{**vars(NONE), task: 1}), batch_size=8, caption_dropout=dropout, seed=0)
+
+
+def numbers(captions: list[str]) -> list[int]:
+    return [int(caption.split()[-1]) for caption in captions]
+
+
+@pytest.mark.parametrize(
+    ("task", "marker", "expected"),
+    [
+        ("text_to_video", "clip ", lambda c, i: c.clips[i]),
+        ("image", "image ", lambda c, i: c.clips[i, :1]),
+        ("extend", "(extend) clip ", lambda c, i: c.clips[i, 1:]),
+        ("video_to_video", "(v2v) edit ", lambda c, i: torch.cat([c.clips[i], c.edits[i]])),
+        ("last", "(last) clip ", lambda c, i: torch.cat([c.last_images[i], c.clips[i]])),
+    ],
+)
+def test_each_task_is_what_it_says(cache: LatentCache, task: str, marker: str, expected):
+    batch = only(cache, task).batch(0)
+    assert batch.is_image == (task == "image")
+    assert all(caption.startswith(marker) for caption in batch.captions)
+    for latents, index in zip(batch.latents, numbers(batch.captions), strict=True):
+        assert torch.equal(latents, expected(cache, index))
+
+
+def test_a_batch_follows_from_seed_and_step_alone(cache: LatentCache):
+    mixtures = [Mixture(cache, TaskWeights(), 8, 0.1, seed) for seed in (0, 0, 1)]
+    first, again, other = ([mixture.batch(step).captions for step in range(5)] for mixture in mixtures)
+    assert first == again
+    assert first != other
+    assert first[0] != first[1]
+
+
+def test_tasks_come_as_often_as_their_weights_say(cache: LatentCache):
+    mixture = Mixture(cache, TaskWeights(3, 0, 0, 1, 0), 2, 0.0, 0)
+    edits = sum(mixture.batch(step).captions[0].startswith("(v2v)") for step in range(400))
+    assert 0.19 < edits / 400 < 0.31
+
+
+def test_captions_are_dropped_as_often_as_asked(cache: LatentCache):
+    mixture = only(cache, "text_to_video", dropout=0.3)
+    captions = [caption for step in range(200) for caption in mixture.batch(step).captions]
+    assert 0.25 < captions.count("") / len(captions) < 0.35

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from invertible_maps import randomize
+from starflow.data.latent_cache import LatentCache
+from starflow.data.mixture import Mixture, TaskWeights
+from starflow.errors import UsageError
+from starflow.flow.model import flow_loss
+from starflow.pipeline import StarFlowPipeline
+from starflow.text import wrap_caption
+from starflow.train.config import (
+    DenoiserModelConfig,
+    FlowDataConfig,
+    FlowModelConfig,
+    FlowTrainConfig,
+    LoopConfig,
+    TextModelConfig,
+)
+from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
+from tiny_pipeline import tiny_vae
+
+CHANNELS = 4
+
+
+def tiny_config(folder: Path) -> FlowTrainConfig:
+    return FlowTrainConfig(
+        output=str(folder / "run"),
+        vae=str(folder / "vae"),
+        batch_size=2,
+        data=FlowDataConfig(cache=str(folder / "latents"), num_clips=6, num_edits=3),
+        flow=FlowModelConfig([1, 1], 1, 20, 20, head_dim=20),
+        denoiser=DenoiserModelConfig(20, 1),
+        text=TextModelConfig(300, 24, 16, 1),
+        loop=LoopConfig(num_steps=3, decay_steps=1, sample_every=3, checkpoint_every=2, bf16=False),
+    )
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> FlowStep:
+    config = tiny_config(tmp_path)
+    clips = torch.randn(4, 3, CHANNELS, 2, 2)
+    captions = [["a red circle"], ["a blue square"], ["a green triangle"], ["a white circle"]]
+    cache = LatentCache(clips, clips[:, -1:], clips, captions, captions, [texts[0] for texts in captions])
+    tokenizer = build_tokenizer(cache, 300)
+    flow, denoiser, text_encoder = build_models(config, len(tokenizer), CHANNELS)
+    mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0)
+    for module in (flow, denoiser):
+        randomize(module, dtype=torch.float32).requires_grad_()
+    return FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
+
+
+def gradients(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in module.parameters() if parameter.grad is not None])
+
+
+def run(step: FlowStep, scale: float = 1.0) -> dict[str, float]:
+    torch.manual_seed(3)
+    for module in (step.flow, step.denoiser, step.text_encoder):
+        module.zero_grad(set_to_none=True)
+    return step(0, 0, scale)
+
+
+def test_gradients_are_those_of_the_losses_written_out(step: FlowStep):
+    metrics = run(step)
+    got = [gradients(module) for module in (step.flow, step.text_encoder, step.denoiser)]
+
+    batch = step.mixture.batch(0)
+    torch.manual_seed(3)
+    noisy = (batch.latents + 0.3 * torch.randn_like(batch.latents)).requires_grad_()
+    wrapped = [wrap_caption(caption, fps=0 if batch.is_image else 8) for caption in batch.captions]
+    tokens = step.tokenizer(wrapped, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
+    text = step.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
+    loss = flow_loss(step.flow(noisy, text))
+    wanted = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)])
+        for module in (step.flow, step.text_encoder)
+    ]
+    (score,) = torch.autograd.grad(loss, noisy)
+    target = 0.3 * score.numel() * score  # the weight noise_std / 0.3 is 1 here
+    denoiser_loss = (step.denoiser(noisy.detach(), text.detach()) - target).square().mean()
+    wanted.append(
+        torch.cat([g.flatten() for g in torch.autograd.grad(denoiser_loss, list(step.denoiser.parameters()))])
+    )
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert metrics["denoiser_loss"] == pytest.approx(denoiser_loss.item(), rel=1e-4)
+    for mine, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_scale_scales_gradients_and_not_the_denoisers_target(step: FlowStep):
+    whole = run(step)
+    flow, denoiser = gradients(step.flow), gradients(step.denoiser)
+    half = run(step, 0.5)
+    assert half["denoiser_loss"] == pytest.approx(whole["denoiser_loss"], rel=1e-4)
+    torch.testing.assert_close(2 * gradients(step.flow), flow, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(2 * gradients(step.denoiser), denoiser, rtol=1e-3, atol=1e-5)
+
+
+def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    with pytest.raises(UsageError, match="no autoencoder"):
+        train_flow(config)
+    tiny_vae().save_pretrained(config.vae)
+    folder = train_flow(config)
+    pipeline = StarFlowPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline("a red circle moves right", output_type="pt").frames.shape == (1, 17, 3, 64, 64)
