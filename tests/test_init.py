@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 import starflow
@@ -12,3 +15,16 @@ def test_unknown_name_is_an_attribute_error():
 def test_every_public_name_loads(name):
     assert name in dir(starflow)
     assert getattr(starflow, name).__name__ == name
+
+
+def test_generating_needs_none_of_the_extras():
+    code = """
+import sys
+for extra in ["omegaconf", "tensorboard", "skimage", "scipy", "matplotlib"]:
+    sys.modules[extra] = None  # importing it fails
+import starflow, starflow.cli.generate
+for name in starflow.__all__:
+    getattr(starflow, name)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
