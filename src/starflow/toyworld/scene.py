@@ -20,6 +20,8 @@ REACH = 1.2
 RESTITUTION = 0.85
 MIN_TRAVEL_FRAMES = 11
 MIN_GAP = 1.5  # px between the bounding boxes of two objects, in the frames where they count as apart
+MIN_APART = 2 / 3  # of all frames
+OVERLAP_PROBABILITY = 0.5  # of looking for a placement in which one object hides a part of the other
 PLACEMENT_TRIES = 40
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Radius in the first frame. What grows or shrinks starts where both its ends stay clearly visible.
@@ -110,27 +112,38 @@ def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | N
     """Draw a scene whose objects all come from the combinations of ``split``.
 
     Without ``num_objects`` (1 or 2), 65% of scenes have one object. Two objects differ in color or shape, are apart in
-    the first frame and keep apart in at least three quarters of all frames.
+    the first frame and in at least two thirds of all frames, and in about a seventh of the scenes one hides the other.
     """
     if num_objects is None:
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY else 2
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    wants_overlap = rng.random() < OVERLAP_PROBABILITY
     while True:
         names = [_sample_names(rng, split) for _ in range(num_objects)]
+        scene = None
         # Several tries for the same names: else pairs that leave each other little room would be rare.
         for _ in range(PLACEMENT_TRIES):
             objects = tuple(_place(rng, *each) for each in names)
-            if num_objects == 1 or _are_distinct(*objects):
+            if num_objects == 1:
                 return Scene(objects, background)
+            apart, overlap = _encounter(*objects)
+            if apart:
+                scene = Scene(objects, background)
+                if overlap or not wants_overlap:
+                    return scene
+        if scene:
+            return scene
 
 
-def _are_distinct(first: SceneObject, second: SceneObject) -> bool:
+def _encounter(first: SceneObject, second: SceneObject) -> tuple[bool, bool]:
+    """Whether two objects are as different and apart as ``sample_scene`` says, and whether one ever hides the other."""
     if (first.color, first.shape) == (second.color, second.shape):
-        return False
+        return False, False
     one, two = track(first), track(second)
-    gap = np.abs(one[:, :2] - two[:, :2]).max(axis=1) - REACH * (one[:, 2] + two[:, 2])
-    apart = gap > MIN_GAP
-    return bool(apart[0]) and float(apart.mean()) >= 0.75
+    between, radii = np.abs(one[:, :2] - two[:, :2]), one[:, 2] + two[:, 2]
+    apart = between.max(axis=1) > REACH * radii + MIN_GAP  # the bounding boxes
+    overlap = np.hypot(*between.T) < 0.9 * radii
+    return bool(apart[0]) and float(apart.mean()) >= MIN_APART, bool(overlap.any())
 
 
 def _sample_names(rng: np.random.Generator, split: Split) -> tuple[str, str, str, str]:
