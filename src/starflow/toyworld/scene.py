@@ -117,22 +117,27 @@ def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | N
     if num_objects is None:
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY else 2
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    if num_objects == 1:
+        return Scene((_place(rng, *_sample_names(rng, split)),), background)
+    if num_objects == 2:
+        return Scene(_sample_pair(rng, split), background)
+    raise ValueError(f"a scene has one or two objects, not {num_objects}")
+
+
+def _sample_pair(rng: np.random.Generator, split: Split) -> tuple[SceneObject, SceneObject]:
     wants_overlap = rng.random() < OVERLAP_PROBABILITY
-    while True:
-        names = [_sample_names(rng, split) for _ in range(num_objects)]
-        scene = None
+    pair = None
+    while pair is None:
+        names = _sample_names(rng, split), _sample_names(rng, split)
         # Several tries for the same names: else pairs that leave each other little room would be rare.
         for _ in range(PLACEMENT_TRIES):
-            objects = tuple(_place(rng, *each) for each in names)
-            if num_objects == 1:
-                return Scene(objects, background)
-            apart, overlap = _encounter(*objects)
+            first, second = _place(rng, *names[0]), _place(rng, *names[1])
+            apart, overlap = _encounter(first, second)
             if apart:
-                scene = Scene(objects, background)
+                pair = first, second
                 if overlap or not wants_overlap:
-                    return scene
-        if scene:
-            return scene
+                    break
+    return pair
 
 
 def _encounter(first: SceneObject, second: SceneObject) -> tuple[bool, bool]:
