@@ -1,0 +1,215 @@
+"""Everything that `starflow evaluate` measures: `evaluate` measures it, `write` writes `evaluation.json` and the page.
+
+The keys of the JSON. A *summary* is `{mean, std, standard_error, n}` over clips; a *proportion* is
+`{value, correct, n, interval}` with Wilson's 95% interval; what was not measured is null.
+
+    model
+      name, date, parameters {vae, text_encoder, flow, denoiser, total}, machine {platform, cpu, cores, threads, gpu,
+      python, torch, starflow}, settings {seed, guidance_scale, sampler, tolerance, prompts, num_prompts,
+      num_two_object_prompts, num_clips}, seconds {vae, likelihood, denoising, compliance, total}
+    vae
+      num_clips, psnr: summary, dB, over held-out clips
+    likelihood
+      num_clips, num_dims (of one clip's latents), noise_std
+      caption, empty_caption, difference (empty less caption): {nats_per_dim, bits_per_dim}: summaries
+      noise_entropy {nats_per_dim, bits_per_dim}: of the noise alone, which no model can be below
+    denoising
+      num_clips, noise_std, and by method (nothing, score_step, denoiser): summaries of latent_mse,
+      psnr_to_reconstruction (against the decoded clean latents), psnr_to_clip (against the true clip)
+    compliance
+      prompts: "held out" or a file's name
+      one_object, two_objects: null, or
+        num_prompts, and for generated, ceiling (VAE reconstructions of true clips), floor (shuffled captions):
+          proportions color, shape, size, motion, color_shape_motion, count, background, all; per_motion {left, …}:
+          see `starflow.evaluation.compliance.score`
+        sampling {converged, max_residual, evaluations_per_token}
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starflow.errors import StarflowError, UsageError
+from starflow.evaluation.clips import held_out_clips
+from starflow.evaluation.compliance import Compliance, SamplingSettings, evaluate_compliance
+from starflow.evaluation.denoising import add_noise, evaluate_denoising
+from starflow.evaluation.likelihood import evaluate_likelihood
+from starflow.evaluation.machine import count_parameters, describe_machine, now
+from starflow.evaluation.page import Pictures, render_page
+from starflow.evaluation.prompts import Prompt, held_out_prompts, read_prompts
+from starflow.evaluation.reconstruction import reconstruct
+from starflow.files import atomic_write
+from starflow.pipeline import StarFlowPipeline
+from starflow.toyworld.vocabulary import FRAME_SIZE, NUM_FRAMES
+
+GROUPS = {"one_object": 1, "two_objects": 2}
+NUM_SHOWN_PROMPTS = {"one_object": 12, "two_objects": 8}
+NUM_SHOWN_CLIPS = 6
+CODEC_BATCH = 10
+FLOW_BATCH = 25
+GENERATE_BATCH = 20
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is measured.
+
+    Attributes:
+        num_prompts, num_two_object_prompts: held-out captions to follow.
+        num_clips: held-out clips for reconstruction, likelihood and denoising.
+        seed: the same seed, the same captions, clips and noise.
+        guidance_scale, sampler, tolerance: of generating; None is the model's default.
+        prompts: a file of captions to follow instead of the held-out ones.
+    """
+
+    num_prompts: int = 200
+    num_two_object_prompts: int = 100
+    num_clips: int = 200
+    seed: int = 0
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    tolerance: float | None = None
+    prompts: Path | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The contents of `evaluation.json`, and what the page shows beside them."""
+
+    results: dict[str, Any]
+    pictures: Pictures
+
+
+def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str) -> Evaluation:
+    """Measure a toyworld model; `name` is what the results call it.
+
+    Raises:
+        UsageError: the model makes other videos than toyworld's, or the captions are not as they must be.
+        StarflowError: NaN in what was sampled or measured.
+    """
+    _require_toyworld(pipeline)
+    prompts = _prompts(settings)
+    seconds: dict[str, float] = {}
+    start, date = time.perf_counter(), now()
+
+    with _timed(seconds, "vae"):
+        clips = held_out_clips(settings.seed, settings.num_clips)
+        clean = reconstruct(pipeline.codec, clips.frames, CODEC_BATCH, "reconstruction")
+    noisy = add_noise(clean.latents, pipeline.config.noise_std, settings.seed)
+    with _timed(seconds, "likelihood"):
+        likelihood = evaluate_likelihood(pipeline, noisy, clips.captions, FLOW_BATCH)
+    with _timed(seconds, "denoising"):
+        denoising = evaluate_denoising(pipeline, clips, clean, noisy, CODEC_BATCH, NUM_SHOWN_CLIPS)
+    with _timed(seconds, "compliance"):
+        compliance = {group: _compliance(pipeline, group, prompts[group], settings) for group in GROUPS}
+
+    results = {
+        "model": {
+            "name": name,
+            "date": date,
+            "parameters": count_parameters(pipeline),
+            "machine": describe_machine(pipeline.device),
+            "settings": _resolved(settings, pipeline, prompts),
+            "seconds": seconds | {"total": round(time.perf_counter() - start, 1)},
+        },
+        "vae": clean.results(),
+        "likelihood": likelihood,
+        "denoising": denoising.results,
+        "compliance": {
+            "prompts": _prompts_name(settings),
+            **{group: part and part.results for group, part in compliance.items()},
+        },
+    }
+    pictures = Pictures(
+        examples=[example for part in compliance.values() if part for example in part.examples],
+        clips=clips.frames[:NUM_SHOWN_CLIPS],
+        captions=clips.captions[:NUM_SHOWN_CLIPS],
+        reconstructions=clean.frames[:NUM_SHOWN_CLIPS],
+        psnr=clean.psnr[:NUM_SHOWN_CLIPS].tolist(),
+        denoised=denoising.frames,
+    )
+    return Evaluation(results, pictures)
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """Write `evaluation.json` and `index.html`, which holds its pictures in itself."""
+    with atomic_write(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(evaluation.results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(folder / "index.html") as temporary:
+        temporary.write_text(render_page(evaluation.results, evaluation.pictures), encoding="utf-8")
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if it is missing; raises StarflowError now rather than after minutes if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StarflowError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def _require_toyworld(pipeline: StarFlowPipeline) -> None:
+    config = pipeline.config
+    if (config.num_frames, config.height, config.width) != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE):
+        raise UsageError(
+            f"only models of toyworld can be evaluated ({NUM_FRAMES} frames of {FRAME_SIZE}×{FRAME_SIZE}); "
+            f"this one makes {config.num_frames} frames of {config.width}×{config.height}"
+        )
+
+
+def _prompts(settings: EvaluationSettings) -> dict[str, list[Prompt]]:
+    if settings.prompts is None:
+        numbers = {"one_object": settings.num_prompts, "two_objects": settings.num_two_object_prompts}
+        return {group: held_out_prompts(settings.seed, numbers[group], GROUPS[group]) for group in GROUPS}
+    prompts = read_prompts(settings.prompts, settings.seed)
+    return {group: [each for each in prompts if len(each.description.objects) == n] for group, n in GROUPS.items()}
+
+
+def _compliance(
+    pipeline: StarFlowPipeline, group: str, prompts: list[Prompt], settings: EvaluationSettings
+) -> Compliance | None:
+    if not prompts:
+        return None
+    return evaluate_compliance(
+        pipeline,
+        prompts,
+        SamplingSettings(settings.seed, settings.guidance_scale, settings.sampler, settings.tolerance),
+        description=group.replace("_", " "),
+        generate_batch=GENERATE_BATCH,
+        codec_batch=CODEC_BATCH,
+        num_shown=NUM_SHOWN_PROMPTS[group],
+    )
+
+
+def _prompts_name(settings: EvaluationSettings) -> str:
+    return "held out" if settings.prompts is None else settings.prompts.name
+
+
+def _resolved(
+    settings: EvaluationSettings, pipeline: StarFlowPipeline, prompts: dict[str, list[Prompt]]
+) -> dict[str, Any]:
+    """The settings, with the model's defaults where none were given."""
+    config, given = pipeline.config, settings
+    return {
+        "seed": given.seed,
+        "guidance_scale": config.guidance_scale if given.guidance_scale is None else given.guidance_scale,
+        "sampler": given.sampler or config.sampler,
+        "tolerance": config.tolerance if given.tolerance is None else given.tolerance,
+        "prompts": _prompts_name(given),
+        "num_prompts": len(prompts["one_object"]),
+        "num_two_object_prompts": len(prompts["two_objects"]),
+        "num_clips": given.num_clips,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[part] = round(time.perf_counter() - start, 1)

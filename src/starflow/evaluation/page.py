@@ -1,0 +1,264 @@
+"""The page that shows an evaluation: one HTML file with tables and pictures, which needs no network and no script."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from starflow.evaluation.clips import Frames
+from starflow.evaluation.compliance import Example
+from starflow.evaluation.pictures import animation, motion_bars, strip
+from starflow.toyworld.checker import CheckResult
+from starflow.toyworld.vocabulary import FPS
+
+FRAMES_SHOWN = 5
+GROUP_TITLES = {"one_object": "One object", "two_objects": "Two objects"}
+COMPLIANCE_ROWS = {
+    "color": "color",
+    "shape": "shape",
+    "size": "size, where the caption says it",
+    "motion": "motion",
+    "color_shape_motion": "color, shape and motion",
+    "count": "number of objects",
+    "background": "background, where the caption says it",
+    "all": "everything that the caption says",
+}
+ORDER = ("size", "color", "shape", "motion")  # of an object's attributes, as captions say them
+METHOD_TITLES = {"nothing": "nothing", "score_step": "one score step", "denoiser": "the learned denoiser"}
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2 }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .2rem 1.6rem .2rem 0; text-align: left; vertical-align: top; font-variant-numeric: tabular-nums }
+th { font-weight: 600; border-bottom: 1px solid #ccc }
+small, .quiet { color: #666; font-size: .85em }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(38rem, 1fr)); gap: 1.4rem 2rem }
+.card p { margin: 0 0 .2rem }
+.row { display: flex; gap: 8px; align-items: center; margin: .2rem 0 }
+.row img { height: 80px }
+.label { width: 6.5rem; flex: none; color: #666; font-size: .85em }
+.held { color: #1a7f37 }
+.failed { color: #c0262d; font-weight: 600 }
+"""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the page shows beside the results; clips are uint8 `(n, F, height, width, 3)`.
+
+    Attributes:
+        examples: generated clips.
+        clips, captions: held-out clips.
+        reconstructions, psnr: what the VAE makes of them, and the PSNR in dB of each.
+        denoised: by each method, what noised latents of the same clips decode to.
+    """
+
+    examples: Sequence[Example]
+    clips: Frames
+    captions: Sequence[str]
+    reconstructions: Frames
+    psnr: Sequence[float]
+    denoised: Mapping[str, Frames]
+
+
+def render_page(results: Mapping[str, Any], pictures: Pictures) -> str:
+    """The page as HTML text."""
+    name = escape(results["model"]["name"])
+    sections = [
+        _heading(results["model"]),
+        _summary(results),
+        *[_compliance(group, results["compliance"]) for group in GROUP_TITLES],
+        _examples(pictures.examples),
+        _reconstructions(pictures),
+        _denoising(results["denoising"], pictures),
+        _settings(results["model"]),
+    ]
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Evaluation of {name}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
+        f"<body>\n{''.join(sections)}</body>\n</html>\n"
+    )
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+def _heading(model: Mapping[str, Any]) -> str:
+    parameters = model["parameters"]["total"] / 1e6
+    return (
+        f"<h1>Evaluation of {escape(model['name'])}</h1>\n"
+        f'<p class="quiet">{model["date"]}; {parameters:.2f} million parameters; '
+        f"{model['seconds']['total']:.0f} s on {escape(str(model['machine']['cpu']))}, "
+        f"{model['machine']['threads']} threads</p>\n"
+    )
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    rows = [
+        ["VAE, PSNR", _mean(results["vae"]["psnr"], 2, "dB"), f"{results['vae']['num_clips']} held-out clips"],
+        *_likelihood_rows(results["likelihood"]),
+    ]
+    for method, title in METHOD_TITLES.items():
+        if part := results["denoising"][method]:
+            psnr = _mean(part["psnr_to_reconstruction"], 2, "dB")
+            rows.append([f"noised latents denoised by {title}", psnr, "PSNR against the decoded clean latents"])
+    for group, title in GROUP_TITLES.items():
+        if part := results["compliance"][group]:
+            for key in ("color_shape_motion", "all"):
+                said = _share(part["generated"][key])
+                rows.append([f"{title.lower()}: {COMPLIANCE_ROWS[key]}", said, "of the generated clips"])
+    note = '<p class="quiet">± standard error; in brackets 95% intervals.</p>\n'
+    return f"<h2>In short</h2>\n{_table([], rows)}{note}"
+
+
+def _likelihood_rows(likelihood: Mapping[str, Any]) -> list[list[str]]:
+    titles = {
+        "caption": "flow, with the caption",
+        "empty_caption": "flow, with the empty caption",
+        "difference": "what the caption saves",
+    }
+    rows = [
+        [
+            title,
+            _mean(likelihood[key]["nats_per_dim"], 3, "nats per dimension"),
+            _mean(likelihood[key]["bits_per_dim"], 3, "bits per dimension"),
+        ]
+        for key, title in titles.items()
+    ]
+    floor = likelihood["noise_entropy"]
+    nats, bits = f"{floor['nats_per_dim']:.3f} nats per dimension", f"{floor['bits_per_dim']:.3f} bits per dimension"
+    return [*rows, ["entropy of the noise alone: no model can be lower", nats, bits]]
+
+
+def _compliance(group: str, compliance: Mapping[str, Any]) -> str:
+    part = compliance[group]
+    if part is None:
+        return ""
+    columns = {
+        "generated": "generated",
+        "ceiling": "ceiling: the VAE's reconstructions of true clips",
+        "floor": "floor: with another's caption",
+    }
+    rows = [
+        [label, *[_share(part[column][key]) if part[column] else "–" for column in columns]]
+        for key, label in COMPLIANCE_ROWS.items()
+    ]
+    table = _table(["what the checker finds right", *columns.values()], rows)
+    note = "" if part["sampling"]["converged"] else '<p class="failed">The sampler did not converge everywhere.</p>\n'
+    title = f"{GROUP_TITLES[group]}: {part['num_prompts']} captions ({escape(compliance['prompts'])})"
+    return f"<h2>{title}</h2>\n{table}{note}{_motions(part)}"
+
+
+def _motions(part: Mapping[str, Any]) -> str:
+    generated, ceiling = part["generated"]["per_motion"], part["ceiling"]["per_motion"]
+    if not any(each["n"] for each in generated.values()):
+        return ""
+    return f'<p><img src="{motion_bars(generated, ceiling)}" alt="how often each motion is right"></p>\n'
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    cards = [
+        f'<div class="card"><p>{escape(example.prompt.caption)}</p>\n{_row("", example.frames)}'
+        f"<p>{_marks(example.check)}</p></div>\n"
+        for example in examples
+    ]
+    if not cards:
+        return ""
+    return f'<h2>Generated clips</h2>\n<p class="quiet">The first ones, not chosen.</p>\n{_cards(cards)}'
+
+
+def _reconstructions(pictures: Pictures) -> str:
+    each = zip(pictures.captions, pictures.clips, pictures.reconstructions, pictures.psnr, strict=True)
+    cards = [
+        f'<div class="card"><p>{escape(caption)}</p>\n{_row("original", clip)}'
+        f"{_row(f'VAE, {psnr:.1f} dB', reconstruction)}</div>\n"
+        for caption, clip, reconstruction, psnr in each
+    ]
+    return f"<h2>Reconstructions</h2>\n{_cards(cards)}"
+
+
+def _denoising(denoising: Mapping[str, Any], pictures: Pictures) -> str:
+    rows = [
+        [
+            title,
+            _mean(denoising[method]["latent_mse"], 4, ""),
+            _mean(denoising[method]["psnr_to_reconstruction"], 2, "dB"),
+            _mean(denoising[method]["psnr_to_clip"], 2, "dB"),
+        ]
+        for method, title in METHOD_TITLES.items()
+        if denoising[method]
+    ]
+    header = [
+        "denoised by",
+        "squared error of the latents",
+        "PSNR against the decoded clean latents",
+        "PSNR against the clip",
+    ]
+    cards = []
+    for index, caption in enumerate(pictures.captions):
+        shown = _row("clean", pictures.reconstructions[index])
+        for method, frames in pictures.denoised.items():
+            shown += _row(METHOD_TITLES[method], frames[index])
+        cards.append(f'<div class="card"><p>{escape(caption)}</p>\n{shown}</div>\n')
+    noise = f"<p>Latents of held-out clips with noise of standard deviation {denoising['noise_std']:g}.</p>\n"
+    return f"<h2>Denoising</h2>\n{noise}{_table(header, rows)}{_cards(cards)}"
+
+
+def _settings(model: Mapping[str, Any]) -> str:
+    rows = []
+    for group in ("parameters", "settings", "machine", "seconds"):
+        for key, value in model[group].items():
+            rows.append([f"{group}: {key}", escape(f"{value:,}" if isinstance(value, int) else str(value)), ""])
+    return "<h2>Model, settings, machine</h2>\n" + _table([], rows)
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
+    if header:
+        lines.insert(0, f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>")
+    return "<table>\n" + "\n".join(lines) + "\n</table>\n"
+
+
+def _cards(cards: Sequence[str]) -> str:
+    return f'<div class="cards">\n{"".join(cards)}</div>\n'
+
+
+def _row(label: str, clip: Frames) -> str:
+    """A clip as it plays, and five of its frames."""
+    said = f'<span class="label">{label}</span>' if label else ""
+    return (
+        f'<div class="row">{said}<img src="{animation(clip, FPS)}" alt="the clip">'
+        f'<img src="{strip(clip, FRAMES_SHOWN)}" alt="five of its frames"></div>\n'
+    )
+
+
+def _marks(result: CheckResult) -> str:
+    """What a caption says, object by object, each with whether the checker finds it."""
+    groups = [[(getattr(item.description, name), getattr(item, name)) for name in ORDER] for item in result.objects]
+    groups.append([("number of objects", result.count), ("background", result.background)])
+    return " &nbsp;·&nbsp; ".join(
+        " &nbsp;".join(_mark(said, held) for said, held in group if held is not None) for group in groups
+    )
+
+
+def _mark(said: str, held: bool) -> str:
+    kind, sign = ("held", "✓") if held else ("failed", "✗")
+    return f'<span class="{kind}">{escape(said)}&nbsp;{sign}</span>'
+
+
+def _share(proportion: Mapping[str, Any]) -> str:
+    if proportion["value"] is None:
+        return "–"
+    low, high = proportion["interval"]
+    counted = f"{proportion['correct']} of {proportion['n']}"
+    return f"{100 * proportion['value']:.1f}% <small>[{100 * low:.1f}, {100 * high:.1f}], {counted}</small>"
+
+
+def _mean(summary: Mapping[str, Any], digits: int, unit: str) -> str:
+    error = "" if summary["standard_error"] is None else f" <small>± {summary['standard_error']:.{digits}f}</small>"
+    return f"{summary['mean']:.{digits}f}{error} {unit}"

@@ -1,0 +1,72 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from starflow.cli.main import run
+from tiny_pipeline import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12).save_pretrained(folder)
+    return str(folder)
+
+
+def test_json_page_and_one_line(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--num-prompts", "2", "--num-two-object-prompts", "0", "--num-clips", "1"]
+    options += ["--seed", "7", "--guidance-scale", "0", "--sampler", "sequential", "--tolerance", "0.1"]
+    assert run(["evaluate", model, "-o", str(tmp_path / "out"), *options]) == 0
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert results["model"]["name"] == "tiny"  # the folder's name, not where it is
+    settings = {"seed": 7, "guidance_scale": 0, "sampler": "sequential", "tolerance": 0.1, "num_prompts": 2}
+    assert settings.items() <= results["model"]["settings"].items()
+    assert results["compliance"]["two_objects"] is None
+    assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "evaluation.json" in line
+    assert "nats per dimension" in line
+
+
+def check_error(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["evaluate", *arguments]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    check_error([str(tmp_path / "no"), "-o", str(tmp_path / "out")], 1, "no model at", capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    check_error([model, "-o", str(tmp_path / "file")], 1, "cannot write into", capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [("a red circle\na red horse runs\n", 2, "line 2: not a toyworld caption"), (None, 1, "prompts.txt")],
+)
+def test_bad_prompts(model: str, tmp_path: Path, capsys, content: str | None, status: int, message: str):
+    path = tmp_path / "prompts.txt"
+    if content is not None:
+        path.write_text(content)
+    check_error([model, "-o", str(tmp_path / "out"), "--prompts", str(path)], status, message, capsys)
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "skimage"])
+def test_missing_extra(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    check_error(["toyworld", "-o", str(tmp_path)], 1, "pip install 'starflow[evaluate]'", capsys)
+
+
+@pytest.mark.parametrize("option", [["--num-clips", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]])
+def test_options_that_make_no_sense(option: list[str], capsys: pytest.CaptureFixture[str]):
+    check_error(["toyworld", *option], 2, option[0], capsys)
