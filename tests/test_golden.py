@@ -92,8 +92,8 @@ def test_loss_and_score(case: Case):
     case.assert_equal(0.5 * encoded.z.square().mean(), "loss.z")
     case.assert_equal(-encoded.log_det.mean(), "loss.logdet")
     (grad,) = torch.autograd.grad(loss, x)
-    # Scores reach 50, where 1e-4 is 17 units in the last place of float32.
-    case.assert_equal(grad * x.numel(), "score.input_grad_times_numel", rtol=1e-5)
+    # Scores reach 2000: there the released float32 values themselves are 8e-4 away from ours in float64.
+    case.assert_equal(grad * x.numel(), "score.input_grad_times_numel", rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("solver", [sequential, EXACT], ids=["sequential", "jacobi"])

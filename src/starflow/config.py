@@ -58,10 +58,12 @@ def _merge(schema: DictConfig, values: DictConfig, source: str) -> DictConfig:
     try:
         return OmegaConf.merge(schema, values)  # type: ignore[return-value]
     except ConfigKeyError as error:
-        raise UsageError(f"unknown key {error.full_key!r} in {source}{_suggestion(schema, error.full_key)}") from None
+        key = str(error.full_key)
+        raise UsageError(f"unknown key {key!r} in {source}{_suggestion(schema, key)}") from None
     except OmegaConfBaseException as error:
-        reason = str(error.msg if hasattr(error, "msg") else error).splitlines()[0]
-        raise UsageError(f"wrong value for {error.full_key!r} in {source}: {reason}") from None
+        reason = str(error).splitlines()[0]
+        place = f" for {error.full_key!r}" if error.full_key else ""
+        raise UsageError(f"wrong value{place} in {source}: {reason}") from None
 
 
 def _suggestion(schema: DictConfig, key: str) -> str:
@@ -75,7 +77,7 @@ def _suggestion(schema: DictConfig, key: str) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
-    for name in node:
+    for name in map(str, node):
         keys.append(f"{prefix}{name}")
         child = None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(child, DictConfig):

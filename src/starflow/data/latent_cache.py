@@ -78,7 +78,8 @@ def open_latent_cache(
 
 def fingerprint(codec: VideoCodec) -> str:
     """A digest of the VAE's weights and normalisation."""
-    digest = hashlib.sha256(json.dumps(dict(codec.vae.config), sort_keys=True, default=str).encode())
+    settings = {**codec.vae.config, "later_frame_scale": codec.later_frame_scale}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(codec.vae.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())

@@ -75,6 +75,7 @@ class VAETrainConfig:
     """The keys of `starflow train vae`. The stages' steps add up to the run's."""
 
     output: str = MISSING
+    decoder_of: str | None = None  # folder of an autoencoder: train its decoder alone, for the latents it makes now
     model: VAEModelConfig = field(default_factory=VAEModelConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -132,6 +133,7 @@ class FlowTrainConfig:
 
     output: str = MISSING
     vae: str = MISSING  # folder of the trained autoencoder
+    later_frame_scale: float = 1.0  # see `starflow.vae.VideoCodec`
     noise_std: float = 0.3
     caption_dropout: float = 0.1
     guidance_scale: float = 2.0  # the trained model's default

@@ -95,11 +95,12 @@ class FlowStep:
         return torch.autocast(self.flow.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
 
-def load_codec(folder: str, device: str) -> VideoCodec:
+def load_codec(folder: str, later_frame_scale: float, device: str) -> VideoCodec:
     """The autoencoder in `folder`, frozen. Raises UsageError if there is none."""
     if not Path(folder, "config.json").is_file():
         raise UsageError(f"no autoencoder at {folder}: train it first, with `starflow train vae`")
-    return VideoCodec(AutoencoderKLWan.from_pretrained(folder).requires_grad_(False).eval().to(device))
+    vae = AutoencoderKLWan.from_pretrained(folder).requires_grad_(False).eval().to(device)
+    return VideoCodec(vae, later_frame_scale)
 
 
 def build_tokenizer(cache: LatentCache, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -156,6 +157,7 @@ def build_pipeline(
         width=FRAME_SIZE,
         guidance_scale=config.guidance_scale,
         max_text_tokens=config.text.max_tokens,
+        later_frame_scale=config.later_frame_scale,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -168,7 +170,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when there is no autoencoder.
     """
     output, device = Path(config.output), config.loop.device
-    codec = load_codec(config.vae, device)
+    codec = load_codec(config.vae, config.later_frame_scale, device)
     source = Toyworld(config.data.seed, paraphrases=config.data.paraphrases)
     cache = open_latent_cache(Path(config.data.cache), source, codec, config.data.num_clips, config.data.num_edits)
     tokenizer = build_tokenizer(cache, config.text.vocab_size)

@@ -2,7 +2,7 @@
 
 What is trained comes from outside as a `TrainingStep`, one readable function per model. The data and the noise of a
 step must follow from (seed, step, micro step) and the random generators alone; then a resumed run continues exactly.
-Micro steps may run at once on threads of one core each: on CPUs that beats sharing each small operation among the cores.
+Micro steps may run at once on one core each: on CPUs that beats sharing each small operation among the cores.
 Distribution wraps from outside: give `train` modules already sharded, and a step that works on its share of the batch.
 """
 
@@ -64,8 +64,11 @@ def parameter_groups(
     Muon takes the parameters of two and more dimensions, except those whose name holds a part named in `not_muon`:
     first and last layers, embeddings.
     """
-    adamw, muon = [], []
+    adamw: list[nn.Parameter] = []
+    muon: list[nn.Parameter] = []
     for key, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         is_hidden = parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 1
         use_muon = config.muon_lr > 0 and is_hidden and not set(not_muon) & set(key.split("."))
         (muon if use_muon else adamw).append(parameter)
@@ -80,7 +83,7 @@ def parameter_groups(
 
 def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]]) -> TrainState:
     """The state at step 0."""
-    return TrainState(modules, ema.shadow_copy(modules), Muon(groups, fused=True))
+    return TrainState(modules, ema.shadow_copy(modules), Muon(groups))
 
 
 def lr_factor(step: int, config: LoopConfig) -> float:

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon), with AdamW.
 
-Matrices and convolution kernels, taken as (out channels, everything else), move by the nearest semi-orthogonal matrix to
-their momentum, so that all directions advance alike; on small autoencoders it needs about half of AdamW's steps.
+Matrices and convolution kernels, taken as (out channels, everything else), move by the semi-orthogonal matrix nearest
+to their momentum, so that all directions advance alike; on small autoencoders it needs about half of AdamW's steps.
 torch's own `torch.optim.Muon` takes no convolutions.
 """
 

@@ -1,7 +1,7 @@
 """Training a causal video autoencoder on toyworld: `VAEStep` is one step of it, `train_vae` all of it.
 
-Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels. Video tensors here have
-diffusers' layout, (B, 3, F, height, width).
+Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels. Video tensors here
+have diffusers' layout, (B, 3, F, height, width).
 """
 
 import json
@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from starflow.config import save_config
+from starflow.errors import UsageError
 from starflow.files import atomic_write
 from starflow.toyworld.render import render
 from starflow.toyworld.scene import Split, scene_at
 from starflow.train.checkpoint import TrainState
-from starflow.train.config import Stage, VAELossConfig, VAEModelConfig, VAETrainConfig
+from starflow.train.config import Stage, VAEModelConfig, VAETrainConfig
 from starflow.train.loop import (
     create_state,
     micro_generator,
@@ -28,6 +29,7 @@ from starflow.train.loop import (
     seed_everything,
     train,
 )
+from starflow.train.principal_axes import turn_to_principal_axes
 from starflow.vae import wan_decode, wan_moments
 
 TEST_SEED = 1_000_003  # of the held-out clips that the PSNR is measured on
@@ -38,7 +40,7 @@ NUM_STATISTICS_CLIPS = 500
 
 
 def build_vae(config: VAEModelConfig) -> AutoencoderKLWan:
-    """A fresh autoencoder, its convolutions in the memory layout that CPUs are fastest with."""
+    """An autoencoder with fresh weights."""
     vae = AutoencoderKLWan(
         base_dim=config.base_dim,
         decoder_base_dim=config.decoder_base_dim,
@@ -55,10 +57,29 @@ def build_vae(config: VAEModelConfig) -> AutoencoderKLWan:
         latents_mean=[0.0] * config.z_dim,
         latents_std=[1.0] * config.z_dim,
     )
+    return _fast_layout(vae)
+
+
+def _fast_layout(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """The memory layout of the convolutions' weights that CPUs are fastest with."""
     for parameter in vae.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return vae
+
+
+def load_for_decoder_training(folder: str) -> AutoencoderKLWan:
+    """A trained autoencoder whose encoder is frozen: its latents, and what was trained on them, stay valid.
+
+    Raises:
+        UsageError: there is no autoencoder in `folder`.
+    """
+    if not Path(folder, "config.json").is_file():
+        raise UsageError(f"no autoencoder at {folder} (decoder_of): train it first")
+    vae = AutoencoderKLWan.from_pretrained(folder)
+    for module in (vae.encoder, vae.quant_conv):
+        module.requires_grad_(False)
+    return _fast_layout(vae)
 
 
 def load_clips(seed: int, indices: list[int], split: Split, num_frames: int | None = None) -> Tensor:
@@ -148,14 +169,25 @@ def held_out_psnr(vae: AutoencoderKLWan, num_clips: int, bf16: bool) -> float:
 
 
 @torch.no_grad()
-def latent_statistics(vae: AutoencoderKLWan, seed: int, num_clips: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel (D) over the first training clips."""
+def training_latents(vae: AutoencoderKLWan, seed: int, num_clips: int) -> Tensor:
+    """Posterior means (B, D, T, H, W) of the first training clips, float64."""
     means = []
     for first in range(0, num_clips, EVALUATION_BATCH):
         indices = list(range(first, min(first + EVALUATION_BATCH, num_clips)))
         means.append(wan_moments(vae, load_clips(seed, indices, "train").to(vae.device)).chunk(2, dim=1)[0])
-    latents = torch.cat(means).transpose(0, 1).flatten(1).double()
-    return latents.mean(dim=1).tolist(), latents.std(dim=1).tolist()
+    return torch.cat(means).double()
+
+
+def normalise_latents(vae: AutoencoderKLWan, latents: Tensor) -> None:
+    """Turn the latents to their principal axes and store in the config what brings first frames to mean 0, variance 1.
+
+    One scale for all channels; `latents` (B, D, T, H, W) are posterior means of training clips.
+    """
+    turned = turn_to_principal_axes(vae, latents.movedim(1, -1).flatten(0, 3))
+    mean = turned.mean(dim=0)
+    first_frames = turned.view(latents.shape[0], latents.shape[2], -1, len(mean))[:, 0]
+    std = (first_frames - mean).square().mean().sqrt().item()
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=[std] * len(mean))
 
 
 def sample_grid(vae: AutoencoderKLWan) -> Tensor:
@@ -166,9 +198,9 @@ def sample_grid(vae: AutoencoderKLWan) -> Tensor:
 
 
 def save_vae(vae: AutoencoderKLWan, config: VAETrainConfig, folder: Path) -> None:
-    """Write a `save_pretrained` folder, with the latents' statistics in its config."""
-    mean, std = latent_statistics(vae, config.loop.seed, NUM_STATISTICS_CLIPS)
-    vae.register_to_config(latents_mean=mean, latents_std=std)
+    """Write a `save_pretrained` folder, with the latents brought to principal axes and their scale in its config."""
+    if config.decoder_of is None:
+        normalise_latents(vae, training_latents(vae, config.loop.seed, NUM_STATISTICS_CLIPS))
     with atomic_write(folder) as temporary:
         vae.save_pretrained(temporary)
 
@@ -176,12 +208,15 @@ def save_vae(vae: AutoencoderKLWan, config: VAETrainConfig, folder: Path) -> Non
 def train_vae(config: VAETrainConfig, *, resume: bool = False) -> Path:
     """Train as the config says; returns the folder of the final autoencoder, `output`/final.
 
+    With `decoder_of` the architecture is that of the autoencoder there, not `model`.
+
     Raises:
         UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does.
     """
     output = Path(config.output)
     seed_everything(config.loop.seed)
-    vae = build_vae(config.model).to(config.loop.device)
+    vae = build_vae(config.model) if config.decoder_of is None else load_for_decoder_training(config.decoder_of)
+    vae.to(config.loop.device)
     state = create_state({"vae": vae}, parameter_groups("vae", vae, config.optimizer, not_muon=("conv_in", "conv_out")))
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
