@@ -93,3 +93,8 @@ def test_what_grows_or_shrinks_changes_by_1_8_at_least(motion):
         ratio = radius[16] / radius[0]
         assert (ratio if motion == "grow" else 1 / ratio) >= 1.799
         assert (radius[16:] == radius[16]).all()
+
+
+def test_a_scene_has_one_or_two_objects():
+    with pytest.raises(ValueError, match="one or two objects, not 3"):
+        sample_scene(np.random.default_rng(0), split="train", num_objects=3)
