@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
+from starflow.cli.quiet import hide_loading_bars
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,13 +141,10 @@ def _slug(text: str) -> str:
 
 def _load(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
     import torch
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
 
     from starflow.pipeline import StarFlowPipeline
 
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    hide_loading_bars()
     pipeline = StarFlowPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
     try:

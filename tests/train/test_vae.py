@@ -1,0 +1,105 @@
+import os
+import signal
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+from starflow.errors import UsageError
+from starflow.train import vae as vae_training
+from starflow.train.config import LoopConfig, OptimizerConfig, Stage, VAEModelConfig, VAETrainConfig
+from starflow.train.vae import clip_psnr, load_clips, object_weights, reconstruction_loss, stage_at, train_vae
+
+MODEL = VAEModelConfig(base_dim=4, z_dim=2, dim_mult=[1, 1, 1])
+
+
+@pytest.fixture(autouse=True)
+def few_statistics(monkeypatch):
+    monkeypatch.setattr(vae_training, "NUM_STATISTICS_CLIPS", 3)
+    monkeypatch.setattr(vae_training, "NUM_SAMPLES", 1)
+
+
+def interrupting_stage_at(stages, step):
+    if step == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return stage_at(stages, step)
+
+
+def config(output):
+    return VAETrainConfig(
+        output=str(output),
+        model=MODEL,
+        optimizer=OptimizerConfig(muon_lr=0.02),
+        loop=LoopConfig(num_steps=4, decay_steps=2, warmup_steps=1, accumulation=2, workers=2, checkpoint_every=2),
+        stages=[Stage(num_steps=1, num_frames=1, batch_size=2), Stage(num_steps=3, num_frames=5, batch_size=1)],
+        num_test_clips=2,
+    )
+
+
+def test_training_resumes_exactly_and_leaves_a_model_that_loads(tmp_path, monkeypatch):
+    folder = train_vae(config(tmp_path / "whole"))
+    monkeypatch.setattr(vae_training, "stage_at", interrupting_stage_at)
+    with pytest.raises(KeyboardInterrupt):
+        train_vae(config(tmp_path / "parts"))
+    monkeypatch.setattr(vae_training, "stage_at", stage_at)
+    resumed = train_vae(config(tmp_path / "parts"), resume=True)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (resumed / path.name).read_bytes(), path.name
+
+    vae = AutoencoderKLWan.from_pretrained(folder)
+    assert vae.config.patch_size == 4
+    assert vae.config.scale_factor_spatial == 16
+    assert min(vae.config.latents_std) > 0
+    latents = vae.encode(load_clips(0, [0, 1, 2], "train")).latent_dist.mode()
+    assert latents.shape == (3, 2, 5, 4, 4)
+    torch.testing.assert_close(latents.mean(dim=(0, 2, 3, 4)), torch.tensor(vae.config.latents_mean), rtol=0, atol=1e-4)
+    assert (tmp_path / "whole" / "config.yaml").is_file()
+    assert (tmp_path / "whole" / "held_out_psnr.jsonl").is_file()
+
+
+def test_training_the_decoder_leaves_the_latents_alone(tmp_path):
+    first = train_vae(config(tmp_path / "first"))
+    again = config(tmp_path / "second")
+    again.decoder_of = str(first)
+    before, after = (AutoencoderKLWan.from_pretrained(folder) for folder in (first, train_vae(again)))
+    for name in ("encoder", "quant_conv"):
+        mine, theirs = getattr(before, name).state_dict(), getattr(after, name).state_dict()
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+    assert before.config.latents_mean == after.config.latents_mean
+    assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
+
+    again.decoder_of = str(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="nowhere"):
+        train_vae(again)
+
+
+def test_clips_follow_from_their_index():
+    clips = load_clips(3, [5, 6], "train", num_frames=5)
+    assert clips.shape == (2, 3, 5, 64, 64)
+    torch.testing.assert_close(load_clips(3, [6], "train", num_frames=5)[0], clips[1], rtol=0, atol=0)
+    whole = load_clips(3, [5], "train")
+    assert any(torch.equal(whole[0, :, start : start + 5], clips[0]) for start in range(13))
+
+
+def test_objects_weigh_more():
+    video = torch.full((1, 3, 2, 8, 8), -0.5)
+    video[:, 0, 1, 2:4, 2:4] = 0.9
+    weights = object_weights(video, 6.0)
+    assert weights[0, 0, 0].eq(1).all()
+    assert weights[0, 0, 1].sum() == 64 + 4 * 6
+    wrong_object, wrong_background = video.clone(), video.clone()
+    wrong_object[0, :, 1, 2, 2] += 0.1
+    wrong_background[0, :, 1, 0, 0] += 0.1
+    ratio = reconstruction_loss(wrong_object, video, 6.0) / reconstruction_loss(wrong_background, video, 6.0)
+    assert ratio == pytest.approx(7, rel=1e-4)
+
+
+def test_psnr():
+    video = torch.zeros(2, 3, 1, 4, 4)
+    psnr = clip_psnr(torch.stack([video[0] + 0.2, video[1] + 0.02]), video)
+    torch.testing.assert_close(psnr, torch.tensor([20.0, 40.0]))
+
+
+def test_stages():
+    stages = config("unused").stages
+    assert [stage_at(stages, step) for step in range(5)] == [stages[0], *[stages[1]] * 4]
