@@ -67,7 +67,7 @@ def load_checkpoint(state: TrainState, path: Path) -> None:
         saved = json.loads((path / "state.json").read_text())
         state.step = saved["step"]
         _restore_random_state(saved["random"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
         raise StarflowError(f"cannot resume from {path}: {error}") from error
 
 
@@ -81,10 +81,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        states.setdefault(int(index), {})[name] = value
+        parameter = parameters[int(index)]
+        # In the parameter's own memory layout: in another, the same arithmetic may round its last bit otherwise.
+        same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        states.setdefault(int(index), {})[name] = same_layout
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
 
 
