@@ -110,10 +110,17 @@ def test_names_motions_and_refuses_others(path, motion):
     assert found.motion == motion
 
 
-def test_two_objects_of_one_color_keep_their_identity_where_they_meet():
-    square = SceneObject("red", "square", "small", "right", 12.0, 30.0, 6.0, rate=2.5)
-    circle = SceneObject("red", "circle", "small", "left", 52.0, 36.0, 6.0, rate=2.5)
-    scene = Scene((square, circle), "gray")
+def test_a_bounce_that_passes_behind_another_object_is_still_a_bounce():
+    ball = SceneObject("purple", "circle", "small", "bounce", 30.0, 12.6, 6.1, rate=2.65)
+    passer_by = SceneObject("green", "circle", "small", "right", 17.2, 46.6, 6.4, rate=2.75)
+    scene = Scene((ball, passer_by), "gray")
+    assert check(render(scene), describe_scene(scene)).all_correct
+
+
+def test_two_objects_of_one_color_are_told_apart_after_they_ran_into_each_other():
+    orbiting = SceneObject("blue", "square", "small", "orbit", 33.4, 36.3, 5.7, -0.38, orbit_radius=13.0, phase=6.18)
+    rising = SceneObject("blue", "circle", "small", "up", 14.3, 52.1, 5.9, rate=2.25)
+    scene = Scene((orbiting, rising), "charcoal")
     assert check(render(scene), describe_scene(scene)).all_correct
 
 

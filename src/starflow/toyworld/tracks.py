@@ -14,6 +14,7 @@ SIZE_BOUNDARY = 8.0  # px, radius of a disc as large as the object is at the sta
 SHAPE_BOUNDARY = 0.4  # of Blob's moments; below half, as blur lowers them all and raises none
 MIN_AGREEMENT = 0.6  # share of the frames that must show the same shape
 MAX_SPREAD = 1.6  # of Blob.spread; the least compact of the shapes, the triangle, has 1.21
+WHOLE = 0.8  # of its usual area, above which a touched object counts as whole
 RESIZE_RATIO = 1.35  # of the radius over the clip, from which an object grows or (inverse) shrinks
 STILL_RANGE = 5.0  # px, the most that the center of an object at rest may wander
 MIN_TRAVEL = 10.0  # px
@@ -80,7 +81,7 @@ def _mismatch(track: list[Blob], blob: Blob) -> float:
     x, y = np.subtract(blob.center, last.center)
     # Two objects of one color differ in shape, which tells them apart where their paths cross.
     shape = abs(blob.three_fold - last.three_fold) + abs(blob.four_fold - last.four_fold)
-    return float(np.hypot(x, y)) + 10 * min(shape, 2) + 10 * abs(float(np.log(blob.area / last.area)))
+    return float(np.hypot(x, y)) + 25 * min(shape, 2) + 10 * abs(float(np.log(blob.area / last.area)))
 
 
 def _describe(track: list[Blob], num_frames: int) -> TrackedObject:
@@ -92,14 +93,11 @@ def _describe(track: list[Blob], num_frames: int) -> TrackedObject:
         centers[blob.frame] = blob.center
     for blob in free:
         areas[blob.frame] = blob.area
-    times = np.array([blob.frame for blob in free], dtype=np.float64)
-    path = np.array([blob.center for blob in free])
-    radii = np.sqrt(np.array([blob.area for blob in free]) / np.pi)
     return TrackedObject(
         color=track[0].color,
         shape=_name_shape(free),
-        size="small" if np.median(radii[:3]) < SIZE_BOUNDARY else "large",
-        motion=_name_motion(times, path, radii) if num_frames > 1 else None,
+        size="small" if np.median(_radii(free)[:3]) < SIZE_BOUNDARY else "large",
+        motion=_name_motion(track, free) if num_frames > 1 else None,
         centers=centers,
         areas=areas,
     )
@@ -123,11 +121,15 @@ def _outline(blob: Blob) -> str | None:
     return "circle" if max(abs(blob.three_fold), abs(blob.four_fold)) < SHAPE_BOUNDARY else None
 
 
-def _name_motion(times: Array, path: Array, radii: Array) -> str | None:
-    """Name a motion from frame numbers (n,), centers (n, 2) and radii (n,) of the frames that show the object whole."""
-    if len(times) < 3:
+def _name_motion(track: list[Blob], free: list[Blob]) -> str | None:
+    """Name the motion of a track, of which the blobs in ``free`` are untouched by others."""
+    if len(free) < 3:
         return None
-    growth = _growth(times, radii)
+    # A touch costs the outline, but not the place of an object that is in front or still almost whole.
+    whole = WHOLE * float(np.median([blob.area for blob in free]))
+    placed = [blob for blob in track if blob in free or blob.area >= whole]
+    times, path = _times(placed), np.array([blob.center for blob in placed])
+    growth = _growth(_times(free), _radii(free))
     extent = path.max(axis=0) - path.min(axis=0)
     if max(growth, 1 / growth) >= RESIZE_RATIO:
         if extent.max() > MIN_TRAVEL:
@@ -148,6 +150,14 @@ def _name_motion(times: Array, path: Array, radii: Array) -> str | None:
     if abs(net) < 0.85 * extent[axis] or speeds.max() > MAX_STEP * extent[axis]:
         return None
     return (("left", "right"), ("up", "down"))[axis][int(net > 0)]
+
+
+def _times(blobs: list[Blob]) -> Array:
+    return np.array([blob.frame for blob in blobs], dtype=np.float64)
+
+
+def _radii(blobs: list[Blob]) -> Array:
+    return np.sqrt([blob.area / np.pi for blob in blobs])
 
 
 def _growth(times: Array, radii: Array) -> float:
