@@ -135,7 +135,7 @@ def test_save_and_load(pipeline: StarFlowPipeline, saved: Path):
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(frames(loaded), frames(pipeline))
     assert loaded.config.noise_std == 0.3
-    half = StarFlowPipeline.from_pretrained(saved, torch_dtype=torch.bfloat16)
+    half = StarFlowPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.flow.dtype == torch.bfloat16
 
 

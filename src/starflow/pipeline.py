@@ -61,7 +61,7 @@ class StarFlowPipeline(DiffusionPipeline):
         denoiser: CausalDenoiser | None = None,
         noise_std: float = 0.5,
         num_frames: int = 81,
-        fps: float = 16,
+        fps: int | float = 16,
         height: int = 480,
         width: int = 848,
         guidance_scale: float = 3.5,
@@ -110,13 +110,14 @@ class StarFlowPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
-        """Load a bundled model by name (`toyworld`), a folder, or a hub id; in float32 unless `torch_dtype` says else.
+        """Load a bundled model by name (`toyworld`), a folder, or a hub id; in float32 unless `dtype` says else.
 
         Raises:
             StarflowError: there is no such model, a file of it is damaged, or a weight is not finite.
         """
         path = resolve_model(str(pretrained_model_name_or_path))
-        kwargs.setdefault("torch_dtype", torch.float32)
+        if "torch_dtype" not in kwargs:  # diffusers' older name of it
+            kwargs.setdefault("dtype", torch.float32)
         try:
             pipeline = super().from_pretrained(path, **kwargs)
         except Exception as error:

@@ -48,7 +48,7 @@ def test_round_trip_is_bitwise(model: Model, tmp_path: Path, low_cpu_mem_usage: 
 
 def test_loading_as_bfloat16(model: Model, tmp_path: Path):
     model.save_pretrained(tmp_path)
-    loaded = type(model).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name].bfloat16())
     out = output(loaded)

@@ -145,7 +145,7 @@ def _load(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
     from starflow.pipeline import StarFlowPipeline
 
     hide_loading_bars()
-    pipeline = StarFlowPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
+    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
     try:
         return pipeline.to(device or _best_device())

@@ -1,0 +1,68 @@
+"""The model that comes with the package: it is whole, small, measured, and does what its captions say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from starflow.pipeline import StarFlowPipeline
+from starflow.toyworld.checker import check
+from starflow.zoo import ZOO, bundled_models
+
+FOLDER = ZOO / "toyworld"
+PROMPTS = [
+    "a red circle moves right",
+    "a large blue square moves left",
+    "a yellow triangle moves up",
+    "a large green circle moves down",
+    "a large white square grows",
+    "a purple circle stays still",
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StarFlowPipeline:
+    pipeline = StarFlowPipeline.from_pretrained("toyworld")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(len(PROMPTS))]
+
+
+def to_clips(frames: torch.Tensor) -> np.ndarray:
+    return (frames.permute(0, 1, 3, 4, 2).numpy() * 255).round().astype(np.uint8)
+
+
+def test_is_whole_and_small():
+    assert "toyworld" in bundled_models()
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 40e6
+    assert (FOLDER / "README.md").is_file()
+    assert json.loads((FOLDER / "evaluation.json").read_text())["compliance"]["one_object"]["num_prompts"] >= 200
+
+
+def test_is_a_starflow_v_model(pipeline: StarFlowPipeline):
+    assert len(pipeline.flow.shallow) >= 2
+    assert pipeline.denoiser is not None
+    _, num_latent_frames, _, height, width = pipeline.latent_shape(1, 17, 64, 64)
+    assert num_latent_frames >= 5
+    assert height * width >= 16
+
+
+def test_follows_simple_captions(pipeline: StarFlowPipeline):
+    """Loose on purpose: `starflow evaluate` measures how well; this notices a model that is broken."""
+    clips = to_clips(pipeline(PROMPTS, generator=generators(), output_type="pt").frames)
+    checks = [check(clip, prompt) for clip, prompt in zip(clips, PROMPTS, strict=True)]
+    colors = [object_check.color for result in checks for object_check in result.objects]
+    motions = [object_check.motion for result in checks for object_check in result.objects]
+    assert sum(map(bool, colors)) >= 5
+    assert sum(map(bool, motions)) >= 4
+
+
+def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline):
+    jacobi = pipeline(PROMPTS[:2], generator=generators()[:2], output_type="pt")
+    sequential = pipeline(PROMPTS[:2], generator=generators()[:2], output_type="pt", sampler="sequential")
+    assert jacobi.report.deep.converged
+    assert (jacobi.frames - sequential.frames).abs().mean() < 1 / 255
