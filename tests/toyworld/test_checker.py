@@ -111,8 +111,8 @@ def test_names_motions_and_refuses_others(path, motion):
 
 
 def test_a_bounce_that_passes_behind_another_object_is_still_a_bounce():
-    ball = SceneObject("purple", "circle", "small", "bounce", 30.0, 12.6, 6.1, rate=2.65)
-    passer_by = SceneObject("green", "circle", "small", "right", 17.2, 46.6, 6.4, rate=2.75)
+    ball = SceneObject("purple", "circle", "small", "bounce", 30.052, 12.607, 6.134, rate=2.6493)
+    passer_by = SceneObject("green", "circle", "small", "right", 17.245, 46.58, 6.438, rate=2.7511)
     scene = Scene((ball, passer_by), "gray")
     assert check(render(scene), describe_scene(scene)).all_correct
 
