@@ -100,7 +100,8 @@ def test_another_size_and_length(pipeline: StarFlowPipeline):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"prompt": " "}, {"prompt": []}, {"num_frames": 8}, {"height": 40}, {"width": 0}]
+    "arguments",
+    [{"prompt": " "}, {"prompt": []}, {"num_frames": 8}, {"height": 40}, {"width": 0}, {"guidance_scale": -1.0}],
 )
 def test_bad_arguments(pipeline: StarFlowPipeline, arguments):
     with pytest.raises(UsageError):
@@ -165,4 +166,13 @@ def test_nan_in_the_weights(saved: Path):
     tensors["blocks.2.proj_in.weight"][0, 0] = torch.nan
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(StarflowError, match=r"blocks\.2\.proj_in\.weight .* not finite"):
+        StarFlowPipeline.from_pretrained(saved)
+
+
+def test_a_missing_weight(saved: Path):
+    weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["blocks.2.proj_in.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(StarflowError, match=r"blocks\.2\.proj_in\.weight .* missing"):
         StarFlowPipeline.from_pretrained(saved)

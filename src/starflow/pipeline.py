@@ -211,7 +211,7 @@ class StarFlowPipeline(DiffusionPipeline):
             StarflowError: NaN in what was sampled.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        _check_call(prompts, output_type)
+        _check_call(prompts, output_type, guidance_scale)
         num_frames = self.config.num_frames if num_frames is None else num_frames
         height = self.config.height if height is None else height
         width = self.config.width if width is None else width
@@ -266,14 +266,18 @@ def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Ten
     return tweedie_step(x, score_prediction(grad, noise_std), noise_std)
 
 
-def _check_call(prompts: Sequence[str], output_type: str) -> None:
+def _check_call(prompts: Sequence[str], output_type: str, guidance_scale: float | None) -> None:
     if not prompts or any(not prompt.strip() for prompt in prompts):
         raise UsageError('the prompt is empty: say what is to be seen, such as "a red circle moves right"')
     if output_type not in OUTPUT_TYPES:
         raise UsageError(f"unknown output type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+    if guidance_scale is not None and guidance_scale < 0:
+        raise UsageError(f"the guidance scale must be 0 (none) or more, not {guidance_scale}")
 
 
 def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
     for key, parameter in module.named_parameters():
-        if not parameter.is_meta and not torch.isfinite(parameter).all():
+        if parameter.is_meta:
+            raise StarflowError(f"the weight {key} of the model's {name} is missing: the model is damaged")
+        if not torch.isfinite(parameter).all():
             raise StarflowError(f"the weight {key} of the model's {name} is not finite: the model is damaged")
