@@ -240,7 +240,9 @@ def _write_mp4(path: Path, frames: Frames, fps: float, comment: str | None) -> N
         if comment is not None:
             container.metadata["comment"] = comment
         rate = Fraction(fps or 1).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(H264_RATE_FACTOR)})
+        # Without macroblock-tree rate control, which on small frames makes the bytes vary from run to run.
+        options = {"crf": str(H264_RATE_FACTOR), "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # the bytes depend on the number of threads
