@@ -64,7 +64,7 @@ def test_bad_prompts(model: str, tmp_path: Path, capsys, content: str | None, st
 @pytest.mark.parametrize("module", ["matplotlib", "skimage"])
 def test_missing_extra(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
-    check_error(["toyworld", "-o", str(tmp_path)], 1, "pip install 'starflow[evaluate]'", capsys)
+    check_error(["toyworld", "-o", str(tmp_path)], 1, "pip install -c constraints.txt -e '.[evaluate]'", capsys)
 
 
 @pytest.mark.parametrize("option", [["--num-clips", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]])

@@ -1,14 +1,11 @@
 """`starflow evaluate`: measure a model; write a JSON and a page with pictures."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
+from starflow.cli.common import require_extra, sampling_options
 from starflow.cli.quiet import hide_loading_bars
-from starflow.errors import StarflowError
-
-EXTRA = {"scipy": "scikit-image", "skimage": "scikit-image", "matplotlib": "matplotlib"}
 
 
 @click.command()
@@ -44,17 +41,7 @@ EXTRA = {"scipy": "scikit-image", "skimage": "scikit-image", "matplotlib": "matp
     help="Held-out clips for reconstruction, likelihood and denoising.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, clips and noise.")
-@click.option("--guidance-scale", type=click.FloatRange(0), help="Strength of guidance. [default: the model's]")
-@click.option(
-    "--sampler",
-    type=click.Choice(["block-jacobi", "sequential"]),
-    help="How the flow is inverted. [default: the model's]",
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(0, min_open=True),
-    help="Largest error of the sampler, in units of the noise. [default: the model's]",
-)
+@sampling_options
 def evaluate(
     model: str,
     output: Path,
@@ -75,7 +62,7 @@ def evaluate(
     \b
     starflow evaluate toyworld -o evaluation
     """
-    _require_extra()
+    require_extra("evaluate")
     from starflow.evaluation.evaluate import EvaluationSettings, require_writable, write
     from starflow.evaluation.evaluate import evaluate as evaluate_pipeline
     from starflow.pipeline import StarFlowPipeline
@@ -90,12 +77,6 @@ def evaluate(
     evaluation = evaluate_pipeline(pipeline, settings, _name(model))
     write(evaluation, output)
     click.echo(f"{output / 'evaluation.json'} and {output / 'index.html'}: {_summary(evaluation.results)}")
-
-
-def _require_extra() -> None:
-    for module, package in EXTRA.items():
-        if find_spec(module) is None:
-            raise StarflowError(f"evaluation needs {package}, which is not installed: pip install 'starflow[evaluate]'")
 
 
 def _name(model: str) -> str:

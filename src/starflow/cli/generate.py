@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
+from starflow.cli.common import sampling_options
 from starflow.cli.quiet import hide_loading_bars
 from starflow.errors import UsageError
 
@@ -31,28 +32,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed makes the same video."
 )
-@click.option(
-    "--guidance-scale",
-    type=click.FloatRange(0),
-    help="Strength of guidance by the caption; 0 is none. [default: the model's]",
-)
 @click.option("--num-frames", type=click.IntRange(1), help="Frames of the video; 1 is an image. [default: the model's]")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames per second. [default: the model's]")
-@click.option(
-    "--sampler",
-    type=click.Choice(["block-jacobi", "sequential"]),
-    help="How the flow is inverted. [default: the model's]",
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(0, min_open=True),
-    help="Largest error of the sampler, in units of the noise. [default: the model's]",
-)
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
 @click.option("--device", help="cpu, cuda, mps, … [default: the best there is]")
 @click.option(
     "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
 )
+@sampling_options
 def generate(
     prompt: str | None,
     output: str | None,

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from starflow.cli.common import require_extra
+
 
 @click.group()
 def train() -> None:
@@ -34,6 +36,7 @@ def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str |
 @_options
 def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train a video autoencoder."""
+    require_extra("train")
     from starflow.train.config import VAETrainConfig
     from starflow.train.vae import train_vae
 
@@ -45,6 +48,7 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 @_options
 def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train a flow and its denoiser on the latents of an autoencoder."""
+    require_extra("train")
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow
 
