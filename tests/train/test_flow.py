@@ -19,6 +19,7 @@ from starflow.train.config import (
     TextModelConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
+from starflow.train.loop import micro_generator
 from tiny_pipeline import tiny_vae
 
 CHANNELS = 4
@@ -56,7 +57,6 @@ def gradients(module: torch.nn.Module) -> torch.Tensor:
 
 
 def run(step: FlowStep, scale: float = 1.0) -> dict[str, float]:
-    torch.manual_seed(3)
     for module in (step.flow, step.denoiser, step.text_encoder):
         module.zero_grad(set_to_none=True)
     return step(0, 0, scale)
@@ -67,8 +67,8 @@ def test_gradients_are_those_of_the_losses_written_out(step: FlowStep):
     got = [gradients(module) for module in (step.flow, step.text_encoder, step.denoiser)]
 
     batch = step.mixture.batch(0)
-    torch.manual_seed(3)
-    noisy = (batch.latents + 0.3 * torch.randn_like(batch.latents)).requires_grad_()
+    noise = torch.randn(batch.latents.shape, generator=micro_generator(step.config.loop, 0, 0))
+    noisy = (batch.latents + 0.3 * noise).requires_grad_()
     wrapped = [wrap_caption(caption, fps=0 if batch.is_image else 8) for caption in batch.captions]
     tokens = step.tokenizer(wrapped, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
     text = step.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]

@@ -17,12 +17,7 @@ def test_orthogonalise_keeps_directions_and_evens_out_sizes(shape):
     sizes = core.diagonal()
     assert sizes.min() > 0.65
     assert sizes.max() < 1.25
-    torch.testing.assert_close(core, torch.diag(sizes), rtol=0, atol=1e-10)
-
-
-def test_single_precision_is_enough():
-    matrix = torch.randn(64, 576)
-    torch.testing.assert_close(orthogonalise(matrix), orthogonalise(matrix.double()).float(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(core, torch.diag(sizes), rtol=0, atol=0.03)  # bfloat16
 
 
 def test_groups():

@@ -8,7 +8,15 @@ from diffusers import AutoencoderKLWan
 from starflow.errors import UsageError
 from starflow.train import vae as vae_training
 from starflow.train.config import LoopConfig, OptimizerConfig, Stage, VAEModelConfig, VAETrainConfig
-from starflow.train.vae import clip_psnr, load_clips, object_weights, reconstruction_loss, stage_at, train_vae
+from starflow.train.vae import (
+    TYPICAL_SHARE,
+    clip_psnr,
+    load_clips,
+    object_weights,
+    reconstruction_loss,
+    stage_at,
+    train_vae,
+)
 
 MODEL = VAEModelConfig(base_dim=4, z_dim=2, dim_mult=[1, 1, 1])
 
@@ -81,17 +89,19 @@ def test_clips_follow_from_their_index():
     assert any(torch.equal(whole[0, :, start : start + 5], clips[0]) for start in range(13))
 
 
-def test_objects_weigh_more():
-    video = torch.full((1, 3, 2, 8, 8), -0.5)
-    video[:, 0, 1, 2:4, 2:4] = 0.9
+def test_objects_weigh_more_and_small_ones_as_much_as_large_ones():
+    video = torch.full((2, 3, 2, 8, 8), -0.5)
+    video[0, 0, 1, 2:4, 2:4] = 0.9  # 4 of the clip's 128 pixels
+    video[1, 0, 1, 2:6, 2:6] = 0.9  # 16 of them
     weights = object_weights(video, 6.0)
-    assert weights[0, 0, 0].eq(1).all()
-    assert weights[0, 0, 1].sum() == 64 + 4 * 6
+    assert weights[:, 0, 0].eq(1).all()
+    extra = (weights - 1).sum(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(extra, torch.full((2,), 6 * TYPICAL_SHARE * 128))
     wrong_object, wrong_background = video.clone(), video.clone()
     wrong_object[0, :, 1, 2, 2] += 0.1
     wrong_background[0, :, 1, 0, 0] += 0.1
     ratio = reconstruction_loss(wrong_object, video, 6.0) / reconstruction_loss(wrong_background, video, 6.0)
-    assert ratio == pytest.approx(7, rel=1e-4)
+    assert ratio == pytest.approx(1 + 6 * TYPICAL_SHARE * 128 / 4, rel=1e-4)
 
 
 def test_psnr():

@@ -26,11 +26,11 @@ PLACEMENT_TRIES = 40
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 # Radius in the first frame. What grows or shrinks starts where both its ends stay clearly visible.
 RADII = {
-    ("small", "grow"): (5.2, 6.2),
+    ("small", "grow"): (6.2, 7.0),
     ("large", "grow"): (9.5, 10.5),
     ("small", "shrink"): (6.8, 7.4),
     ("large", "shrink"): (11.5, 13.0),
-    "small": (5.5, 6.5),
+    "small": (6.5, 7.5),
     "large": (10.0, 12.0),
 }
 

@@ -5,7 +5,7 @@
 Legend: B batch, T latent frames, H W latent rows and columns, D latent channels, M text tokens.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from math import log, pi
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
@@ -30,7 +31,7 @@ from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_
 from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
-from starflow.train.loop import create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import create_state, micro_generator, parameter_groups, resume_or_start, seed_everything, train
 from starflow.vae import VideoCodec
 
 # First and last layers and embeddings, which Muon leaves to AdamW.
@@ -63,7 +64,8 @@ class FlowStep:
         noise_std, device = self.config.noise_std, self.flow.device
         batch = self.mixture.batch(step * self.config.loop.accumulation + micro_step)
         clean = batch.latents.to(device)
-        noisy = (clean + noise_std * torch.randn_like(clean)).requires_grad_()
+        generator = micro_generator(self.config.loop, step, micro_step)
+        noisy = (clean + noise_std * torch.randn(clean.shape, generator=generator, device=device)).requires_grad_()
         weight = scale * noise_std / NOISE_UNIT
 
         with self._autocast():
@@ -92,7 +94,9 @@ class FlowStep:
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.text.max_tokens)
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.flow.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+        # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
+        device, bf16 = self.flow.device.type, self.config.loop.bf16
+        return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def load_codec(folder: str, later_frame_scale: float, device: str) -> VideoCodec:
@@ -197,7 +201,9 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
 
     mixture = Mixture(cache, config.tasks, config.batch_size, config.caption_dropout, config.loop.seed)
     step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
-    train(state, step, config.loop, output, sample)
+    # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
+    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        train(state, step, config.loop, output, sample)
     with atomic_write(output / "final") as temporary:
         save_model(build_pipeline(state, codec, tokenizer, config), temporary)
     return output / "final"

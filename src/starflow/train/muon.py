@@ -15,22 +15,14 @@ ITERATIONS = 5
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The semi-orthogonal factor of a (rows, columns) matrix, by Newton-Schulz steps: roughly U Vᵀ.
-
-    Each step multiplies from the left by a polynomial of the Gram matrix, so all steps are done on that small matrix.
-    """
+    """The semi-orthogonal factor of a (rows, columns) matrix, by Newton-Schulz steps in bfloat16: roughly U Vᵀ."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
-    gram = wide @ wide.T
-    identity = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
-    product = identity
+    wide = (wide / (wide.norm() + 1e-7)).bfloat16()
     for _ in range(ITERATIONS):
-        polynomial = a * identity + b * gram + c * gram @ gram
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
-    wide = product @ wide
-    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return (wide if matrix.shape[0] <= matrix.shape[1] else wide.T).to(matrix.dtype)
 
 
 class Muon(torch.optim.AdamW):
