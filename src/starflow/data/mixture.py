@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.data.latent_cache import LatentCache
-
-EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "
 
 
 @dataclass(frozen=True)
