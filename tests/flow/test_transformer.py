@@ -143,7 +143,7 @@ def test_cached_keys_are_already_rotated():
     h = randn(1, 3, HEAD_DIM)
     rotation = rotations(grid_positions(1, 1, 3, 4).flatten(0, 2), HEAD_DIM, torch.float64, torch.device("cpu"))
     cache = KeyValueCache(1, (1, 1, 3, HEAD_DIM), torch.float64, torch.device("cpu"))
-    attention(h, rotation, CausalAttend(cache), 0)
+    CausalAttend(cache)(*attention.queries_keys_values(h, rotation), 0)
     _, keys, values = attention.qkv(attention.norm(h)).chunk(3, dim=-1)
     cos, sin = rotation.unbind(1)
     a, b = keys[0, :, 0::2], keys[0, :, 1::2]

@@ -104,22 +104,42 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
 
         Text is ignored by a denoiser without `text_width`. Raises ValueError if a text-conditioned one gets none.
         """
-        num_frames, height, width = x.shape[1], x.shape[3], x.shape[4]
-        h = self.proj_in(x.permute(0, 1, 3, 4, 2).flatten(1, 3).to(self.proj_in.weight.dtype))
-        positions = grid_positions(num_frames, height, width, self.config["position_length"]).flatten(0, 2)
+        num_frames, tokens_per_frame = x.shape[1], x.shape[3] * x.shape[4]
+        h, rotation = self.embed(x, 0)
         num_text_tokens = 0
         if self.proj_text is not None:
-            if text is None:
-                raise ValueError("this denoiser is conditioned on text, and none was given")
-            num_text_tokens = text.shape[1]
-            h = torch.cat([self.proj_text(text.to(self.proj_text.weight.dtype)), h], dim=1)
-            positions = torch.cat([text_positions(num_text_tokens, self.config["position_length"]), positions])
-        rotation = rotations(positions, self.config["head_dim"], torch.promote_types(h.dtype, torch.float32), h.device)
-        attend = FrameBandAttend(
-            num_text_tokens, num_frames, height * width, self.config["temporal_causal"] - 1, self.config["window"]
-        )
-        h = self.transformer(h, rotation, attend)[:, num_text_tokens:]
-        return self.proj_out(h).unflatten(1, (num_frames, height, width)).permute(0, 1, 4, 2, 3).to(x.dtype)
+            text_h, text_rotation = self.embed_text(text)
+            num_text_tokens = text_h.shape[1]
+            h, rotation = torch.cat([text_h, h], dim=1), torch.cat([text_rotation, rotation])
+        attend = FrameBandAttend(num_text_tokens, num_frames, tokens_per_frame, self.lookahead, self.config["window"])
+        return self.predict(self.transformer(h, rotation, attend)[:, num_text_tokens:], x)
+
+    @property
+    def lookahead(self) -> int:
+        """How many frames ahead each layer looks: `A - 1`."""
+        return self.config["temporal_causal"] - 1
+
+    def embed(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Latents `(B, t, D, H, W)` of frames `first …` → `(B, t·H·W, C)`, and their rotation."""
+        num_frames, _, height, width = x.shape[1:]
+        h = self.proj_in(x.permute(0, 1, 3, 4, 2).flatten(1, 3).to(self.proj_in.weight.dtype))
+        positions = grid_positions(num_frames, height, width, self.config["position_length"]).flatten(0, 2)
+        positions[:, 2] += first
+        return h, self._rotation(positions, h)
+
+    def embed_text(self, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`(B, M, text width)` → `(B, M, C)`, and its rotation. Raises ValueError if there is no text."""
+        if self.proj_text is None or text is None:
+            raise ValueError("this denoiser is conditioned on text, and none was given")
+        h = self.proj_text(text.to(self.proj_text.weight.dtype))
+        return h, self._rotation(text_positions(text.shape[1], self.config["position_length"]), h)
+
+    def _rotation(self, positions: Tensor, h: Tensor) -> Tensor:
+        return rotations(positions, self.config["head_dim"], torch.promote_types(h.dtype, torch.float32), h.device)
+
+    def predict(self, h: Tensor, x: Tensor) -> Tensor:
+        """The transformer's output `(B, t·H·W, C)` → the prediction, shaped like `x` `(B, t, D, H, W)`."""
+        return self.proj_out(h).unflatten(1, (x.shape[1], *x.shape[3:])).permute(0, 1, 4, 2, 3).to(x.dtype)
 
 
 def score_prediction(input_grad: Tensor, noise_std: float) -> Tensor:

@@ -114,11 +114,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, h: Tensor, rotation: Tensor, attend: Attend, layer: int) -> Tensor:
+    def queries_keys_values(self, h: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`q`, `k` (both rotated) and `v`, each `(B, h, n, d)`, of tokens `(B, n, C)`."""
         qkv = self.qkv(self.norm(h)).unflatten(-1, (3, -1, self.head_dim))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        out = attend(rotate(q, rotation), rotate(k, rotation), v, layer)
-        return self.proj(out.transpose(1, 2).flatten(-2))
+        return rotate(q, rotation), rotate(k, rotation), v
+
+    def merge(self, attended: Tensor) -> Tensor:
+        """Attended values `(B, h, n, d)` → `(B, n, C)`."""
+        return self.proj(attended.transpose(1, 2).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -143,7 +147,11 @@ class Layer(nn.Module):
         self.mlp = MLP(width)
 
     def forward(self, h: Tensor, rotation: Tensor, attend: Attend, layer: int) -> Tensor:
-        h = h + self.attention(h, rotation, attend, layer)
+        return self.finish(h, attend(*self.attention.queries_keys_values(h, rotation), layer))
+
+    def finish(self, h: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention: tokens `(B, n, C)` and their attended values `(B, h, n, d)` → `(B, n, C)`."""
+        h = h + self.attention.merge(attended)
         return h + self.mlp(h)
 
 

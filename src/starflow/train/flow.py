@@ -18,9 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.config import save_config
 from starflow.data.latent_cache import LatentCache, open_latent_cache
-from starflow.data.mixture import EXTEND, LAST, VIDEO_TO_VIDEO, Mixture
+from starflow.data.mixture import Mixture
 from starflow.data.source import Toyworld
 from starflow.errors import UsageError
 from starflow.files import atomic_write

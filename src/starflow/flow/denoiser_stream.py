@@ -1,0 +1,131 @@
+"""`CausalDenoiser` frame by frame: each layer emits a frame as soon as the frames that it looks ahead to are there.
+
+Every layer keeps the keys and values of its window and the frames that still wait, so nothing is computed twice, and
+memory does not grow with the video. With `L` layers that each look `A - 1` frames ahead, a frame's prediction is ready
+when the frame `L·(A - 1)` later has come.
+
+Legend: as in `starflow.flow.denoiser`; `P = H·W` tokens of a frame, `h` heads, `d` head width.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.transformer import Layer
+
+
+@torch.no_grad()
+def stream_predictions(
+    denoiser: CausalDenoiser, pieces: Iterable[Tensor], text: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Denoiser predictions of a video that comes in pieces, equal to `denoiser` of the whole.
+
+    Args:
+        denoiser: the model.
+        pieces: `(B, t, D, H, W)`, successive frames of the same videos, one or more at a time.
+        text: `(B, M, text width)`; ignored by a denoiser that sees no text.
+
+    Yields:
+        Latents and predictions `(B, t, D, H, W)` of the frames that became ready, each frame once and in order.
+    """
+    stream: _DenoiserStream | None = None
+    for piece in pieces:
+        stream = stream or _DenoiserStream(denoiser, piece, text)
+        yield from stream(piece, is_last=False)
+    if stream is not None:
+        yield from stream(piece[:, :0], is_last=True)
+
+
+class _DenoiserStream:
+    def __init__(self, denoiser: CausalDenoiser, like: Tensor, text: Tensor | None) -> None:
+        self.denoiser = denoiser
+        self.num_seen = 0
+        self.waiting = like[:, :0]  # latents whose prediction is not ready
+        self.text = None if denoiser.proj_text is None else denoiser.embed_text(text)
+        num_text_tokens = 0 if self.text is None else self.text[0].shape[1]
+        self.tokens_per_frame = like.shape[3] * like.shape[4]
+        self.layers = [
+            _LayerStream(layer, num_text_tokens, self.tokens_per_frame, denoiser.lookahead, denoiser.config["window"])
+            for layer in denoiser.transformer.layers
+        ]
+
+    def __call__(self, piece: Tensor, *, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        h, rotation = self.denoiser.embed(piece, self.num_seen)
+        if self.text is not None:  # it comes with the first piece
+            h, rotation = torch.cat([self.text[0], h], dim=1), torch.cat([self.text[1], rotation])
+            self.text = None
+        self.num_seen += piece.shape[1]
+        self.waiting = torch.cat([self.waiting, piece], dim=1)
+        emitted = self.layers[-1].num_emitted
+        for layer in self.layers:
+            h, rotation = layer(h, rotation, is_last=is_last)
+        num_ready = self.layers[-1].num_emitted - emitted
+        ready, self.waiting = self.waiting[:, :num_ready], self.waiting[:, num_ready:]
+        if num_ready:
+            h = self.denoiser.transformer.final_norm(h[:, -num_ready * self.tokens_per_frame :])
+            yield ready, self.denoiser.predict(h, ready)
+
+
+class _LayerStream:
+    """One layer: takes in the tokens of text and frames in order, emits those whose look-ahead is complete.
+
+    `h`, `rotation` and `q` are of the tokens that wait; `k` and `v` of all text and of the frames that a waiting or
+    coming frame may still attend to, the first of which is `first_key_frame`.
+    """
+
+    def __init__(self, layer: Layer, num_text_tokens: int, tokens_per_frame: int, lookahead: int, window: int) -> None:
+        self.layer = layer
+        self.num_text_tokens, self.tokens_per_frame = num_text_tokens, tokens_per_frame
+        self.lookahead, self.window = lookahead, window
+        self.num_emitted = 0  # frames
+        self.first_key_frame = 0
+        self.pending: list[Tensor] = []  # h, rotation, q, k, v
+
+    def __call__(self, h: Tensor, rotation: Tensor, *, is_last: bool) -> tuple[Tensor, Tensor]:
+        """`(B, n, C)` and `(n, 2, d/2)` of tokens that follow those before → the same of tokens that are ready."""
+        self._append(h, rotation)
+        h, rotation, q, k, _ = self.pending
+        num_text = self.num_text_tokens
+        num_seen = self.first_key_frame + (k.shape[2] - num_text) // self.tokens_per_frame
+        stop = num_seen if is_last else max(0, num_seen - self.lookahead)
+        attended = []
+        if self.num_emitted == 0 and stop > 0 and num_text:
+            attended.append(self._attend(q[:, :, :num_text], 0, self.lookahead))
+        for frame in range(self.num_emitted, stop):
+            first = num_text * (self.num_emitted == 0) + (frame - self.num_emitted) * self.tokens_per_frame
+            last = frame + self.lookahead
+            attended.append(self._attend(q[:, :, first : first + self.tokens_per_frame], last - self.window, last))
+        if not attended:
+            return h[:, :0], rotation[:0]
+        out = self.layer.finish(h[:, : (n := sum(part.shape[2] for part in attended))], torch.cat(attended, dim=2))
+        self._forget(n, stop)
+        return out, rotation[:n]
+
+    def _append(self, h: Tensor, rotation: Tensor) -> None:
+        new = [h, rotation, *self.layer.attention.queries_keys_values(h, rotation)]
+        along = (1, 0, 2, 2, 2)
+        if self.pending:
+            new = [torch.cat(pair, dim) for pair, dim in zip(zip(self.pending, new, strict=True), along, strict=True)]
+        self.pending = new
+
+    def _attend(self, q: Tensor, first: int, last: int) -> Tensor:
+        """Attention to all text and to frames `first … last`, those of them that exist."""
+        k, v = self.pending[3:]
+        start = self.num_text_tokens + max(0, first - self.first_key_frame) * self.tokens_per_frame
+        stop = self.num_text_tokens + (last + 1 - self.first_key_frame) * self.tokens_per_frame
+        band = [torch.cat([t[:, :, : self.num_text_tokens], t[:, :, start:stop]], dim=2) for t in (k, v)]
+        return F.scaled_dot_product_attention(q, *band)
+
+    def _forget(self, num_tokens: int, num_emitted: int) -> None:
+        """Drop what waited among the first `num_tokens`, and the keys that no later frame attends to."""
+        h, rotation, q, k, v = self.pending
+        self.num_emitted = num_emitted
+        first = max(self.first_key_frame, num_emitted + self.lookahead - self.window)
+        skip = (first - self.first_key_frame) * self.tokens_per_frame
+        text = slice(0, self.num_text_tokens)
+        k, v = (torch.cat([t[:, :, text], t[:, :, self.num_text_tokens + skip :]], dim=2) for t in (k, v))
+        self.first_key_frame = first
+        self.pending = [h[:, num_tokens:], rotation[num_tokens:], q[:, :, num_tokens:], k, v]
