@@ -69,10 +69,10 @@ def encode_given(
     if sum([video is not None, extend is not None, image is not None or last_image is not None]) > 1:
         raise UsageError("an image, a video to edit and a video to extend exclude each other: give one of them")
     if video is not None:
-        latents = _encode(codec, video, size)
+        latents = encode_clips(codec, video, size)
         return Given(latents, latents.shape[1], VIDEO_TO_VIDEO)
     if extend is not None:
-        return Given(_encode(codec, extend, size))
+        return Given(encode_clips(codec, extend, size))
     first, last = (
         None if pictures is None else _encode_images(codec, pictures, size) for pictures in (image, last_image)
     )
@@ -82,10 +82,14 @@ def encode_given(
 
 
 def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int, int]) -> Tensor:
-    return _encode(codec, [[image] if isinstance(image, Image.Image) else image[None] for image in images], size)
+    return encode_clips(codec, [[image] if isinstance(image, Image.Image) else image[None] for image in images], size)
 
 
-def _encode(codec: VideoCodec, clips: Sequence[Clip], size: tuple[int, int]) -> Tensor:
+def encode_clips(codec: VideoCodec, clips: Sequence[Clip], size: tuple[int, int]) -> Tensor:
+    """Clean latents `(B, T, D, H, W)` of clips of one length, fitted to `size`, height and width.
+
+    Raises UsageError if their lengths differ, the VAE cannot take them, or one is not uint8 in RGB.
+    """
     arrays = [fit_frames(_to_array(clip), *size) for clip in clips]
     if len({len(array) for array in arrays}) > 1:
         raise UsageError("the clips of a batch must have the same number of frames")

@@ -143,15 +143,19 @@ class StarFlow(ModelMixin, ConfigMixin):
 
     # --- data → noise ------------------------------------------------------------------------------------------------
 
+    def step(self, index: int, x: Tensor, text: Tensor | None = None) -> BlockStep:
+        """Run block `index` on `x` `(B, T, H, W, D)`, data → noise; only the deep block takes `text`."""
+        grid = (x.shape[1], x.shape[2], x.shape[3])
+        rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
+        z, log_det = self.blocks[index](self.to_tokens(x, index), rotation, text)
+        return BlockStep(self.from_tokens(z, index, grid), self.from_tokens(log_det, index, grid))
+
     def steps(self, x: Tensor, text: Tensor) -> Iterator[BlockStep]:
         """Run the blocks one by one on `x` `(B, T, H, W, D)`, from data to noise."""
-        grid = (x.shape[1], x.shape[2], x.shape[3])
         for index, block in enumerate(self.blocks):
-            block_text = text if block is self.deep else None
-            rotation = self.rotation(index, grid, 0 if block_text is None else text.shape[1])
-            z, log_det = block(self.to_tokens(x, index), rotation, block_text)
-            x = self.from_tokens(z, index, grid)
-            yield BlockStep(x, self.from_tokens(log_det, index, grid))
+            step = self.step(index, x, text if block is self.deep else None)
+            yield step
+            x = step.hidden
 
     def encode(self, x: Tensor, text: Tensor) -> Encoded:
         """Data → noise: latents `(B, T, D, H, W)` and text encodings `(B, M, text width)` → `z` and `log_det`.
@@ -173,10 +177,8 @@ class StarFlow(ModelMixin, ConfigMixin):
     def encode_shallow(self, x: Tensor) -> Tensor:
         """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, what the deep block reads: each frame on its own."""
         x = x.permute(0, 1, 3, 4, 2)
-        grid = (x.shape[1], x.shape[2], x.shape[3])
-        for index, block in enumerate(self.shallow):
-            z, _ = block(self.to_tokens(x, index), self.rotation(index, grid))
-            x = self.from_tokens(z, index, grid)
+        for index in range(self.num_blocks - 1):
+            x = self.step(index, x).hidden
         return x
 
     # --- what the inverse solves -------------------------------------------------------------------------------------
