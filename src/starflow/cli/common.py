@@ -1,13 +1,18 @@
-"""What several commands share: the options of the sampler, and the check that an extra is installed."""
+"""What several commands share: options of the model and of the sampler, and the check that an extra is installed."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow.errors import StarflowError
+from starflow.cli.quiet import hide_loading_bars
+from starflow.errors import StarflowError, UsageError
 
+if TYPE_CHECKING:
+    from starflow.pipeline import StarFlowPipeline
+
+DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "yaml", "tensorboard"),
     "evaluate": ("skimage", "scipy", "matplotlib"),
@@ -22,6 +27,45 @@ def require_extra(extra: str) -> None:
             f"this command needs the extra {extra!r} ({', '.join(missing)} not found): in the repository, "
             f"pip install -c constraints.txt -e '.[{extra}]'"
         )
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--model`, `--device` and `--dtype`: what `load_pipeline` takes."""
+    for option in (
+        click.option(
+            "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
+        ),
+        click.option("--device", help="cpu, cuda, mps, … [default: the best there is]"),
+        click.option("--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."),
+    ):
+        command = option(command)
+    return command
+
+
+def load_pipeline(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
+    """The model on its device (by default the best there is).
+
+    Raises StarflowError if it cannot be loaded, UsageError if there is no such device.
+    """
+    import torch
+
+    from starflow.pipeline import StarFlowPipeline
+
+    hide_loading_bars()
+    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+    pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
+    try:
+        return pipeline.to(device or _best_device())
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"cannot use the device {device}: {str(error).splitlines()[0]}") from error
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:

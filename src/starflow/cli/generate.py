@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
-from starflow.cli.common import sampling_options
-from starflow.cli.quiet import hide_loading_bars
+from starflow.cli.common import load_pipeline, model_options, sampling_options
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from starflow.pipeline import StarFlowPipeline
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command()
@@ -28,17 +25,13 @@ DTYPES = ("float32", "bfloat16", "float16")
     help="The video: .mp4, .gif, .webp or .png (frames). With --prompts, a folder.",
 )
 @click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A file of prompts, one a line.")
-@click.option("--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed makes the same video."
 )
 @click.option("--num-frames", type=click.IntRange(1), help="Frames of the video; 1 is an image. [default: the model's]")
 @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames per second. [default: the model's]")
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
-@click.option("--device", help="cpu, cuda, mps, … [default: the best there is]")
-@click.option(
-    "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
-)
+@model_options
 @sampling_options
 def generate(
     prompt: str | None,
@@ -70,7 +63,7 @@ def generate(
         video.check_writable(path, num_frames or 2)
     if contact_sheet is not None:
         video.check_writable(contact_sheet)
-    pipeline = _load(model, device, dtype)
+    pipeline = load_pipeline(model, device, dtype)
     num_frames = _allowed_num_frames(pipeline, num_frames)
     fps = pipeline.config.fps if fps is None else fps
     guidance_scale = pipeline.config.guidance_scale if guidance_scale is None else guidance_scale
@@ -124,28 +117,6 @@ def _output_paths(prompts: list[str], output: str | None, *, is_folder: bool) ->
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "video"
-
-
-def _load(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
-    import torch
-
-    from starflow.pipeline import StarFlowPipeline
-
-    hide_loading_bars()
-    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
-    pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
-    try:
-        return pipeline.to(device or _best_device())
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"cannot use the device {device}: {str(error).splitlines()[0]}") from error
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _generator(seed: int) -> "torch.Generator":
