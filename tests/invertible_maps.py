@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.sampling.sampler import sample
-from starflow.sampling.solvers import Solver
+from starflow.sampling.solvers import Solver, solve
 
 M = TypeVar("M", bound=nn.Module)
 CHANNELS, TEXT_WIDTH, TEXT_TOKENS, HEAD_DIM = 2, 6, 3, 20
@@ -116,7 +116,7 @@ class InvertibleMap:
         grid = self.grid if self.is_deep else (1, *self.grid[1:])
         gaussians = flow.conditional(self.block, tokens.shape[0], grid, text if self.is_deep else None)
         v = tokens.clone()
-        solver(gaussians, tokens, v, 0, v.shape[1])
+        solve(solver, gaussians, tokens, v, 0, v.shape[1])
         return flow.from_tokens(v, self.block, self.grid)
 
     def sees(self) -> Tensor:

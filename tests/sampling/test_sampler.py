@@ -6,7 +6,7 @@ from torch import Tensor
 
 from invertible_maps import CHANNELS, randn, random_text, tiny_flow
 from starflow.errors import StarflowError, UsageError
-from starflow.sampling.sampler import Window, sample
+from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample
 from starflow.sampling.solvers import BlockJacobi, sequential
 
 HEIGHT, WIDTH = 2, 3
@@ -103,7 +103,7 @@ def test_images_are_videos_of_one_frame():
     x, report = sample(flow, z, text, solver=EXACT)
     assert x.shape == z.shape
     assert_same(flow.encode(x, text).z, z)
-    assert report.deep.tokens == HEIGHT * WIDTH
+    assert report.deep.tokens == 2 * HEIGHT * WIDTH
 
 
 def test_each_frame_is_announced_as_the_deep_block_finishes_it():
@@ -113,11 +113,38 @@ def test_each_frame_is_announced_as_the_deep_block_finishes_it():
     assert_same(torch.cat(list(frames.values()), dim=1), flow.encode_shallow(x)[:, 1:])
 
 
+def test_frames_come_out_as_they_are_settled_and_the_report_grows_with_them():
+    flow, z = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
+    report, sweeps = SamplingReport(), []
+    for u in deep_frames(flow, z, random_text(2), None, 0.0, None, Window(), sequential, report):
+        assert u.shape == (2, 1, HEIGHT, WIDTH, CHANNELS)
+        sweeps.append(report.deep.sweeps)
+    assert sweeps == [6, 12, 18, 24]
+
+
+def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
+    flow, z = tiny_flow().requires_grad_(), noise(3).permute(0, 1, 3, 4, 2)
+    report = SamplingReport()
+    for u in deep_frames(flow, z, random_text(2), None, 0.0, None, Window(), EXACT, report):
+        assert torch.is_grad_enabled()
+        assert not u.requires_grad
+        assert not invert_shallow(flow, u, EXACT, report).requires_grad
+
+
+@pytest.mark.parametrize("solver", [sequential, BlockJacobi(6, 0.1)], ids=["sequential", "jacobi"])
+def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
+    flow, u = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
+    whole = invert_shallow(flow, u, solver, SamplingReport())
+    for frame in range(4):
+        alone = invert_shallow(flow, u[:1, frame : frame + 1], solver, SamplingReport())
+        assert_same(alone, whole[:1, frame : frame + 1])
+
+
 def test_the_report_counts_tokens_and_admits_failure():
     flow, text = tiny_flow(), random_text(2)
     _, report = sample(flow, noise(4), text, prefix=noise(1), solver=sequential)
-    assert report.deep.tokens == 3 * HEIGHT * WIDTH
-    assert report.shallow.tokens == 2 * HEIGHT * WIDTH
+    assert report.deep.tokens == 2 * 3 * HEIGHT * WIDTH  # two samples
+    assert report.shallow.tokens == 2 * 2 * 3 * HEIGHT * WIDTH  # in two blocks
     assert str(report) == "30 sweeps (18 deep), 1.0 evaluations per token, largest residual 0.0e+00, converged"
     _, report = sample(flow, noise(2), text, solver=BlockJacobi(max_sweeps=2, tolerance=1e-12))
     assert str(report).endswith("NOT converged")

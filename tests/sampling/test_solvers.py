@@ -8,7 +8,7 @@ from invertible_maps import CHANNELS, TEXT_TOKENS, VIDEO, randn, random_text, ti
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
-from starflow.sampling.solvers import BlockJacobi, Solution, require_finite, sequential, solver_named
+from starflow.sampling.solvers import BlockJacobi, Solution, require_finite, sequential, solve, solver_named
 
 NUM_TOKENS = 18
 DEEP = 2
@@ -30,7 +30,7 @@ class Counted:
 
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         self.sweeps += 1
-        self.tokens += stop - start
+        self.tokens += v.shape[0] * (stop - start)
         return self.gaussians.evaluate(v, start, stop)
 
 
@@ -45,8 +45,8 @@ def noise(batch: int = 2) -> Tensor:
 
 def sequential_answer(flow: StarFlow, z: Tensor, guidance_scale: float = 0.0) -> Tensor:
     v = torch.full_like(z, torch.nan)
-    solution = sequential(gaussians(flow, len(z), guidance_scale), z, v, 0, NUM_TOKENS)
-    assert solution == Solution(sweeps=NUM_TOKENS, evaluations=NUM_TOKENS, tokens=NUM_TOKENS)
+    solution = solve(sequential, gaussians(flow, len(z), guidance_scale), z, v, 0, NUM_TOKENS)
+    assert solution == Solution(sweeps=NUM_TOKENS, evaluations=z.numel() // CHANNELS, tokens=z.numel() // CHANNELS)
     return v
 
 
@@ -55,11 +55,11 @@ def sequential_answer(flow: StarFlow, z: Tensor, guidance_scale: float = 0.0) ->
 def test_jacobi_finds_the_sequential_answer_from_any_start(start, block_size: int):
     flow, z = tiny_flow(), noise()
     v, counted = start(z), Counted(gaussians(flow))
-    solution = BlockJacobi(block_size, EXACT)(counted, z, v, 0, NUM_TOKENS)
+    solution = solve(BlockJacobi(block_size, EXACT), counted, z, v, 0, NUM_TOKENS)
     torch.testing.assert_close(v, sequential_answer(flow, z), atol=1e-10, rtol=0)
     assert solution.converged
     assert solution.max_residual <= EXACT
-    assert (solution.sweeps, solution.evaluations, solution.tokens) == (counted.sweeps, counted.tokens, NUM_TOKENS)
+    assert (solution.sweeps, solution.evaluations, solution.tokens) == (counted.sweeps, counted.tokens, 2 * NUM_TOKENS)
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
@@ -67,7 +67,7 @@ def test_a_block_of_n_tokens_takes_at_most_n_plus_one_sweeps(start):
     """Even with a tolerance of nothing at all: after `n` sweeps nothing moves any more, and one more sees that."""
     flow, z = tiny_flow(), noise()
     v = start(z)
-    solution = BlockJacobi(block_size=6, tolerance=0.0)(gaussians(flow), z, v, 0, 6)
+    solution = solve(BlockJacobi(block_size=6, tolerance=0.0), gaussians(flow), z, v, 0, 6)
     assert solution.converged
     assert solution.max_residual == 0
     assert solution.sweeps <= 7
@@ -77,7 +77,7 @@ def test_a_block_of_n_tokens_takes_at_most_n_plus_one_sweeps(start):
 def test_after_k_sweeps_the_first_k_tokens_are_exact(sweeps: int):
     flow, z = tiny_flow(), noise()
     v = torch.full_like(z, 1e6)
-    BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=sweeps + 1)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    solve(BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=sweeps + 1), gaussians(flow), z, v, 0, NUM_TOKENS)
     error = (v - sequential_answer(flow, z)).abs().amax(dim=(0, 2))
     assert (error[:sweeps] < 1e-10).all()
     assert (error[sweeps:] > 1e-6).all()
@@ -86,11 +86,11 @@ def test_after_k_sweeps_the_first_k_tokens_are_exact(sweeps: int):
 def test_too_few_sweeps_are_admitted():
     flow, z = tiny_flow(), noise()
     v = z.clone()
-    solution = BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=3)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    solution = solve(BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=3), gaussians(flow), z, v, 0, NUM_TOKENS)
     assert not solution.converged
     assert solution.sweeps == 3
     assert solution.max_residual > EXACT
-    finished = BlockJacobi(6, EXACT)(gaussians(flow), z, z.clone(), 0, NUM_TOKENS)
+    finished = solve(BlockJacobi(6, EXACT), gaussians(flow), z, z.clone(), 0, NUM_TOKENS)
     assert not (solution + finished).converged
     assert not (finished + solution).converged
     assert (finished + solution).max_residual == solution.max_residual
@@ -100,7 +100,7 @@ def test_a_good_start_is_only_looked_at():
     flow, z = tiny_flow(), noise()
     answer = sequential_answer(flow, z)
     v = answer.clone()
-    solution = BlockJacobi(6, 1e-10)(gaussians(flow), z, v, 0, NUM_TOKENS)
+    solution = solve(BlockJacobi(6, 1e-10), gaussians(flow), z, v, 0, NUM_TOKENS)
     assert solution.sweeps == 3
     assert torch.equal(v, answer)
 
@@ -113,7 +113,7 @@ def test_settled_tokens_are_left_alone():
         v[:, :6] = answer[:, :6]
         solved = gaussians(flow)
         solved.evaluate(v, 0, 6)
-        solver(solved, z, v, 6, 12)
+        solve(solver, solved, z, v, 6, 12)
         assert torch.equal(v[:, :6], answer[:, :6])
         torch.testing.assert_close(v[:, 6:12], answer[:, 6:12], atol=1e-10, rtol=0)
         assert torch.equal(v[:, 12:], torch.zeros_like(v[:, 12:]))
@@ -125,7 +125,7 @@ def test_the_residual_certifies_the_sample(tolerance: float, guidance_scale: flo
     """What comes back is the exact sample of a noise no further from `z` than the residual; the cache has it."""
     flow, z = tiny_flow(), noise()
     v, solved = torch.zeros_like(z), gaussians(flow, guidance_scale=guidance_scale)
-    solution = BlockJacobi(6, tolerance)(solved, z, v, 0, NUM_TOKENS)
+    solution = solve(BlockJacobi(6, tolerance), solved, z, v, 0, NUM_TOKENS)
     mu, sigma = gaussians(flow, guidance_scale=guidance_scale).evaluate(v, 0, NUM_TOKENS)
     off = ((v - mu) / sigma - z).abs().max().item()
     assert off == pytest.approx(solution.max_residual, rel=1e-9)
@@ -138,28 +138,58 @@ def test_the_residual_certifies_the_sample(tolerance: float, guidance_scale: flo
     torch.testing.assert_close(solved.cache.buffer, fresh.cache.buffer, atol=1e-12, rtol=0)
 
 
-def test_each_sample_of_a_batch_is_solved_as_if_alone():
-    flow, z = tiny_flow(), noise(3)
-    text = random_text(3)
+def test_a_samples_answer_does_not_depend_on_its_neighbours():
+    """Even where the tolerance is loose: a sample stays as it was when its own residual passed."""
+    flow, z, text = tiny_flow(), noise(3), random_text(3)
+    solver = BlockJacobi(NUM_TOKENS, tolerance=0.1)
     v = torch.zeros_like(z)
-    BlockJacobi(6, EXACT)(flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
+    v[1] = 1e6
+    solve(solver, flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
     for index in range(3):
         one = slice(index, index + 1)
-        alone = torch.zeros_like(z[one])
-        BlockJacobi(6, EXACT)(flow.conditional(DEEP, 1, VIDEO, text[one]), z[one], alone, 0, NUM_TOKENS)
+        alone = torch.full_like(z[one], 1e6 if index == 1 else 0.0)
+        solve(solver, flow.conditional(DEEP, 1, VIDEO, text[one]), z[one], alone, 0, NUM_TOKENS)
         torch.testing.assert_close(v[one], alone, atol=1e-10, rtol=0)
 
 
-def test_one_bad_sample_keeps_the_whole_batch_going():
-    """The residual is the batch's largest: a mean would let a wrong sample through among right ones."""
-    flow, z = tiny_flow(), noise(3)
-    text = random_text(3)
+def test_one_bad_sample_keeps_going_and_good_ones_stay():
+    """A mean over the batch would let a wrong sample through among right ones."""
+    flow, z, text = tiny_flow(), noise(3), random_text(3)
     want = torch.zeros_like(z)
-    sequential(flow.conditional(DEEP, 3, VIDEO, text), z, want, 0, NUM_TOKENS)
+    solve(sequential, flow.conditional(DEEP, 3, VIDEO, text), z, want, 0, NUM_TOKENS)
     v = want.clone()
     v[1] += 1.0
-    BlockJacobi(NUM_TOKENS, 1e-2)(flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
+    solve(BlockJacobi(NUM_TOKENS, 1e-2), flow.conditional(DEEP, 3, VIDEO, text), z, v, 0, NUM_TOKENS)
     assert (v - want).abs().max() < 0.1
+    assert torch.equal(v[::2], want[::2])
+
+
+@pytest.mark.parametrize("solver", [sequential, BlockJacobi(4, EXACT)], ids=["sequential", "jacobi"])
+def test_what_is_said_to_be_settled_never_moves_again(solver):
+    flow, z = tiny_flow(), noise()
+    v, last = z.clone(), 0
+    for settled, done in solver(gaussians(flow), z, v, 0, NUM_TOKENS, 6):
+        assert last < settled <= NUM_TOKENS
+        assert done.tokens == 2 * (settled - last)
+        last, v[:, settled:] = settled, 7.0
+    assert last == NUM_TOKENS
+    torch.testing.assert_close(v, sequential_answer(flow, z), atol=1e-10, rtol=0)
+
+
+def test_later_frames_start_from_the_previous_one():
+    flow, z = tiny_flow(), noise()
+    seen: list[Tensor] = []
+
+    class Watched(Counted):
+        def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+            seen.append(v[:, start:stop].clone())
+            return super().evaluate(v, start, stop)
+
+    v = z.clone()
+    solve(BlockJacobi(6, tolerance=1e9), Watched(gaussians(flow)), z, v, 0, NUM_TOKENS, frame_tokens=6)
+    assert len(seen) == 3
+    assert torch.equal(seen[0], z[:, :6])
+    assert torch.equal(seen[1], seen[0])
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -168,7 +198,7 @@ def test_a_start_that_is_no_number_is_an_error(bad: float):
     v = z.clone()
     v[0, 4] = bad
     with pytest.raises(StarflowError, match="NaN"):
-        BlockJacobi(6, EXACT)(gaussians(flow), z, v, 0, NUM_TOKENS)
+        solve(BlockJacobi(6, EXACT), gaussians(flow), z, v, 0, NUM_TOKENS)
 
 
 def test_nan_in_the_weights_is_an_error_at_the_first_sweep():
@@ -176,7 +206,7 @@ def test_nan_in_the_weights_is_an_error_at_the_first_sweep():
     flow.deep.transformer.layers[1].mlp.down.weight[0, 0] = torch.nan
     counted = Counted(gaussians(flow))
     with pytest.raises(StarflowError, match="NaN"):
-        BlockJacobi(6, EXACT)(counted, z, z.clone(), 0, NUM_TOKENS)
+        solve(BlockJacobi(6, EXACT), counted, z, z.clone(), 0, NUM_TOKENS)
     assert counted.sweeps == 1
 
 

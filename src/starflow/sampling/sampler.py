@@ -13,7 +13,7 @@ from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import at_least_float32
-from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite
+from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite, solve
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class SamplingReport:
         )
 
 
+@torch.no_grad()
 def deep_frames(
     flow: StarFlow,
     noise: Tensor,
@@ -58,11 +59,13 @@ def deep_frames(
     window: Window,
     solver: Solver,
     report: SamplingReport,
+    later_text: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Invert the deep block, one frame `u` `(B, 1, H, W, D)` at a time, for the frames after the `given` ones.
+    """Invert the deep block: yields each frame `u` `(B, 1, H, W, D)` after the `given` ones as soon as it is settled.
 
     `noise` `(B, T, H, W, D)` covers all frames; `given` `(B, K, H, W, D)` are frames that went through the shallow
-    blocks.
+    blocks. `later_text` is the text of windows that have left the first frame behind, if it is another. `report` grows
+    as frames are made.
     """
     batch, num_frames, height, width, _ = noise.shape
     size = min(window.size or num_frames, num_frames)
@@ -74,8 +77,9 @@ def deep_frames(
     known = num_given - origin
     while origin + known < num_frames:
         end = min(origin + size, num_frames)
+        window_text = text if origin == 0 or later_text is None else later_text
         gaussians = flow.conditional(
-            flow.num_blocks - 1, batch, (end - origin, height, width), text, null_text, guidance_scale
+            flow.num_blocks - 1, batch, (end - origin, height, width), window_text, null_text, guidance_scale
         )
         for frame in _window_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, solver, report):
             yield u[:, origin + frame : origin + frame + 1]
@@ -91,22 +95,27 @@ def _window_frames(
     solver: Solver,
     report: SamplingReport,
 ) -> Iterator[int]:
-    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place; yields the index of each frame as it is done."""
+    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place; yields the index of each as it is settled."""
     deep = flow.num_blocks - 1
     num_frames, height, width = u.shape[1:4]
-    per_frame = height * width
+    frame_tokens = height * width
     z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
+    start, stop = known * frame_tokens, num_frames * frame_tokens
+    v[:, start:] = z[:, start:]
     if known:
-        gaussians.evaluate(v, 0, known * per_frame)
-    for frame in range(known, num_frames):
-        start, stop = frame * per_frame, (frame + 1) * per_frame
-        v[:, start:stop] = v[:, start - per_frame : start] if frame else z[:, :stop]
-        report.deep += solver(gaussians, z, v, start, stop)
-        require_finite(v[:, start:stop], "a sampled frame")
-        u[:, frame : frame + 1] = flow.from_tokens(v[:, start:stop], deep, (1, height, width))
-        yield frame
+        gaussians.evaluate(v, 0, start)
+    frame = known
+    for settled, done in solver(gaussians, z, v, start, stop, frame_tokens):
+        report.deep += done
+        while (frame + 1) * frame_tokens <= settled:
+            tokens = v[:, frame * frame_tokens : (frame + 1) * frame_tokens]
+            require_finite(tokens, "a sampled frame")
+            u[:, frame : frame + 1] = flow.from_tokens(tokens, deep, (1, height, width))
+            yield frame
+            frame += 1
 
 
+@torch.no_grad()
 def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingReport) -> Tensor:
     """Invert the shallow blocks: `u` `(B, T, H, W, D)` → `x` of the same shape; all frames are one batch."""
     x = u
@@ -115,7 +124,7 @@ def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingRe
         z = flow.to_tokens(x, index)
         v = z.clone()
         gaussians = flow.conditional(index, z.shape[0], (1, *grid[1:]))
-        report.shallow += solver(gaussians, z, v, 0, z.shape[1])
+        report.shallow += solve(solver, gaussians, z, v, 0, z.shape[1])
         x = flow.from_tokens(v, index, grid)
     return require_finite(x, "a sampled frame")
 

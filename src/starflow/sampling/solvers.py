@@ -1,17 +1,14 @@
 """How a block is inverted: `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, token by token or by Jacobi iteration.
 
-A solver is a function `(gaussians, z, v, start, stop) → Solution` that fills tokens `start … stop - 1` of `v` in place,
-those before `start` being settled. The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` of
-its channels, in units of the prior: if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with
-`|z' - z| <= tau`.
+The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` of its channels, in units of the prior:
+if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with `|z' - z| <= tau`.
 
 Legend: `B` batch, `N` tokens, `D` channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isnan
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +26,7 @@ class Gaussians(Protocol):
 class Solution:
     """What a solver did: passes through the block, tokens evaluated in them, tokens solved, largest residual.
 
-    Tokens are counted for one sample of the batch.
+    Tokens are counted over the whole batch.
     """
 
     sweeps: int = 0
@@ -48,25 +45,57 @@ class Solution:
         )
 
 
-Solver = Callable[[Gaussians, Tensor, Tensor, int, int], Solution]
+class Progress(NamedTuple):
+    """How far a solver has come: tokens before `settled` are final in every sample; `done` since it last said so."""
+
+    settled: int
+    done: Solution
 
 
-def sequential(gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int) -> Solution:
-    """Token by token with the key/value cache: exact, one pass per token. `z` and `v` are `(B, N, D)`."""
+class Solver(Protocol):
+    """Fills tokens `start … stop - 1` of `v` `(B, N, D)` in place for the noise `z` `(B, N, D)`, and yields as it goes.
+
+    Tokens before `start` are settled, and `gaussians` has evaluated them. `v` comes with finite values to start from;
+    where the token `frame_tokens` before it is there, a solver may start from that one's value instead: it is at the
+    same place in the previous frame. What a sample settles on depends on its own tokens only, not on its neighbours in
+    the batch.
+    """
+
+    def __call__(
+        self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
+    ) -> Iterator[Progress]: ...
+
+
+def solve(
+    solver: Solver, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int | None = None
+) -> Solution:
+    """Run a solver to its end, and return all that it did; with `frame_tokens` None there is but one frame."""
+    solution = Solution()
+    for progress in solver(gaussians, z, v, start, stop, v.shape[1] if frame_tokens is None else frame_tokens):
+        solution += progress.done
+    return solution
+
+
+def sequential(
+    gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
+) -> Iterator[Progress]:
+    """Token by token with the key/value cache: exact, one pass per token."""
+    batch = v.shape[0]
     for t in range(start, stop):
         mu, sigma = gaussians.evaluate(v, t, t + 1)
         v[:, t : t + 1] = mu + sigma * z[:, t : t + 1]
-    return Solution(sweeps=stop - start, evaluations=stop - start, tokens=stop - start)
+        yield Progress(t + 1, Solution(sweeps=1, evaluations=batch, tokens=batch))
 
 
 @dataclass(frozen=True)
 class BlockJacobi:
-    """Block-wise Jacobi: blocks of tokens in order, each iterated until every token's residual is at most `tolerance`.
+    """Block-wise Jacobi (STARFlow-V): blocks of tokens in order, each iterated until all its residuals have passed.
 
-    After `k` sweeps the first `k` tokens of a block are exact whatever the (finite) start, so a block of `n` tokens
-    takes at most `n + 1` sweeps (with `max_sweeps` None). A block starts from the values that `v` comes with
-    (STARFlow-V, section on block-wise Jacobi, starts from the previous frame's). What is returned are the values whose
-    residual was measured, so that the cache agrees with them.
+    Blocks end where frames do. Each starts from the values of the previous frame, and the first frame from what it
+    comes with. A sample whose residuals are all at most `tolerance` is left as it is while others go on. After `k`
+    sweeps the first `k` tokens of a block are exact whatever the (finite) start, so a block of `n` tokens takes at most
+    `n + 1` sweeps (with `max_sweeps` None). What is returned are the values whose residual was measured, so that the
+    cache agrees with them.
     """
 
     block_size: int = 64
@@ -77,29 +106,33 @@ class BlockJacobi:
         if self.block_size < 1 or not self.tolerance >= 0 or (self.max_sweeps is not None and self.max_sweeps < 1):
             raise UsageError(f"block size and sweeps must be at least 1 and the tolerance at least 0, not {self}")
 
-    def __call__(self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int) -> Solution:
-        """Solve tokens `start … stop - 1` of `v` `(B, N, D)` for the noise `z` `(B, N, D)`.
-
-        Raises StarflowError when a residual is NaN: no later sweep can mend that.
-        """
-        solution = Solution()
-        for first in range(start, stop, self.block_size):
-            solution += self._solve_block(gaussians, z, v, first, min(first + self.block_size, stop))
-        return solution
+    def __call__(
+        self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
+    ) -> Iterator[Progress]:
+        """See `Solver`. Raises StarflowError when a residual is NaN: no later sweep can mend that."""
+        first = start
+        while first < stop:
+            frame_end = (first // frame_tokens + 1) * frame_tokens
+            last = min(first + self.block_size, frame_end, stop)
+            if first >= frame_tokens:
+                v[:, first:last] = v[:, first - frame_tokens : last - frame_tokens]
+            yield Progress(last, self._solve_block(gaussians, z, v, first, last))
+            first = last
 
     def _solve_block(self, gaussians: Gaussians, z: Tensor, v: Tensor, first: int, last: int) -> Solution:
         limit = last - first + 1 if self.max_sweeps is None else self.max_sweeps
         for sweep in range(1, limit + 1):
             mu, sigma = gaussians.evaluate(v, first, last)
             target = mu + sigma * z[:, first:last]
-            residual = ((v[:, first:last] - target).abs() / sigma).max().item()
-            if isnan(residual):
+            residual = ((v[:, first:last] - target).abs() / sigma).amax(dim=(1, 2))
+            if residual.isnan().any():
                 raise StarflowError("a sampled token is NaN: the weights are damaged, or do not fit the input")
-            converged = residual <= self.tolerance
-            if converged or sweep == limit:
+            moving = residual > self.tolerance
+            if sweep == limit or not moving.any():
                 break
-            v[:, first:last] = target
-        return Solution(sweep, sweep * (last - first), last - first, residual, converged)
+            v[:, first:last] = torch.where(moving[:, None, None], target, v[:, first:last])
+        tokens = len(v) * (last - first)
+        return Solution(sweep, sweep * tokens, tokens, residual.max().item(), not moving.any().item())
 
 
 def solver_named(name: str, *, tolerance: float, block_size: int) -> Solver:
