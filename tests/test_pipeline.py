@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from starflow.errors import StarflowError, UsageError
-from starflow.pipeline import StarFlowPipeline, score_step
+from starflow.pipeline import StarFlowPipeline
+from starflow.stages import score_step
 from starflow.text import wrap_caption
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from starflow.errors import StarflowError, UsageError
-from starflow.video import check_writable, contact_sheet, read_metadata, read_video, write_video
+from starflow.video import (
+    check_writable,
+    contact_sheet,
+    read_metadata,
+    read_video,
+    write_frames,
+    write_growing,
+    write_video,
+)
 
 METADATA = {"prompt": "a red circle — “moves” right\n", "seed": 3, "guidance_scale": 2.5}
 NAMES = ["clip.mp4", "clip.gif", "clip.webp", "clip.png", "frames/"]
@@ -248,3 +256,61 @@ def test_contact_sheet_of_one_clip_without_labels(tmp_path):
     assert read_video(tmp_path / "sheet.png")[0].shape == (1, 130, 4 * 130 - 2, 3)
     with pytest.raises(UsageError, match=r"\.png"):
         contact_sheet(moving_square(4), tmp_path / "sheet.jpg")
+
+
+# ---------------------------------------------------------------------------------------------------- growing files
+
+
+def test_a_growing_file_plays_at_every_moment(tmp_path):
+    path, clip = tmp_path / "clip.mp4", _gradient_clip(9)
+    readable = []
+
+    def frames():
+        for index, frame in enumerate(clip):
+            if index > 1:  # the muxer writes a frame when it sees the next
+                readable.append(len(read_video(path)[0]))
+            yield frame
+
+    assert write_growing(path, frames(), 8, {"prompt": "x"}) == path
+    assert readable == [1, 2, 3, 4, 5, 6, 7]
+    whole, fps = read_video(path)
+    assert fps == 8
+    assert np.abs(whole.astype(int) - clip).mean() < 4
+    assert read_metadata(path) == {"prompt": "x"}
+
+
+def test_an_interrupted_growing_file_holds_what_came_before(tmp_path):
+    path, clip = tmp_path / "clip.mp4", _gradient_clip(9)
+
+    def frames():
+        yield from clip[:5]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_growing(path, frames(), 8)
+    assert len(read_video(path)[0]) == 5
+
+
+def test_an_interrupted_file_that_does_not_grow_leaves_nothing(tmp_path):
+    def frames():
+        yield from _gradient_clip(5)
+        raise KeyboardInterrupt
+
+    for name in ("clip.mp4", "clip.gif", "frames/"):
+        with pytest.raises(KeyboardInterrupt):
+            write_frames(f"{tmp_path}/{name}", frames(), 9, 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_mp4_grows(tmp_path):
+    with pytest.raises(UsageError, match=r"only an \.mp4"):
+        write_growing(tmp_path / "clip.gif", iter(_gradient_clip(2)), 8)
+    with pytest.raises(UsageError, match=r"only an \.mp4"):
+        check_writable(tmp_path / "clip.gif", 2, growing=True)
+
+
+def _gradient_clip(num_frames):
+    rows, columns = np.mgrid[0:32, 0:32]
+    return np.stack([np.stack([rows * 4, columns * 4, rows * 0 + 9 * i], -1) for i in range(num_frames)]).astype(
+        np.uint8
+    )

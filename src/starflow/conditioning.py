@@ -14,6 +14,7 @@ Legend: `B` batch, `F` video frames, `K` given latent frames, `D` latent channel
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,15 @@ def encode_given(
     if last is None:
         return None if first is None else Given(first)
     return Given(last if first is None else torch.cat([last, first], dim=1), 1, LAST)
+
+
+def one_each(name: str, thing: Any, prompt: str | Sequence[str]) -> Sequence[Any] | None:
+    """A list of what is given to each prompt: `thing` itself to a single one. Raises UsageError on mismatch."""
+    if thing is None or isinstance(prompt, str):
+        return None if thing is None else [thing]
+    if not isinstance(thing, Sequence) or len(thing) != len(prompt):
+        raise UsageError(f"{name}: for {len(prompt)} prompts, give a list of as many")
+    return thing
 
 
 def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
@@ -29,7 +31,7 @@ from PIL.PngImagePlugin import PngInfo
 from starflow.errors import StarflowError, UsageError
 from starflow.files import atomic_write
 
-Frames = NDArray[np.uint8]
+Frame = Frames = NDArray[np.uint8]  # (height, width, 3), (F, height, width, 3)
 PathLike = str | os.PathLike[str]
 
 IMAGE_EXTENSIONS = {".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
@@ -40,6 +42,7 @@ WEBP_QUALITY = 90
 EXIF_DESCRIPTION = 0x010E
 GIF_DEFAULT_DURATION = 100  # milliseconds: how long browsers show a frame that does not say
 _PARSER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error)  # Pillow's, on corrupt files
+CONTACT_SHEET_COLUMNS = 6
 LABEL_HEIGHT, TILE_GAP, MIN_TILE_HEIGHT = 22, 2, 96  # of a contact sheet, in pixels
 
 
@@ -188,23 +191,56 @@ def write_video(path: PathLike, frames: Frames, fps: float, metadata: dict[str, 
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
         raise ValueError(f"a clip is uint8 (F, height, width, 3) with F > 0, not {frames.dtype} {frames.shape}")
-    if len(frames) > 1 and not 0 < fps < float("inf"):
+    return write_frames(path, frames, len(frames), fps, metadata)
+
+
+def write_frames(
+    path: PathLike, frames: Iterable[Frame], num_frames: int, fps: float, metadata: dict[str, Any] | None = None
+) -> Path:
+    """Write frames (height, width, 3) as they come, as `write_video` does; only animations are held in memory first.
+
+    Nothing is left at `path` if the frames end in an exception.
+
+    Raises:
+        UsageError, StarflowError: as `write_video`.
+    """
+    if num_frames > 1 and not 0 < fps < float("inf"):
         raise UsageError(f"the number of frames per second must be positive, not {fps}")
-    kind, destination = _destination(path, len(frames))
-    comment = None if metadata is None else json.dumps(metadata)
+    kind, destination = _destination(path, num_frames)
     with atomic_write(destination) as temporary:
-        _WRITERS[kind](temporary, frames, fps, comment)
+        _WRITERS[kind](temporary, frames, fps, None if metadata is None else json.dumps(metadata))
     return destination
 
 
-def check_writable(path: PathLike, num_frames: int = 1) -> None:
-    """Raise now what `write_video` would raise after the expensive work. Makes the parent folders if they are missing.
+def write_growing(path: PathLike, frames: Iterable[Frame], fps: float, metadata: dict[str, Any] | None = None) -> Path:
+    """Write frames as they come into a fragmented MP4 that players can open while it grows.
+
+    If the frames end in an exception, the file holds those that came before it, and plays.
 
     Raises:
-        UsageError: the extension is unknown.
+        UsageError: the path is not an `.mp4`, or the sides are odd.
+    """
+    path = _require_mp4(path)
+    _write_mp4(path, frames, fps, None if metadata is None else json.dumps(metadata), growing=True)
+    return path
+
+
+def _require_mp4(path: PathLike) -> Path:
+    if Path(path).suffix.lower() != ".mp4":
+        raise UsageError(f"only an .mp4 can be played while it grows, not {os.fspath(path)}")
+    return Path(path)
+
+
+def check_writable(path: PathLike, num_frames: int = 1, *, growing: bool = False) -> None:
+    """Raise now what `write_video` or `write_growing` would raise after the expensive work; makes missing parents.
+
+    Raises:
+        UsageError: the extension is unknown, or cannot grow.
         StarflowError: the folder cannot be written, or the folder of frames holds other files.
     """
     _, destination = _destination(path, num_frames)
+    if growing:
+        _require_mp4(path)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=destination.parent):
@@ -232,70 +268,81 @@ def _destination(path: PathLike, num_frames: int) -> tuple[str, Path]:
     return kind, path
 
 
-def _write_mp4(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise UsageError(f"H.264 needs even sides, not {width}×{height}; write .webp or .png instead")
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | None, *, growing: bool = False) -> None:
+    layout = "empty_moov+default_base_moof+frag_every_frame" if growing else "faststart"
+    options = {"movflags": layout, "flush_packets": "1"} if growing else {"movflags": layout}
+    with av.open(str(path), "w", format="mp4", options=options) as container:
         if comment is not None:
             container.metadata["comment"] = comment
-        rate = Fraction(fps or 1).limit_denominator(1001)
-        # Without macroblock-tree rate control, which on small frames makes the bytes vary from run to run.
-        options = {"crf": str(H264_RATE_FACTOR), "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        context = stream.codec_context
-        context.thread_count = 1  # the bytes depend on the number of threads
-        context.colorspace = context.color_primaries = context.color_trc = H264_BT709
-        context.color_range = H264_LIMITED_RANGE
-        for image in frames:
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            yuv = rgb.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )  # the players' default matrix depends on the size, so the matrix is chosen and written down
-            container.mux(stream.encode(yuv))
-        container.mux(stream.encode())
+        stream: VideoStream | None = None
+        try:
+            for image in frames:
+                stream = stream or _h264_stream(container, image.shape[1], image.shape[0], fps, growing)
+                rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                yuv = rgb.reformat(
+                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                )  # the players' default matrix depends on the size, so the matrix is chosen and written down
+                container.mux(stream.encode(yuv))
+        finally:
+            if stream is not None:
+                container.mux(stream.encode())
 
 
-def _write_gif(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
-    _write_animation(path, frames, _durations(len(frames), fps, 10), comment=(comment or "").encode())
+def _h264_stream(container: OutputContainer, width: int, height: int, fps: float, growing: bool) -> VideoStream:
+    if height % 2 or width % 2:
+        raise UsageError(f"H.264 needs even sides, not {width}×{height}; write .webp or .png instead")
+    # Without macroblock-tree rate control, which on small frames makes the bytes vary from run to run.
+    options = {"crf": str(H264_RATE_FACTOR), "x264-params": "mbtree=0"}
+    if growing:
+        options["tune"] = "zerolatency"  # every frame leaves the encoder at once
+    stream = container.add_stream("libx264", rate=Fraction(fps or 1).limit_denominator(1001), options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    context = stream.codec_context
+    context.thread_count = 1  # the bytes depend on the number of threads
+    context.colorspace = context.color_primaries = context.color_trc = H264_BT709
+    context.color_range = H264_LIMITED_RANGE
+    return stream
 
 
-def _write_webp(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
+def _write_gif(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:
+    _write_animation(path, list(frames), fps, 10, comment=(comment or "").encode())
+
+
+def _write_webp(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:
     exif = Image.Exif()
     if comment is not None:
         exif[EXIF_DESCRIPTION] = comment
-    _write_animation(path, frames, _durations(len(frames), fps, 1), exif=exif, quality=WEBP_QUALITY)
+    _write_animation(path, list(frames), fps, 1, exif=exif, quality=WEBP_QUALITY)
 
 
-def _write_animation(path: Path, frames: Frames, durations: list[int], **options: Any) -> None:
+def _write_animation(path: Path, frames: list[Frame], fps: float, time_unit: int, **options: Any) -> None:
     first, *others = [Image.fromarray(frame) for frame in frames]
     if others:
+        durations = _durations(len(frames), fps, time_unit)
         options |= {"save_all": True, "append_images": others, "duration": durations, "loop": 0}
     first.save(path, **options)
 
 
 def _durations(num_frames: int, fps: float, unit: int) -> list[int]:
     """Milliseconds of each frame, multiples of `unit`, such that rounding never adds up."""
-    if num_frames == 1:
-        return []
     ends = np.round(np.arange(num_frames + 1) * 1000 / (fps * unit)).astype(int) * unit
     return np.diff(ends).tolist()
 
 
-def _write_png(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
+def _write_png(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:
     text = PngInfo()
     if comment is not None:
         text.add_text("Comment", comment)
     if fps:
         text.add_text("Frame rate", str(fps))
-    Image.fromarray(frames[0]).save(path, pnginfo=text)
+    (frame,) = frames
+    Image.fromarray(frame).save(path, pnginfo=text)
 
 
-def _write_folder(path: Path, frames: Frames, fps: float, comment: str | None) -> None:
+def _write_folder(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:
     path.mkdir()
     for index, frame in enumerate(frames):
-        _write_png(path / f"frame_{index:04d}.png", frame[None], fps, comment)
+        _write_png(path / f"frame_{index:04d}.png", [frame], fps, comment)
 
 
 _WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, ".png": _write_png, FOLDER: _write_folder}
@@ -305,7 +352,10 @@ _WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": _write_webp, ".png"
 
 
 def contact_sheet(
-    clips: Frames | Sequence[Frames], path: PathLike, labels: Sequence[str] | None = None, columns: int = 6
+    clips: Frames | Sequence[Frames],
+    path: PathLike,
+    labels: Sequence[str] | None = None,
+    columns: int = CONTACT_SHEET_COLUMNS,
 ) -> None:
     """Write a PNG that shows clips side by side: a row per clip, `columns` evenly spaced frames from first to last.
 

@@ -1,10 +1,13 @@
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 
 from starflow.cli.main import run
-from starflow.video import read_metadata, read_video
+from starflow.stages import VideoStream
+from starflow.video import read_metadata, read_video, write_video
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 
@@ -103,3 +106,106 @@ def test_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert generate(str(tmp_path / "no"), "x", "-o", str(tmp_path / "clip.mp4")) == 1
     assert "no model at" in capsys.readouterr().err
     assert not (tmp_path / "clip.mp4").exists()
+
+
+# --- what is given, long videos, streams ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    return write_video(tmp_path / "source.mp4", frames, 8)
+
+
+@pytest.mark.parametrize(
+    ("option", "num_frames"), [("--image", 9), ("--last-image", 9), ("--video", 9), ("--extend", 17)]
+)
+def test_what_is_given_reaches_the_video(model: str, tmp_path: Path, source: Path, option: str, num_frames: int):
+    for name, arguments in (("with.mp4", [option, str(source)]), ("without.mp4", [])):
+        assert generate(model, CAPTIONS[0], "-o", str(tmp_path / name), *arguments) == 0
+    frames = read_video(tmp_path / "with.mp4")[0]
+    assert frames.shape == (num_frames, 32, 32, 3)
+    assert (frames[:9] != read_video(tmp_path / "without.mp4")[0]).any()
+    assert read_metadata(tmp_path / "with.mp4")[option.strip("-").replace("-", "_")] == str(source)
+
+
+def test_a_clip_of_another_size_rate_and_length_is_fitted_and_it_is_said(model: str, tmp_path: Path, capsys):
+    frames = np.random.default_rng(0).integers(0, 256, (14, 48, 64, 3), dtype=np.uint8)
+    source = write_video(tmp_path / "source.mp4", frames, 16)
+    assert generate(model, CAPTIONS[0], "--video", str(source), "-o", str(tmp_path / "clip.mp4")) == 0
+    said = capsys.readouterr().err
+    assert "64×48: scaled and cropped to 32×32" in said
+    assert "16 fps: resampled to the 8 fps" in said
+    assert "has 7 frames: its last 2 are left out" in said
+    assert len(read_video(tmp_path / "clip.mp4")[0]) == 5
+
+
+def test_seconds_and_context(model: str, tmp_path: Path, capsys):
+    path = tmp_path / "clip.mp4"
+    assert generate(model, CAPTIONS[0], "--seconds", "3", "--context", "1", "-o", str(path)) == 0
+    assert len(read_video(path)[0]) == 25
+    assert "cannot make 24 frames: making 25" in capsys.readouterr().err
+
+
+def test_a_stream_is_a_fragmented_file_with_the_same_frames(model: str, tmp_path: Path):
+    for name, arguments in (("whole.mp4", []), ("stream.mp4", ["--stream"])):
+        assert generate(model, CAPTIONS[0], "-o", str(tmp_path / name), *arguments) == 0
+    whole, stream = (read_video(tmp_path / name)[0].astype(int) for name in ("whole.mp4", "stream.mp4"))
+    assert np.abs(whole - stream).mean() < 6  # of 255: the encoder has other settings
+    assert b"moof" in (tmp_path / "stream.mp4").read_bytes()
+    assert b"moof" not in (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_an_interrupted_stream_leaves_its_first_frames(model: str, tmp_path: Path, capsys, monkeypatch):
+    made, real = [], VideoStream.__next__
+
+    def interrupt(stream: VideoStream):
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(real(stream))
+        return made[-1]
+
+    monkeypatch.setattr(VideoStream, "__next__", interrupt)
+    path = tmp_path / "clip.mp4"
+    assert generate(model, CAPTIONS[0], "--stream", "-o", str(path)) == 130
+    assert len(read_video(path)[0]) == 5
+    assert "the first 5 of 9 frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--image", "missing.png"], 2, "missing.png"),
+        (["--image", "empty.png"], 1, "0 bytes"),
+        (["--video", "image.png"], 1, "still image"),
+        (["--video", "sound.mp4"], 1, "no video"),
+        (["--video", "text.mp4"], 1, "corrupt"),
+        (["--video", "source.mp4", "--image", "image.png"], 2, "exclude each other"),
+        (["--video", "source.mp4", "--num-frames", "5"], 2, "as long as its source"),
+        (["--video", "long.mp4"], 2, "at most the 9 frames"),
+        (["--extend", "source.mp4", "--num-frames", "9"], 2, "longer"),
+        (["--extend", "source.mp4", "--num-frames", "5"], 2, "longer"),
+        (["--stream", "-o", "clip.gif"], 2, "only an .mp4"),
+        (["--seconds", "2", "--num-frames", "9"], 2, "not both"),
+        (["--seconds", "4", "--context", "3"], 2, "context"),
+    ],
+)
+def test_bad_things_given_are_one_line(
+    model: str, tmp_path: Path, source: Path, arguments: list[str], status: int, message: str, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_video("image.png", np.zeros((1, 32, 32, 3), np.uint8), 0)
+    write_video("long.mp4", np.zeros((13, 32, 32, 3), np.uint8), 8)
+    Path("empty.png").touch()
+    Path("text.mp4").write_text("not a video")
+    with av.open("sound.mp4", "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    assert generate(model, CAPTIONS[0], *arguments) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not Path("video.mp4").exists()

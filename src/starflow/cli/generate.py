@@ -1,7 +1,8 @@
-"""`starflow generate`: a video from a sentence, or one for each line of a file."""
+"""`starflow generate`: a video from a sentence, alone or with a picture or a clip, or one for each line of a file."""
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,15 @@ import click
 
 from starflow import __version__
 from starflow.cli.common import load_pipeline, model_options, sampling_options
+from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from starflow.pipeline import StarFlowPipeline
+    from starflow.stages import VideoStream
+    from starflow.video import Frames
 
 
 @click.command()
@@ -29,9 +33,17 @@ if TYPE_CHECKING:
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed makes the same video."
 )
 @click.option("--num-frames", type=click.IntRange(1), help="Frames of the video; 1 is an image. [default: the model's]")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), help="Length of the video, instead of --num-frames."
+)
 @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames per second. [default: the model's]")
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
 @model_options
+@click.option("--stream", is_flag=True, help="Write the .mp4 so that it can be played while it grows.")
+@click.option(
+    "--context", type=click.IntRange(1), help="Latent frames that a long video's window keeps. [default: 3/4]"
+)
+@given_options
 @sampling_options
 def generate(
     prompt: str | None,
@@ -41,7 +53,14 @@ def generate(
     seed: int,
     guidance_scale: float | None,
     num_frames: int | None,
+    seconds: float | None,
     fps: float | None,
+    stream: bool,
+    context: int | None,
+    image: Path | None,
+    last_image: Path | None,
+    video: Path | None,
+    extend: Path | None,
     sampler: str | None,
     tolerance: float | None,
     contact_sheet: Path | None,
@@ -52,39 +71,85 @@ def generate(
 
     \b
     starflow generate "a red circle moves right" -o clip.mp4
+    starflow generate "a red circle moves right" --image first.png -o clip.mp4
+    starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
+    starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
     """
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
+    if num_frames is not None and seconds is not None:
+        raise UsageError("give --num-frames or --seconds, and not both")
+
+    from starflow.video import check_writable
+    from starflow.video import contact_sheet as write_contact_sheet
+
+    for path in outputs:
+        check_writable(path, num_frames or 2, growing=stream)
+    if contact_sheet is not None:
+        check_writable(contact_sheet)
+    pipeline = load_pipeline(model, device, dtype)
+    fps = pipeline.config.fps if fps is None else fps
+    if seconds is not None:
+        num_frames = round(seconds * fps)
+    settings: dict[str, Any] = {
+        "num_frames": _allowed_num_frames(pipeline, num_frames),
+        "fps": fps,
+        "guidance_scale": pipeline.config.guidance_scale if guidance_scale is None else guidance_scale,
+        "sampler": sampler or pipeline.config.sampler,
+        "tolerance": tolerance or pipeline.config.tolerance,
+        "context": context,
+    }
+    paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+    given = load_given(pipeline, fps, **paths)
+    window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
+    about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
+    about |= {name: str(path) for name, path in paths.items() if path is not None}
+
+    rows = []
+    for index, (text, path) in enumerate(zip(prompts, outputs, strict=True)):
+        metadata = about | {"prompt": text, "seed": seed + index}
+        options = settings | given | {"generator": _generator(seed + index), "frames_at_once": 1 if stream else window}
+        rows.append(_make(pipeline.stream(text, output_type="np", **options), path, metadata, growing=stream))
+    if contact_sheet is not None:
+        write_contact_sheet(rows, contact_sheet, labels=prompts)
+
+
+def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing: bool) -> "Frames":
+    """Write a video as it comes; returns the frames that a contact sheet shows of it."""
+    import numpy as np
 
     from starflow import video
 
-    for path in outputs:
-        video.check_writable(path, num_frames or 2)
-    if contact_sheet is not None:
-        video.check_writable(contact_sheet)
-    pipeline = load_pipeline(model, device, dtype)
-    num_frames = _allowed_num_frames(pipeline, num_frames)
-    fps = pipeline.config.fps if fps is None else fps
-    guidance_scale = pipeline.config.guidance_scale if guidance_scale is None else guidance_scale
+    start = time.perf_counter()
+    metadata = metadata | {"num_frames": stream.num_frames}
+    seconds, row = [], []
+    in_row = set(np.linspace(0, stream.num_frames - 1, video.CONTACT_SHEET_COLUMNS).round())
 
-    clips = []
-    for index, (text, path) in enumerate(zip(prompts, outputs, strict=True)):
-        start = time.perf_counter()
-        settings: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "guidance_scale": guidance_scale}
-        settings |= {"sampler": sampler or pipeline.config.sampler, "tolerance": tolerance or pipeline.config.tolerance}
-        result = pipeline(text, generator=_generator(seed + index), output_type="np", **settings)
-        frames = (result.frames[0] * 255).round().astype("uint8")
-        metadata = {"prompt": text, "seed": seed + index, "model": model, "dtype": dtype, **settings}
-        written = video.write_video(path, frames, fps, {"software": f"starflow {__version__}", **metadata})
-        clips.append(frames)
-        height, width = frames.shape[1:3]
-        seconds = time.perf_counter() - start
-        click.echo(
-            f"{written}: {width}×{height}, {len(frames)} frames at {fps:g} fps, {seconds:.1f} s; {result.report}"
-        )
-    if contact_sheet is not None:
-        video.contact_sheet(clips, contact_sheet, labels=prompts)
+    def images() -> Iterator["Frames"]:
+        for frame in stream:
+            seconds.append(time.perf_counter() - start)
+            image = (frame.image * 255).round().astype("uint8")
+            if frame.index in in_row:
+                row.append(image)
+            yield image
+
+    with stream:
+        try:
+            if growing:
+                written = video.write_growing(path, images(), stream.fps, metadata)
+            else:
+                written = video.write_frames(path, images(), stream.num_frames, stream.fps, metadata)
+        except KeyboardInterrupt:
+            if growing:
+                click.echo(f"{path}: the first {len(seconds)} of {stream.num_frames} frames", err=True)
+            raise
+    height, width = row[0].shape[:2]
+    click.echo(
+        f"{written}: {width}×{height}, {len(seconds)} frames at {stream.fps:g} fps, "
+        f"{time.perf_counter() - start:.1f} s (the first frame after {seconds[0]:.1f} s); {stream.report}"
+    )
+    return np.stack(row)
 
 
 def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
@@ -125,10 +190,11 @@ def _generator(seed: int) -> "torch.Generator":
     return torch.Generator().manual_seed(seed)
 
 
-def _allowed_num_frames(pipeline: "StarFlowPipeline", num_frames: int | None) -> int:
+def _allowed_num_frames(pipeline: "StarFlowPipeline", num_frames: int | None) -> int | None:
     """The number of frames asked for, or else the nearest that the VAE can make, said aloud."""
-    wanted = pipeline.config.num_frames if num_frames is None else num_frames
-    nearest = pipeline.codec.nearest_num_frames(wanted)
-    if nearest != wanted:
-        click.echo(f"this model's VAE cannot make {wanted} frames: making {nearest}", err=True)
+    if num_frames is None:
+        return None
+    nearest = pipeline.codec.nearest_num_frames(num_frames)
+    if nearest != num_frames:
+        click.echo(f"this model's VAE cannot make {num_frames} frames: making {nearest}", err=True)
     return nearest

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from starflow.evaluation.clips import CaptionedClips, Frames, batches, to_frames, to_video
 from starflow.evaluation.reconstruction import Reconstruction, clip_psnr
 from starflow.evaluation.statistics import summary
-from starflow.pipeline import StarFlowPipeline, score_step
+from starflow.pipeline import StarFlowPipeline
 from starflow.sampling.solvers import require_finite
+from starflow.stages import score_step
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 METRICS = ("latent_mse", "psnr_to_reconstruction", "psnr_to_clip")

@@ -8,6 +8,7 @@ Legend: as in `starflow.flow.denoiser`; `P = H·W` tokens of a frame, `h` heads,
 """
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,13 @@ class _DenoiserStream:
         num_text_tokens = 0 if self.text is None else self.text[0].shape[1]
         self.tokens_per_frame = like.shape[3] * like.shape[4]
         self.layers = [
-            _LayerStream(layer, num_text_tokens, self.tokens_per_frame, denoiser.lookahead, denoiser.config["window"])
+            _LayerStream(
+                cast(Layer, layer),
+                num_text_tokens,
+                self.tokens_per_frame,
+                denoiser.lookahead,
+                denoiser.config["window"],
+            )
             for layer in denoiser.transformer.layers
         ]
 
@@ -116,8 +123,8 @@ class _LayerStream:
         k, v = self.pending[3:]
         start = self.num_text_tokens + max(0, first - self.first_key_frame) * self.tokens_per_frame
         stop = self.num_text_tokens + (last + 1 - self.first_key_frame) * self.tokens_per_frame
-        band = [torch.cat([t[:, :, : self.num_text_tokens], t[:, :, start:stop]], dim=2) for t in (k, v)]
-        return F.scaled_dot_product_attention(q, *band)
+        keys, values = (torch.cat([t[:, :, : self.num_text_tokens], t[:, :, start:stop]], dim=2) for t in (k, v))
+        return F.scaled_dot_product_attention(q, keys, values)
 
     def _forget(self, num_tokens: int, num_emitted: int) -> None:
         """Drop what waited among the first `num_tokens`, and the keys that no later frame attends to."""

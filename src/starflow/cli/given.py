@@ -1,0 +1,56 @@
+"""What `starflow generate` is given beside the prompt: the options that name files, and reading them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from starflow.pipeline import StarFlowPipeline
+
+FILE = click.Path(exists=True, path_type=Path)
+
+
+def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--image`, `--last-image`, `--video` and `--extend`, each a path or None."""
+    for option in (
+        click.option("--extend", type=FILE, help="A clip to continue; lengths count it too."),
+        click.option("--video", type=FILE, help="A clip to edit as the prompt says: 'make the circle blue'."),
+        click.option("--last-image", type=FILE, help="The picture to end with."),
+        click.option("--image", type=FILE, help="The picture to begin with."),
+    ):
+        command = option(command)
+    return command
+
+
+def load_given(
+    pipeline: "StarFlowPipeline",
+    fps: float,
+    image: Path | None,
+    last_image: Path | None,
+    video: Path | None,
+    extend: Path | None,
+) -> dict[str, Any]:
+    """The arguments of the pipeline, fitted to the model's size and rate; what was changed is said on stderr."""
+    from starflow.conditioning import load_clip, load_picture
+
+    size = pipeline.config.height, pipeline.config.width
+    given: dict[str, Any] = {}
+    for name, path in (("image", image), ("last_image", last_image)):
+        if path is not None:
+            given[name] = load_picture(path, *size, _say)
+    for name, path in (("video", video), ("extend", extend)):
+        if path is not None:
+            clip = load_clip(path, *size, fps, _say)
+            spare = (len(clip) - 1) % pipeline.codec.temporal_factor
+            # What is continued must keep its end, what is edited its beginning.
+            end = "first" if name == "extend" else "last"
+            if spare:
+                _say(f"{path} has {len(clip)} frames: its {end} {spare} are left out, as the VAE needs 1 + 4k")
+            given[name] = clip[spare:] if name == "extend" else clip[: len(clip) - spare]
+    return given
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
