@@ -10,7 +10,7 @@ and columns, `M` text tokens.
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +111,8 @@ def restored(pieces: Iterable[Tensor], given: Given | None) -> Iterator[Tensor]:
             yield piece[:, num_hidden:]
 
 
-class StreamedFrame(NamedTuple):
+@dataclass(frozen=True)
+class StreamedFrame:
     """A frame of a stream: its number, its time in seconds, and the picture as `output_type` asks for it."""
 
     index: int

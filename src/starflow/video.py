@@ -31,7 +31,8 @@ from PIL.PngImagePlugin import PngInfo
 from starflow.errors import StarflowError, UsageError
 from starflow.files import atomic_write
 
-Frame = Frames = NDArray[np.uint8]  # (height, width, 3), (F, height, width, 3)
+Frames = NDArray[np.uint8]  # (F, height, width, 3)
+Frame = NDArray[np.uint8]  # (height, width, 3)
 PathLike = str | os.PathLike[str]
 
 IMAGE_EXTENSIONS = {".gif", ".webp", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
