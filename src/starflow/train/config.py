@@ -67,7 +67,7 @@ class VAELossConfig:
 
     object_weight: float = 6.0  # added to the weight 1 that the background has
     kl_weight: float = 1e-5
-    latent_noise: float = 0.03  # standard deviation, over that of the latents
+    latent_noise: float = 0.05  # largest standard deviation, over that of the latents; each clip's is uniform below it
 
 
 @dataclass

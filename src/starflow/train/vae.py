@@ -129,9 +129,13 @@ class VAEStep:
         # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
         with torch.autocast(loop.device, torch.bfloat16, enabled=loop.bf16, cache_enabled=False):
             mean = wan_moments(self.vae, video).float().chunk(2, dim=1)[0]
-            # The decoder will be given a flow's samples, not means: it learns to bear noise.
-            unit_noise = torch.randn(mean.shape, generator=micro_generator(loop, step, micro_step), device=loop.device)
-            noise = loss_config.latent_noise * mean.detach().std() * unit_noise
+            # The decoder will be given a flow's samples, not means: it learns to bear noise, on each clip more or less.
+            generator = micro_generator(loop, step, micro_step)
+            level = loss_config.latent_noise * torch.rand(
+                len(mean), 1, 1, 1, 1, generator=generator, device=loop.device
+            )
+            unit_noise = torch.randn(mean.shape, generator=generator, device=loop.device)
+            noise = level * mean.detach().std() * unit_noise
             reconstruction = wan_decode(self.vae, mean + noise).float()
         kl = 0.5 * mean.square().mean()  # to N(0, I), of a posterior of fixed variance, but for a constant
         loss = reconstruction_loss(reconstruction, video, loss_config.object_weight) + loss_config.kl_weight * kl
