@@ -25,8 +25,13 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "generate": LazyCommand("starflow.cli.generate", "generate", "Make a video from a sentence."),
+    "score": LazyCommand("starflow.cli.score", "score", "Say how likely clips are under captions."),
+    "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to the noise that it is made from."),
+    "decode": LazyCommand("starflow.cli.decode", "decode", "Map such noise back to its clip, or to another."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE or a flow from a config file."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure a model; write a JSON and a picture page."),
+    "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
+    "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),
 }
 
 

@@ -1,0 +1,42 @@
+"""`starflow encode`: the noise that a clip is made from."""
+
+from pathlib import Path
+
+import click
+
+from starflow.cli.common import load_pipeline, model_options
+from starflow.errors import UsageError
+
+
+@click.command()
+@click.argument("clip")
+@click.option("--prompt", default="", help="The clip's caption.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("z.safetensors"),
+    show_default=True,
+    help="The noise, a safetensors file.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise on the latents.")
+@model_options
+def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: str | None, dtype: str) -> None:
+    """Map CLIP to the noise that the model makes it from, exactly; `starflow decode` is the inverse.
+
+    \b
+    starflow encode clip.mp4 --prompt "a red circle moves right" -o z.safetensors
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    if not prompt.strip():
+        raise UsageError('give the caption with --prompt, such as "a red circle moves right"')
+    if output.suffix != ".safetensors":
+        raise UsageError(f"the noise is a safetensors file: name it .safetensors, not {output}")
+
+    from starflow.cli.clips import read_clip
+    from starflow.inversion import encode_clip, save_noise
+
+    pipeline = load_pipeline(model, device, dtype)
+    noise = encode_clip(pipeline, read_clip(pipeline, clip), prompt, seed=seed)
+    save_noise(noise, output)
+    z = noise.z.double()
+    click.echo(f"{output}: noise {tuple(z.shape)}, mean {z.mean():.3f}, standard deviation {z.std():.3f}")

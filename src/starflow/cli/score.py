@@ -1,0 +1,168 @@
+"""`starflow score`: how likely clips are under captions."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from starflow.cli.common import load_pipeline, model_options, require_extra
+from starflow.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from starflow.likelihood import Estimate, Likelihood
+    from starflow.pipeline import StarFlowPipeline
+
+
+@click.command()
+@click.argument("clips", nargs=-1, metavar="CLIP…")
+@click.option("--prompt", "prompts", multiple=True, help="A caption; may be given several times.")
+@click.option(
+    "--noise-samples",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Draws of the noise that is added to the latents; the result is their mean.",
+)
+@click.option("--null", is_flag=True, help="Also with the empty caption: how much each caption explains.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each clip and prompt.")
+@click.option(
+    "--heatmap",
+    type=click.Path(path_type=Path),
+    help="Draw where a clip surprises the model: a video (.mp4, .gif, .webp), and beside it a plot (.png).",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@model_options
+def score(
+    clips: tuple[str, ...],
+    prompts: tuple[str, ...],
+    noise_samples: int,
+    null: bool,
+    as_json: bool,
+    heatmap: Path | None,
+    seed: int,
+    model: str,
+    device: str | None,
+    dtype: str,
+) -> None:
+    """Exact log-likelihood of each CLIP under each caption.
+
+    It is that of the clip's latents with noise, as the model was trained; nats and bits per dimension are of the
+    negative log-likelihood, so that less is likelier.
+
+    \b
+    starflow score clip.mp4 --prompt "a red circle moves right" --noise-samples 8 --null
+    starflow score clip.mp4 --prompt "a red circle moves right" --heatmap surprise.mp4
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    _check(clips, prompts, heatmap)
+
+    from starflow.cli.clips import read_clip
+    from starflow.likelihood import log_likelihood
+
+    pipeline = load_pipeline(model, device, dtype)
+    for path in clips:
+        clip = read_clip(pipeline, path)
+        captions = [*prompts, ""] if null else prompts
+        scores = log_likelihood(pipeline, clip, captions, noise_samples=noise_samples, seed=seed)
+        empty = scores[-1] if null else None
+        scored = dict(zip(prompts, scores, strict=False))
+        if as_json:
+            for prompt, likelihood in scored.items():
+                click.echo(json.dumps(_json(path, prompt, likelihood, empty), ensure_ascii=False))
+        else:
+            click.echo(_table(path, scored, empty, pipeline.config.noise_std))
+        if heatmap is not None:
+            _draw(heatmap, clip, scores[0], pipeline, f"{Path(path).name}: {prompts[0]}")
+
+
+def _check(clips: tuple[str, ...], prompts: tuple[str, ...], heatmap: Path | None) -> None:
+    """Raise UsageError or StarflowError for what can be known before the model is loaded."""
+    if not clips:
+        raise UsageError("give a clip to score, such as clip.mp4")
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise UsageError('give a caption with --prompt, such as "a red circle moves right"; --null adds the empty one')
+    if heatmap is None:
+        return
+    if len(clips) > 1 or len(prompts) > 1:
+        raise UsageError("--heatmap draws one clip under one caption: give one of each")
+    require_extra("evaluate")
+
+    from starflow.video import check_writable
+
+    check_writable(heatmap, 2)
+
+
+def _json(path: str, prompt: str, likelihood: "Likelihood", empty: "Likelihood | None") -> dict[str, Any]:
+    total = likelihood.log_likelihood
+    row = {
+        "clip": path,
+        "prompt": prompt,
+        "log_likelihood": total.mean,
+        "standard_error": total.standard_error,
+        "nats_per_dim": likelihood.nats_per_dim,
+        "bits_per_dim": likelihood.bits_per_dim,
+        "per_frame": likelihood.per_frame.tolist(),
+        "num_dims": likelihood.num_dims,
+        "noise_samples": len(likelihood.deep),
+    }
+    if empty is None:
+        return row
+    gain = likelihood.gain(empty)
+    return row | {
+        "null_log_likelihood": empty.log_likelihood.mean,
+        "gain": gain.mean,
+        "gain_standard_error": gain.standard_error,
+    }
+
+
+def _table(path: str, scored: "dict[str, Likelihood]", empty: "Likelihood | None", noise_std: float) -> str:
+    """A row for each caption, the likeliest first, and which one fits best."""
+    ranked = sorted(scored, key=lambda prompt: -scored[prompt].log_likelihood.mean)
+    best = scored[ranked[0]]
+    num_samples, num_frames = best.deep.shape[:2]
+    header = ["log-likelihood (nats)", "nats/dim", "bits/dim", "of each latent frame (nats)", "caption"]
+    rows = []
+    for prompt in ranked:
+        likelihood = scored[prompt]
+        frames = " ".join(f"{nats:.1f}" for nats in likelihood.per_frame.tolist())
+        numbers = [f"{likelihood.nats_per_dim:.4f}", f"{likelihood.bits_per_dim:.4f}", frames]
+        rows.append([_plus_minus(likelihood.log_likelihood), *numbers, prompt])
+        if empty is not None:
+            rows[-1].insert(3, _plus_minus(likelihood.gain(empty)))
+    if empty is not None:
+        header.insert(3, "gained by the caption")
+    lines = [
+        f"{path}: {num_frames} latent frames, {best.num_dims} dimensions, {num_samples} "
+        f"{'draw' if num_samples == 1 else 'draws'} of noise of standard deviation {noise_std:g}",
+        *_aligned([header, *rows]),
+    ]
+    if len(ranked) > 1:
+        lines.append(f"fits best, by {_plus_minus(best.gain(scored[ranked[1]]))} nats: {ranked[0]}")
+    return "\n".join(lines)
+
+
+def _plus_minus(estimate: "Estimate") -> str:
+    error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.1f}"
+    return f"{estimate.mean:.1f}{error}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Columns as wide as their widest cell, the last one at the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return ["  ".join([*map(str.rjust, row, widths), row[-1]]) for row in rows]
+
+
+def _draw(
+    path: Path, clip: "NDArray[np.uint8]", likelihood: "Likelihood", pipeline: "StarFlowPipeline", title: str
+) -> None:
+    from starflow.heatmap import write_heatmap, write_plot
+
+    factor, fps = pipeline.codec.temporal_factor, pipeline.config.fps
+    surprise = likelihood.surprise.numpy()
+    video = write_heatmap(path, clip, fps, surprise, factor, title)
+    plot = path.with_suffix(".png")
+    write_plot(plot, clip, fps, surprise, factor, title)
+    click.echo(f"{video} and {plot}", err=True)

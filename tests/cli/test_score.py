@@ -1,0 +1,170 @@
+import json
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from starflow.cli.main import run
+from starflow.likelihood import log_likelihood
+from starflow.video import read_video, write_video
+from tiny_pipeline import CAPTIONS, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def write_clip(path: Path, num_frames: int = 9, fps: float = 8, size: int = 32) -> str:
+    frames = np.random.default_rng(0).integers(0, 256, (num_frames, size, size, 3), dtype=np.uint8)
+    return str(write_video(path, frames, fps))
+
+
+def score(model: str, *arguments: str) -> int:
+    return run(["score", "--model", model, *arguments])
+
+
+def test_json_of_one_clip_and_prompt(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    clip = write_clip(tmp_path / "clip.webp")
+    assert score(model, clip, "--prompt", CAPTIONS[0], "--noise-samples", "3", "--seed", "2", "--json") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    row = json.loads(captured.out)
+    assert set(row) == {
+        "clip",
+        "prompt",
+        "log_likelihood",
+        "standard_error",
+        "nats_per_dim",
+        "bits_per_dim",
+        "per_frame",
+        "num_dims",
+        "noise_samples",
+    }
+    torch.manual_seed(0)
+    (expected,) = log_likelihood(tiny_pipeline(), read_video(clip)[0], CAPTIONS[:1], noise_samples=3, seed=2)
+    assert row["clip"] == clip
+    assert row["prompt"] == CAPTIONS[0]
+    assert row["log_likelihood"] == pytest.approx(expected.log_likelihood.mean, rel=1e-4)
+    assert row["standard_error"] == pytest.approx(expected.log_likelihood.standard_error, rel=1e-2)
+    assert row["bits_per_dim"] == pytest.approx(expected.bits_per_dim, rel=1e-4)
+    assert sum(row["per_frame"]) == pytest.approx(row["log_likelihood"])
+    assert row["noise_samples"] == 3
+
+
+def test_json_of_several_clips_and_prompts_with_the_empty_one(model: str, tmp_path: Path, capsys):
+    clips = [write_clip(tmp_path / "a.mp4"), write_clip(tmp_path / "b.mp4", 5)]
+    prompts = ["--prompt", CAPTIONS[0], "--prompt", "ünïcode"]
+    assert score(model, *clips, *prompts, "--null", "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["clip"], row["prompt"]) for row in rows] == [(c, p) for c in clips for p in (CAPTIONS[0], "ünïcode")]
+    for row in rows:
+        assert row["standard_error"] is None
+        assert row["gain"] == pytest.approx(row["log_likelihood"] - row["null_log_likelihood"])
+    assert rows[0]["null_log_likelihood"] == rows[1]["null_log_likelihood"]
+    assert [len(row["per_frame"]) for row in rows] == [3, 3, 2, 2]
+
+
+def test_the_table_has_the_best_caption_first(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    clip = write_clip(tmp_path / "clip.webp")
+    options = [word for caption in CAPTIONS for word in ("--prompt", caption)]
+    assert score(model, clip, *options, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    best = max(rows, key=lambda row: row["log_likelihood"])
+    assert score(model, clip, *options, "--null", "--noise-samples", "2") == 0
+    title, header, *table, verdict = capsys.readouterr().out.splitlines()
+    assert "3 latent frames, 48 dimensions, 2 draws" in title
+    assert "gained by the caption" in header
+    assert len(table) == 3
+    assert table[0].endswith(best["prompt"])
+    assert verdict.startswith("fits best, by ") and verdict.endswith(best["prompt"])
+
+
+def test_one_caption_has_nothing_to_be_compared_with(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert score(model, write_clip(tmp_path / "clip.webp"), "--prompt", CAPTIONS[0]) == 0
+    title, header, row = capsys.readouterr().out.splitlines()
+    assert "1 draw of noise" in title
+    assert "gained" not in header
+    assert row.endswith(CAPTIONS[0])
+
+
+def test_heatmap_and_plot(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    heatmap = tmp_path / "heat.gif"
+    clip = write_clip(tmp_path / "clip.webp", 5)
+    assert score(model, clip, "--prompt", CAPTIONS[0], "--json", "--heatmap", str(heatmap)) == 0
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert str(heatmap) in captured.err
+    assert len(read_video(heatmap)[0]) == 5
+    assert read_video(heatmap.with_suffix(".png"))[0].shape[0] == 1
+
+
+def test_what_is_changed_about_a_clip_is_said(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    clip = write_clip(tmp_path / "clip.mp4", num_frames=24, fps=16, size=48)
+    assert score(model, clip, "--prompt", CAPTIONS[0], "--json") == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)["per_frame"]) == 3
+    rate, size, length = captured.err.splitlines()
+    assert "16 fps: resampled to the 8 fps" in rate
+    assert "48×48: scaled and cropped to 32×32" in size
+    assert "12 frames: the first 9 are used" in length
+
+
+def silent_film(path: Path) -> str:
+    """The opposite of one: sound without a picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame.sample_rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def check_error(model: str, arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):
+    assert score(model, *arguments) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give a clip to score"),
+        (["clip.mp4"], "give a caption with --prompt"),
+        (["clip.mp4", "--prompt", " "], "give a caption with --prompt"),
+        (["a.mp4", "b.mp4", "--prompt", "x", "--heatmap", "heat.mp4"], "one clip under one caption"),
+        (["a.mp4", "--prompt", "x", "--prompt", "y", "--heatmap", "heat.mp4"], "one clip under one caption"),
+        (["clip.mp4", "--prompt", "x", "--heatmap", "heat.xyz"], "unknown extension '.xyz'"),
+    ],
+)
+def test_what_is_asked_wrongly(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    check_error("no model is needed to see it", arguments, 2, message, capsys)
+
+
+def test_clips_that_cannot_be_scored(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "corrupt.mp4").write_bytes(b"nothing like a video")
+    for path, message in {
+        str(tmp_path / "missing.mp4"): "no such file",
+        str(tmp_path / "empty.mp4"): "0 bytes",
+        str(tmp_path / "corrupt.mp4"): "corrupt",
+        silent_film(tmp_path / "sound.mp4"): "has no video in it",
+        write_clip(tmp_path / "short.mp4", 4): "is too short: 4 frames at 8 fps",
+        write_clip(tmp_path / "image.png", 1, 0): "still image",
+    }.items():
+        check_error(model, [path, "--prompt", "x"], 1, message, capsys)
+
+
+def test_a_heatmap_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ["clip.mp4", "--prompt", "x", "--heatmap", str(tmp_path / "heat.mp4")]
+    check_error("no model is needed to see it", arguments, 1, "'.[evaluate]'", capsys)
