@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -90,7 +91,7 @@ def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, tempora
         figure.savefig(temporary, format="png")
 
 
-def _plot(axes, surprise: Surprise, temporal_factor: int, fps: float) -> None:
+def _plot(axes: Axes, surprise: Surprise, temporal_factor: int, fps: float) -> None:
     """Bars of the mean surprise of each latent frame's tokens, as wide as its video frames."""
     ends = (np.arange(len(surprise)) * temporal_factor + 1) / fps
     starts = np.concatenate([[0], ends[:-1]])

@@ -30,23 +30,24 @@ PROPORTIONS = {"color", "shape", "size", "motion", "color_shape_motion", "count"
 
 def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
     results = evaluation.results
-    assert set(results) == {"model", "vae", "likelihood", "denoising", "compliance"}
+    parts = {"vae", "likelihood", "retrieval", "surprise", "denoising", "compliance"}
+    assert set(results) == {"model", *parts}
     model = results["model"]
     assert model["name"] == "tiny <model>"
     assert model["settings"] == {
         "seed": 3,
         "guidance_scale": pipeline.config.guidance_scale,
-        "sampler": "block-jacobi",
+        "sampler": pipeline.config.sampler,
         "tolerance": pipeline.config.tolerance,
         "prompts": "held out",
         "num_prompts": 2,
         "num_two_object_prompts": 2,
         "num_clips": 2,
     }
-    parts = model["parameters"]
-    assert parts["total"] == sum(parts[name] for name in ("vae", "text_encoder", "flow", "denoiser"))
-    assert parts["flow"] == pipeline.flow.num_parameters()
-    assert set(model["seconds"]) == {"vae", "likelihood", "denoising", "compliance", "total"}
+    parameters = model["parameters"]
+    assert parameters["total"] == sum(parameters[name] for name in ("vae", "text_encoder", "flow", "denoiser"))
+    assert parameters["flow"] == pipeline.flow.num_parameters()
+    assert set(model["seconds"]) == {*parts, "total"}
     for group in ("one_object", "two_objects"):
         for column in ("generated", "ceiling", "floor"):
             assert set(results["compliance"][group][column]) == PROPORTIONS | {"per_motion"}
@@ -54,7 +55,7 @@ def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
 
 def test_the_same_seed_gives_the_same_results(evaluation: Evaluation, pipeline: StarFlowPipeline):
     again = evaluate(pipeline, SETTINGS, "tiny").results
-    for part in ("vae", "likelihood", "denoising", "compliance"):
+    for part in ("vae", "likelihood", "retrieval", "surprise", "denoising", "compliance"):
         assert again[part] == evaluation.results[part]
 
 
@@ -87,8 +88,9 @@ def test_what_is_written(evaluation: Evaluation, tmp_path: Path):
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.results
     page = Page((tmp_path / "index.html").read_text())
     assert page.open == []
-    # 2 charts; each clip plays and is shown as frames: 4 examples, 2 × 2 reconstructions, 2 × 4 denoised
-    assert len(page.sources) == 2 + 2 * (4 + 4 + 8)
+    # 2 charts; each clip plays and is shown as frames: 4 examples, 2 × 2 reconstructions, 2 × 4 denoised, 4 × 2 with
+    # their surprise
+    assert len(page.sources) == 2 + 2 * (4 + 4 + 8 + 8)
     assert all(source.startswith("data:image/") for source in page.sources)
     assert "Evaluation of tiny <model>" in page.text  # escaped
     assert all(example.prompt.caption in page.text for example in evaluation.pictures.examples)

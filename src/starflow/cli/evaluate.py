@@ -56,8 +56,9 @@ def evaluate(
 ) -> None:
     r"""Measure MODEL, a toyworld model: a bundled one by name, a folder, or a hub id.
 
-    How well its VAE reconstructs, how likely its flow finds held-out clips, what its denoiser is worth, and how often
-    the clips that it generates show what their captions say. Some minutes on two cores.
+    How well its VAE reconstructs, how likely its flow finds held-out clips, whether it finds a clip's caption and is
+    surprised by what cannot happen, what its denoiser is worth, and how often the clips that it generates show what
+    their captions say. Some minutes on two cores.
 
     \b
     starflow evaluate toyworld -o evaluation

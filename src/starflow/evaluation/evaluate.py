@@ -6,13 +6,20 @@ The keys of the JSON. A *summary* is `{mean, std, standard_error, n}` over clips
     model
       name, date, parameters {vae, text_encoder, flow, denoiser, total}, machine {platform, cpu, cores, threads, gpu,
       python, torch, starflow}, settings {seed, guidance_scale, sampler, tolerance, prompts, num_prompts,
-      num_two_object_prompts, num_clips}, seconds {vae, likelihood, denoising, compliance, total}
+      num_two_object_prompts, num_clips}, seconds {vae, likelihood, retrieval, surprise, denoising, compliance, total}
     vae
       num_clips, psnr: summary, dB, over held-out clips
     likelihood
       num_clips, num_dims (of one clip's latents), noise_std
       caption, empty_caption, difference (empty less caption): {nats_per_dim, bits_per_dim}: summaries
       noise_entropy {nats_per_dim, bits_per_dim}: of the noise alone, which no model can be below
+    retrieval: null for a single clip, else
+      num_clips, num_captions (ranked for each clip by its likelihood, its own among them), chance
+      top_1: proportion of the clips whose own caption comes first
+    surprise
+      num_clips (for each violation; as many normal ones)
+      violations, by name: auroc of the most surprising latent frame's surprise as a detector; proportions of the
+        clips whose most surprising latent frame is the planted one: located, and coincidence (of the normal clips)
     denoising
       num_clips, noise_std, and by method (nothing, score_step, denoiser): summaries of latent_mse,
       psnr_to_reconstruction (against the decoded clean latents), psnr_to_clip (against the true clip)
@@ -43,6 +50,8 @@ from starflow.evaluation.machine import count_parameters, describe_machine, now
 from starflow.evaluation.page import Pictures, render_page
 from starflow.evaluation.prompts import Prompt, held_out_prompts, read_prompts
 from starflow.evaluation.reconstruction import reconstruct
+from starflow.evaluation.retrieval import evaluate_retrieval
+from starflow.evaluation.surprise import evaluate_surprise
 from starflow.files import atomic_write
 from starflow.pipeline import StarFlowPipeline
 from starflow.toyworld.vocabulary import FRAME_SIZE, NUM_FRAMES
@@ -50,6 +59,8 @@ from starflow.toyworld.vocabulary import FRAME_SIZE, NUM_FRAMES
 GROUPS = {"one_object": 1, "two_objects": 2}
 NUM_SHOWN_PROMPTS = {"one_object": 12, "two_objects": 8}
 NUM_SHOWN_CLIPS = 6
+MAX_RETRIEVAL_CLIPS = 100
+MAX_SURPRISE_CLIPS = 50  # of each violation
 CODEC_BATCH = 10
 FLOW_BATCH = 25
 GENERATE_BATCH = 20
@@ -61,7 +72,8 @@ class EvaluationSettings:
 
     Attributes:
         num_prompts, num_two_object_prompts: held-out captions to follow.
-        num_clips: held-out clips for reconstruction, likelihood and denoising.
+        num_clips: held-out clips for reconstruction, likelihood and denoising; the first of them, and at most as many,
+            for retrieval and surprise.
         seed: the same seed, the same captions, clips and noise.
         guidance_scale, sampler, tolerance: of generating; None is the model's default.
         prompts: a file of captions to follow instead of the held-out ones.
@@ -103,6 +115,12 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
     noisy = add_noise(clean.latents, pipeline.config.noise_std, settings.seed)
     with _timed(seconds, "likelihood"):
         likelihood = evaluate_likelihood(pipeline, noisy, clips.captions, FLOW_BATCH)
+    with _timed(seconds, "retrieval"):
+        first = slice(MAX_RETRIEVAL_CLIPS)
+        retrieval = evaluate_retrieval(pipeline, noisy[first], clips.captions[first])
+    with _timed(seconds, "surprise"):
+        num_scenes = min(settings.num_clips, MAX_SURPRISE_CLIPS)
+        surprise = evaluate_surprise(pipeline, settings.seed, num_scenes, FLOW_BATCH)
     with _timed(seconds, "denoising"):
         denoising = evaluate_denoising(pipeline, clips, clean, noisy, CODEC_BATCH, NUM_SHOWN_CLIPS)
     with _timed(seconds, "compliance"):
@@ -119,6 +137,8 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
         },
         "vae": clean.results(),
         "likelihood": likelihood,
+        "retrieval": retrieval,
+        "surprise": surprise.results,
         "denoising": denoising.results,
         "compliance": {
             "prompts": _prompts_name(settings),
@@ -132,6 +152,7 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
         reconstructions=clean.frames[:NUM_SHOWN_CLIPS],
         psnr=clean.psnr[:NUM_SHOWN_CLIPS].tolist(),
         denoised=denoising.frames,
+        surprising=surprise.examples,
     )
     return Evaluation(results, pictures)
 

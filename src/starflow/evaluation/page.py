@@ -8,6 +8,7 @@ from typing import Any
 from starflow.evaluation.clips import Frames
 from starflow.evaluation.compliance import Example
 from starflow.evaluation.pictures import animation, motion_bars, strip
+from starflow.evaluation.surprise import SurprisingClip
 from starflow.toyworld.checker import CheckResult
 from starflow.toyworld.vocabulary import FPS
 
@@ -53,6 +54,7 @@ class Pictures:
         clips, captions: held-out clips.
         reconstructions, psnr: what the VAE makes of them, and the PSNR in dB of each.
         denoised: by each method, what noised latents of the same clips decode to.
+        surprising: clips in which something happens that cannot.
     """
 
     examples: Sequence[Example]
@@ -61,6 +63,7 @@ class Pictures:
     reconstructions: Frames
     psnr: Sequence[float]
     denoised: Mapping[str, Frames]
+    surprising: Sequence[SurprisingClip]
 
 
 def render_page(results: Mapping[str, Any], pictures: Pictures) -> str:
@@ -70,6 +73,7 @@ def render_page(results: Mapping[str, Any], pictures: Pictures) -> str:
         _heading(results["model"]),
         _summary(results),
         *[_compliance(group, results["compliance"]) for group in GROUP_TITLES],
+        _surprise(results["surprise"], pictures.surprising),
         _examples(pictures.examples),
         _reconstructions(pictures),
         _denoising(results["denoising"], pictures),
@@ -99,6 +103,7 @@ def _summary(results: Mapping[str, Any]) -> str:
     rows = [
         ["VAE, PSNR", _mean(results["vae"]["psnr"], 2, "dB"), f"{results['vae']['num_clips']} held-out clips"],
         *_likelihood_rows(results["likelihood"]),
+        *_retrieval_rows(results["retrieval"]),
     ]
     for method, title in METHOD_TITLES.items():
         if part := results["denoising"][method]:
@@ -132,6 +137,13 @@ def _likelihood_rows(likelihood: Mapping[str, Any]) -> list[list[str]]:
     return [*rows, ["entropy of the noise alone: no model can be lower", nats, bits]]
 
 
+def _retrieval_rows(retrieval: Mapping[str, Any] | None) -> list[list[str]]:
+    if retrieval is None:
+        return []
+    said = f"of clips; by chance {100 * retrieval['chance']:.0f}%"
+    return [[f"a clip's own caption is the likeliest of {retrieval['num_captions']}", _share(retrieval["top_1"]), said]]
+
+
 def _compliance(group: str, compliance: Mapping[str, Any]) -> str:
     part = compliance[group]
     if part is None:
@@ -156,6 +168,27 @@ def _motions(part: Mapping[str, Any]) -> str:
     if not any(each["n"] for each in generated.values()):
         return ""
     return f'<p><img src="{motion_bars(generated, ceiling)}" alt="how often each motion is right"></p>\n'
+
+
+def _surprise(surprise: Mapping[str, Any], examples: Sequence[SurprisingClip]) -> str:
+    header = [
+        "what the object does",
+        "AUROC against the same clips without it",
+        "the most surprising latent frame is the one in which it happens",
+        "… in the clips without it",
+    ]
+    rows = [
+        [violation, f"{each['auroc']:.3f}", _share(each["located"]), _share(each["coincidence"])]
+        for violation, each in surprise["violations"].items()
+    ]
+    cards = [
+        f'<div class="card"><p>{escape(example.caption)}: {example.violation}</p>\n{_row("clip", example.frames)}'
+        f"{_row('surprise', example.heat)}</div>\n"
+        for example in examples
+    ]
+    said = "The surprise, that is the negative log-likelihood, of a clip's most surprising latent frame as a detector."
+    note = f"<p>{said} {surprise['num_clips']} clips of each.</p>\n"
+    return f"<h2>Surprise: things that cannot happen</h2>\n{note}{_table(header, rows)}{_cards(cards)}"
 
 
 def _examples(examples: Sequence[Example]) -> str:
