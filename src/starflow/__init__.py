@@ -12,6 +12,8 @@ from starflow.errors import StarflowError, UsageError
 if TYPE_CHECKING:
     from starflow.flow.denoiser import CausalDenoiser
     from starflow.flow.model import StarFlow
+    from starflow.inversion import decode_clip, encode_clip
+    from starflow.likelihood import log_likelihood
     from starflow.pipeline import StarFlowPipeline
     from starflow.text import encode_text, wrap_caption
     from starflow.vae import VideoCodec
@@ -23,7 +25,10 @@ _MODULE_OF = {
     "StarFlow": "starflow.flow.model",
     "StarFlowPipeline": "starflow.pipeline",
     "VideoCodec": "starflow.vae",
+    "decode_clip": "starflow.inversion",
+    "encode_clip": "starflow.inversion",
     "encode_text": "starflow.text",
+    "log_likelihood": "starflow.likelihood",
     "wrap_caption": "starflow.text",
 }
 
@@ -34,7 +39,10 @@ __all__ = [
     "StarflowError",
     "UsageError",
     "VideoCodec",
+    "decode_clip",
+    "encode_clip",
     "encode_text",
+    "log_likelihood",
     "wrap_caption",
 ]
 

@@ -121,12 +121,15 @@ def log_likelihood(
     generator = torch.Generator().manual_seed(seed)
     deep: list[list[Tensor]] = [[] for _ in prompts]
     shallow: list[Tensor] = []
-    for _ in range(noise_samples):
-        x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
-        u, log_det = shallow_log_det(flow, x)
-        shallow.append(log_det)
-        for draws, text in zip(deep, texts, strict=True):
-            draws.append(deep_log_likelihood(flow, u, text))
+    with pipeline.progress_bar(total=noise_samples * len(prompts)) as bar:
+        bar.set_description("likelihood")
+        for _ in range(noise_samples):
+            x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            u, log_det = shallow_log_det(flow, x)
+            shallow.append(log_det)
+            for draws, text in zip(deep, texts, strict=True):
+                draws.append(deep_log_likelihood(flow, u, text))
+                bar.update()
     return [Likelihood(_on_cpu(draws), _on_cpu(shallow), latents.numel()) for draws in deep]
 
 

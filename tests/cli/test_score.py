@@ -61,7 +61,7 @@ def test_json_of_one_clip_and_prompt(model: str, tmp_path: Path, capsys: pytest.
 def test_json_of_several_clips_and_prompts_with_the_empty_one(model: str, tmp_path: Path, capsys):
     clips = [write_clip(tmp_path / "a.mp4"), write_clip(tmp_path / "b.mp4", 5)]
     prompts = ["--prompt", CAPTIONS[0], "--prompt", "ünïcode"]
-    assert score(model, *clips, *prompts, "--null", "--json") == 0
+    assert score(model, *clips, *prompts, "--null", "--json", "--noise-samples", "1") == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["clip"], row["prompt"]) for row in rows] == [(c, p) for c in clips for p in (CAPTIONS[0], "ünïcode")]
     for row in rows:
@@ -87,7 +87,7 @@ def test_the_table_has_the_best_caption_first(model: str, tmp_path: Path, capsys
 
 
 def test_one_caption_has_nothing_to_be_compared_with(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert score(model, write_clip(tmp_path / "clip.webp"), "--prompt", CAPTIONS[0]) == 0
+    assert score(model, write_clip(tmp_path / "clip.webp"), "--prompt", CAPTIONS[0], "--noise-samples", "1") == 0
     title, header, row = capsys.readouterr().out.splitlines()
     assert "1 draw of noise" in title
     assert "gained" not in header

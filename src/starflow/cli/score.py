@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option(
     "--noise-samples",
     type=click.IntRange(1),
-    default=1,
+    default=4,
     show_default=True,
-    help="Draws of the noise that is added to the latents; the result is their mean.",
+    help="Draws of the noise that is added to the latents: the result is their mean, with its standard error.",
 )
 @click.option("--null", is_flag=True, help="Also with the empty caption: how much each caption explains.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each clip and prompt.")
