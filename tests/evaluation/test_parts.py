@@ -1,5 +1,6 @@
 """The parts of an evaluation against what they must be by hand, for tiny random models."""
 
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from math import log, pi
 
@@ -9,11 +10,12 @@ import torch
 
 from starflow.errors import StarflowError
 from starflow.evaluation.clips import CaptionedClips, batches, held_out_clips, to_frames, to_video
-from starflow.evaluation.compliance import SamplingSettings, evaluate_compliance, generate, score
+from starflow.evaluation.compliance import evaluate_compliance, score
 from starflow.evaluation.denoising import add_noise, evaluate_denoising
 from starflow.evaluation.likelihood import evaluate_likelihood, noise_entropy
 from starflow.evaluation.prompts import held_out_prompts
 from starflow.evaluation.reconstruction import Reconstruction, clip_psnr, reconstruct
+from starflow.evaluation.sampling import SamplingSettings, generate
 from starflow.flow.denoiser import NOISE_UNIT
 from starflow.flow.model import StarFlow
 from starflow.pipeline import StarFlowPipeline
@@ -119,15 +121,18 @@ class PerfectDenoiser:
     def __init__(self, noisy: torch.Tensor, clean: torch.Tensor):
         self.noisy, self.clean = noisy, clean
 
-    def __call__(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        matches = [int((self.noisy - each).flatten(1).norm(dim=1).argmin()) for each in x]
-        return (x - self.clean[matches]) / NOISE_UNIT
+    def stream(
+        self, _: object, pieces: Iterable[torch.Tensor], text: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        for x in pieces:
+            matches = [int((self.noisy - each).flatten(1).norm(dim=1).argmin()) for each in x]
+            yield x, (x - self.clean[matches]) / NOISE_UNIT
 
 
 def test_denoising(pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction, monkeypatch):
     monkeypatch.setattr(pipeline, "flow", identity_flow(pipeline))
     noisy = add_noise(clean.latents, pipeline.config.noise_std, seed=0)
-    monkeypatch.setattr(pipeline, "denoiser", PerfectDenoiser(noisy, clean.latents))
+    monkeypatch.setattr("starflow.stages.stream_predictions", PerfectDenoiser(noisy, clean.latents).stream)
     denoising = evaluate_denoising(pipeline, clips, clean, noisy, batch_size=2, num_shown=2)
     errors = {name: denoising.results[name]["latent_mse"]["mean"] for name in ("nothing", "score_step", "denoiser")}
     assert errors["nothing"] == pytest.approx((noisy - clean.latents).square().mean().item(), rel=1e-5)
@@ -178,13 +183,14 @@ def test_two_objects_must_both_be_right():
 
 
 def test_what_is_generated_depends_on_place_and_seed_and_not_on_the_batch(pipeline: StarFlowPipeline):
-    prompts = held_out_prompts(0, 3, 1)
-    together, _ = generate(pipeline, prompts, SAMPLING, 3, "")
-    apart, _ = generate(pipeline, prompts, SAMPLING, 2, "")
+    captions = [prompt.caption for prompt in held_out_prompts(0, 3, 1)]
+    together, _ = generate(pipeline, captions, SAMPLING, "", purpose=1, batch_size=3)
+    apart, _ = generate(pipeline, captions, SAMPLING, "", purpose=1, batch_size=2)
     assert np.abs(together.astype(int) - apart).max() <= 2  # of 255: what the solver's tolerance leaves
     assert np.abs(together[0].astype(int) - together[1]).max() > 2
-    other, _ = generate(pipeline, prompts[:1], SamplingSettings(1, 1.0, None, 1e-4), 1, "")
-    assert np.abs(together[0].astype(int) - other[0]).max() > 2
+    for settings, purpose in ((SamplingSettings(1, 1.0, None, 1e-4), 1), (SAMPLING, 2)):
+        other, _ = generate(pipeline, captions[:1], settings, "", purpose=purpose)
+        assert np.abs(together[0].astype(int) - other[0]).max() > 2
 
 
 def test_compliance_of_a_model_that_is_always_right(pipeline: StarFlowPipeline, monkeypatch):

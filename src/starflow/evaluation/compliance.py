@@ -9,28 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from starflow.evaluation.clips import Frames, batches
+from starflow.evaluation.clips import Frames
 from starflow.evaluation.prompts import Prompt
 from starflow.evaluation.reconstruction import reconstruct
+from starflow.evaluation.sampling import SamplingSettings, generate, sampling_results
 from starflow.evaluation.statistics import proportion
 from starflow.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import SamplingReport
 from starflow.toyworld.checker import ATTRIBUTES, CheckResult, check
 from starflow.toyworld.render import render
 from starflow.toyworld.vocabulary import MOTIONS
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How clips are generated; what is None is the model's own default."""
-
-    seed: int
-    guidance_scale: float | None
-    sampler: str | None
-    tolerance: float | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,11 @@ def evaluate_compliance(
     Raises:
         StarflowError: NaN in what was sampled.
     """
-    generated, report = generate(pipeline, prompts, settings, generate_batch, description)
+    captions = [prompt.caption for prompt in prompts]
+    num_objects = len(prompts[0].description.objects)
+    generated, report = generate(
+        pipeline, captions, settings, description, purpose=num_objects, batch_size=generate_batch
+    )
     truth = np.stack([render(prompt.scene) for prompt in prompts])
     ceiling = reconstruct(pipeline.codec, truth, codec_batch, f"{description}: ceiling").frames
     checks = _check_all(generated, prompts, f"{description}: checking")
@@ -82,41 +75,13 @@ def evaluate_compliance(
         "generated": score(checks),
         "ceiling": score(_check_all(ceiling, prompts, f"{description}: checking the ceiling")),
         "floor": None,
-        "sampling": _sampling_results(report),
+        "sampling": sampling_results(report),
     }
     if len(prompts) > 1:
         shuffled = _shuffled(prompts, settings.seed)
         results["floor"] = score(_check_all(generated, shuffled, f"{description}: checking the floor"))
     examples = [Example(*each) for each in zip(prompts[:num_shown], generated, checks, strict=False)]
     return Compliance(results, examples)
-
-
-def generate(
-    pipeline: StarFlowPipeline,
-    prompts: Sequence[Prompt],
-    settings: SamplingSettings,
-    batch_size: int,
-    description: str,
-) -> tuple[Frames, SamplingReport]:
-    """A clip for each prompt, `(n, F, height, width, 3)`; its noise depends on the seed and on its place only."""
-    frames, report = [], SamplingReport()
-    with tqdm(total=len(prompts), desc=f"{description}: generating", unit="clip", disable=None) as bar:
-        for batch in batches(len(prompts), batch_size):
-            captions = [prompt.caption for prompt in prompts[batch]]
-            num_objects = len(prompts[0].description.objects)
-            output = pipeline(
-                captions,
-                generator=[_generator(settings.seed, num_objects, index) for index in range(batch.start, batch.stop)],
-                guidance_scale=settings.guidance_scale,
-                sampler=settings.sampler,
-                tolerance=settings.tolerance,
-                output_type="np",
-            )
-            frames.append((output.frames * 255).round().astype(np.uint8))
-            report.deep += output.report.deep
-            report.shallow += output.report.shallow
-            bar.update(len(captions))
-    return np.concatenate(frames), report
 
 
 def score(checks: Sequence[CheckResult]) -> dict[str, Any]:
@@ -164,17 +129,3 @@ def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
     for place, source in zip(order, np.roll(order, 1), strict=True):
         shuffled[place] = prompts[source]
     return shuffled
-
-
-def _generator(seed: int, num_objects: int, index: int) -> torch.Generator:
-    words = np.random.SeedSequence([seed, num_objects, index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
-
-
-def _sampling_results(report: SamplingReport) -> dict[str, Any]:
-    both = report.deep + report.shallow
-    return {
-        "converged": both.converged,
-        "max_residual": both.max_residual,
-        "evaluations_per_token": both.evaluations / both.tokens,
-    }

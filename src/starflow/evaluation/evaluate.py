@@ -43,7 +43,7 @@ from typing import Any
 
 from starflow.errors import StarflowError, UsageError
 from starflow.evaluation.clips import held_out_clips
-from starflow.evaluation.compliance import Compliance, SamplingSettings, evaluate_compliance
+from starflow.evaluation.compliance import Compliance, evaluate_compliance
 from starflow.evaluation.denoising import add_noise, evaluate_denoising
 from starflow.evaluation.likelihood import evaluate_likelihood
 from starflow.evaluation.machine import count_parameters, describe_machine, now
@@ -51,6 +51,7 @@ from starflow.evaluation.page import Pictures, render_page
 from starflow.evaluation.prompts import Prompt, held_out_prompts, read_prompts
 from starflow.evaluation.reconstruction import reconstruct
 from starflow.evaluation.retrieval import evaluate_retrieval
+from starflow.evaluation.sampling import GENERATE_BATCH, SamplingSettings
 from starflow.evaluation.surprise import evaluate_surprise
 from starflow.files import atomic_write
 from starflow.pipeline import StarFlowPipeline
@@ -63,7 +64,6 @@ MAX_RETRIEVAL_CLIPS = 100
 MAX_SURPRISE_CLIPS = 50  # of each violation
 CODEC_BATCH = 10
 FLOW_BATCH = 25
-GENERATE_BATCH = 20
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,18 @@
 """The page that shows an evaluation: one HTML file with tables and pictures, which needs no network and no script."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from starflow.evaluation.clips import Frames
 from starflow.evaluation.compliance import Example
-from starflow.evaluation.pictures import animation, motion_bars, strip
+from starflow.evaluation.page_pieces import COMPLIANCE_ROWS, card_grid, clip_row, mean, share, share_table, table
+from starflow.evaluation.pictures import motion_bars
 from starflow.evaluation.surprise import SurprisingClip
 from starflow.toyworld.checker import CheckResult
-from starflow.toyworld.vocabulary import FPS
 
-FRAMES_SHOWN = 5
 GROUP_TITLES = {"one_object": "One object", "two_objects": "Two objects"}
-COMPLIANCE_ROWS = {
-    "color": "color",
-    "shape": "shape",
-    "size": "size, where the caption says it",
-    "motion": "motion",
-    "color_shape_motion": "color, shape and motion",
-    "count": "number of objects",
-    "background": "background, where the caption says it",
-    "all": "everything that the caption says",
-}
 ORDER = ("size", "color", "shape", "motion")  # of an object's attributes, as captions say them
 METHOD_TITLES = {"nothing": "nothing", "score_step": "one score step", "denoiser": "the learned denoiser"}
 
@@ -101,21 +90,21 @@ def _heading(model: Mapping[str, Any]) -> str:
 
 def _summary(results: Mapping[str, Any]) -> str:
     rows = [
-        ["VAE, PSNR", _mean(results["vae"]["psnr"], 2, "dB"), f"{results['vae']['num_clips']} held-out clips"],
+        ["VAE, PSNR", mean(results["vae"]["psnr"], 2, "dB"), f"{results['vae']['num_clips']} held-out clips"],
         *_likelihood_rows(results["likelihood"]),
         *_retrieval_rows(results["retrieval"]),
     ]
     for method, title in METHOD_TITLES.items():
         if part := results["denoising"][method]:
-            psnr = _mean(part["psnr_to_reconstruction"], 2, "dB")
+            psnr = mean(part["psnr_to_reconstruction"], 2, "dB")
             rows.append([f"noised latents denoised by {title}", psnr, "PSNR against the decoded clean latents"])
     for group, title in GROUP_TITLES.items():
         if part := results["compliance"][group]:
             for key in ("color_shape_motion", "all"):
-                said = _share(part["generated"][key])
+                said = share(part["generated"][key])
                 rows.append([f"{title.lower()}: {COMPLIANCE_ROWS[key]}", said, "of the generated clips"])
     note = '<p class="quiet">± standard error; in brackets 95% intervals.</p>\n'
-    return f"<h2>In short</h2>\n{_table([], rows)}{note}"
+    return f"<h2>In short</h2>\n{table([], rows)}{note}"
 
 
 def _likelihood_rows(likelihood: Mapping[str, Any]) -> list[list[str]]:
@@ -127,8 +116,8 @@ def _likelihood_rows(likelihood: Mapping[str, Any]) -> list[list[str]]:
     rows = [
         [
             title,
-            _mean(likelihood[key]["nats_per_dim"], 3, "nats per dimension"),
-            _mean(likelihood[key]["bits_per_dim"], 3, "bits per dimension"),
+            mean(likelihood[key]["nats_per_dim"], 3, "nats per dimension"),
+            mean(likelihood[key]["bits_per_dim"], 3, "bits per dimension"),
         ]
         for key, title in titles.items()
     ]
@@ -141,7 +130,7 @@ def _retrieval_rows(retrieval: Mapping[str, Any] | None) -> list[list[str]]:
     if retrieval is None:
         return []
     said = f"of clips; by chance {100 * retrieval['chance']:.0f}%"
-    return [[f"a clip's own caption is the likeliest of {retrieval['num_captions']}", _share(retrieval["top_1"]), said]]
+    return [[f"a clip's own caption is the likeliest of {retrieval['num_captions']}", share(retrieval["top_1"]), said]]
 
 
 def _compliance(group: str, compliance: Mapping[str, Any]) -> str:
@@ -153,14 +142,12 @@ def _compliance(group: str, compliance: Mapping[str, Any]) -> str:
         "ceiling": "ceiling: the VAE's reconstructions of true clips",
         "floor": "floor: with another's caption",
     }
-    rows = [
-        [label, *[_share(part[column][key]) if part[column] else "–" for column in columns]]
-        for key, label in COMPLIANCE_ROWS.items()
-    ]
-    table = _table(["what the checker finds right", *columns.values()], rows)
+    shares = share_table(
+        "what the checker finds right", COMPLIANCE_ROWS, {title: part[column] for column, title in columns.items()}
+    )
     note = "" if part["sampling"]["converged"] else '<p class="failed">The sampler did not converge everywhere.</p>\n'
     title = f"{GROUP_TITLES[group]}: {part['num_prompts']} captions ({escape(compliance['prompts'])})"
-    return f"<h2>{title}</h2>\n{table}{note}{_motions(part)}"
+    return f"<h2>{title}</h2>\n{shares}{note}{_motions(part)}"
 
 
 def _motions(part: Mapping[str, Any]) -> str:
@@ -178,47 +165,47 @@ def _surprise(surprise: Mapping[str, Any], examples: Sequence[SurprisingClip]) -
         "… in the clips without it",
     ]
     rows = [
-        [violation, f"{each['auroc']:.3f}", _share(each["located"]), _share(each["coincidence"])]
+        [violation, f"{each['auroc']:.3f}", share(each["located"]), share(each["coincidence"])]
         for violation, each in surprise["violations"].items()
     ]
     cards = [
-        f'<div class="card"><p>{escape(example.caption)}: {example.violation}</p>\n{_row("clip", example.frames)}'
-        f"{_row('surprise', example.heat)}</div>\n"
+        f'<div class="card"><p>{escape(example.caption)}: {example.violation}</p>\n{clip_row("clip", example.frames)}'
+        f"{clip_row('surprise', example.heat)}</div>\n"
         for example in examples
     ]
     said = "The surprise, that is the negative log-likelihood, of a clip's most surprising latent frame as a detector."
     note = f"<p>{said} {surprise['num_clips']} clips of each.</p>\n"
-    return f"<h2>Surprise: things that cannot happen</h2>\n{note}{_table(header, rows)}{_cards(cards)}"
+    return f"<h2>Surprise: things that cannot happen</h2>\n{note}{table(header, rows)}{card_grid(cards)}"
 
 
 def _examples(examples: Sequence[Example]) -> str:
     cards = [
-        f'<div class="card"><p>{escape(example.prompt.caption)}</p>\n{_row("", example.frames)}'
+        f'<div class="card"><p>{escape(example.prompt.caption)}</p>\n{clip_row("", example.frames)}'
         f"<p>{_marks(example.check)}</p></div>\n"
         for example in examples
     ]
     if not cards:
         return ""
-    return f'<h2>Generated clips</h2>\n<p class="quiet">The first ones, not chosen.</p>\n{_cards(cards)}'
+    return f'<h2>Generated clips</h2>\n<p class="quiet">The first ones, not chosen.</p>\n{card_grid(cards)}'
 
 
 def _reconstructions(pictures: Pictures) -> str:
     each = zip(pictures.captions, pictures.clips, pictures.reconstructions, pictures.psnr, strict=True)
     cards = [
-        f'<div class="card"><p>{escape(caption)}</p>\n{_row("original", clip)}'
-        f"{_row(f'VAE, {psnr:.1f} dB', reconstruction)}</div>\n"
+        f'<div class="card"><p>{escape(caption)}</p>\n{clip_row("original", clip)}'
+        f"{clip_row(f'VAE, {psnr:.1f} dB', reconstruction)}</div>\n"
         for caption, clip, reconstruction, psnr in each
     ]
-    return f"<h2>Reconstructions</h2>\n{_cards(cards)}"
+    return f"<h2>Reconstructions</h2>\n{card_grid(cards)}"
 
 
 def _denoising(denoising: Mapping[str, Any], pictures: Pictures) -> str:
     rows = [
         [
             title,
-            _mean(denoising[method]["latent_mse"], 4, ""),
-            _mean(denoising[method]["psnr_to_reconstruction"], 2, "dB"),
-            _mean(denoising[method]["psnr_to_clip"], 2, "dB"),
+            mean(denoising[method]["latent_mse"], 4, ""),
+            mean(denoising[method]["psnr_to_reconstruction"], 2, "dB"),
+            mean(denoising[method]["psnr_to_clip"], 2, "dB"),
         ]
         for method, title in METHOD_TITLES.items()
         if denoising[method]
@@ -231,12 +218,12 @@ def _denoising(denoising: Mapping[str, Any], pictures: Pictures) -> str:
     ]
     cards = []
     for index, caption in enumerate(pictures.captions):
-        shown = _row("clean", pictures.reconstructions[index])
+        shown = clip_row("clean", pictures.reconstructions[index])
         for method, frames in pictures.denoised.items():
-            shown += _row(METHOD_TITLES[method], frames[index])
+            shown += clip_row(METHOD_TITLES[method], frames[index])
         cards.append(f'<div class="card"><p>{escape(caption)}</p>\n{shown}</div>\n')
     noise = f"<p>Latents of held-out clips with noise of standard deviation {denoising['noise_std']:g}.</p>\n"
-    return f"<h2>Denoising</h2>\n{noise}{_table(header, rows)}{_cards(cards)}"
+    return f"<h2>Denoising</h2>\n{noise}{table(header, rows)}{card_grid(cards)}"
 
 
 def _settings(model: Mapping[str, Any]) -> str:
@@ -244,30 +231,10 @@ def _settings(model: Mapping[str, Any]) -> str:
     for group in ("parameters", "settings", "machine", "seconds"):
         for key, value in model[group].items():
             rows.append([f"{group}: {key}", escape(f"{value:,}" if isinstance(value, int) else str(value)), ""])
-    return "<h2>Model, settings, machine</h2>\n" + _table([], rows)
+    return "<h2>Model, settings, machine</h2>\n" + table([], rows)
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
-    if header:
-        lines.insert(0, f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>")
-    return "<table>\n" + "\n".join(lines) + "\n</table>\n"
-
-
-def _cards(cards: Sequence[str]) -> str:
-    return f'<div class="cards">\n{"".join(cards)}</div>\n'
-
-
-def _row(label: str, clip: Frames) -> str:
-    """A clip as it plays, and five of its frames."""
-    said = f'<span class="label">{label}</span>' if label else ""
-    return (
-        f'<div class="row">{said}<img src="{animation(clip, FPS)}" alt="the clip">'
-        f'<img src="{strip(clip, FRAMES_SHOWN)}" alt="five of its frames"></div>\n'
-    )
 
 
 def _marks(result: CheckResult) -> str:
@@ -282,16 +249,3 @@ def _marks(result: CheckResult) -> str:
 def _mark(said: str, held: bool) -> str:
     kind, sign = ("held", "✓") if held else ("failed", "✗")
     return f'<span class="{kind}">{escape(said)}&nbsp;{sign}</span>'
-
-
-def _share(proportion: Mapping[str, Any]) -> str:
-    if proportion["value"] is None:
-        return "–"
-    low, high = proportion["interval"]
-    counted = f"{proportion['correct']} of {proportion['n']}"
-    return f"{100 * proportion['value']:.1f}% <small>[{100 * low:.1f}, {100 * high:.1f}], {counted}</small>"
-
-
-def _mean(summary: Mapping[str, Any], digits: int, unit: str) -> str:
-    error = "" if summary["standard_error"] is None else f" <small>± {summary['standard_error']:.{digits}f}</small>"
-    return f"{summary['mean']:.{digits}f}{error} {unit}"
