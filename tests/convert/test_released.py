@@ -1,122 +1,60 @@
-"""Released checkpoints: every name and shape of both released configurations, and errors that say what does not fit."""
+"""The released names, shapes and arguments: every parameter of both released configurations, and what is refused."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
+from released_checkpoint import ARGUMENTS, released_state, save
+from starflow.convert.presets import PRESETS, released_model
 from starflow.convert.released import (
     DENOISER_PREFIX,
     build,
     denoiser_arguments,
     flow_arguments,
     load_released,
-    load_strictly,
+    misfits,
     native_name,
     released_name,
-    split_state_dict,
+    released_parameters,
+    split_checkpoint,
 )
+from starflow.convert.stored import StoredTensor
 from starflow.errors import StarflowError
 
 RELEASED = json.loads((Path(__file__).parent / "released_parameters.json").read_text())
-
-COMMON: dict[str, Any] = {
-    "patch_size": 1,
-    "rope": True,
-    "sos": True,
-    "cond_top_only": True,
-    "use_softplus": True,
-    "use_final_norm": True,
-    "seq_order": "L2R",
-    "soft_clip": 4,
-    "channels": 3072,
-    "num_blocks": 6,
-    "layers_per_block": [2, 2, 2, 2, 2, 24],
-    "head_dim": 64,
-    "txt_dim": 2048,
-}
-CONFIGS = {
-    "starflow-v_7B_t2v_caus_480p": {
-        **COMMON,
-        "in_channels": 48,
-        "img_size": 40,
-        "top_block_channels": 4096,
-        "pt_seq_len": 32,
-        "txt_size": 256,
-        "shallow_block_local": True,
-        "learnable_self_denoiser": True,
-        "conditional_denoiser": True,
-        "denoiser_window": 10,
-        "temporal_causal": 2,
-    },
-    "starflow_3B_t2i_256x256": {**COMMON, "in_channels": 4, "img_size": 32, "pt_seq_len": None, "txt_size": 128},
-}
-TOTALS = {"starflow-v_7B_t2v_caus_480p": 6_890_096_528, "starflow_3B_t2i_256x256": 3_858_281_544}
-
-TINY = {
-    **COMMON,
-    "in_channels": 2,
-    "img_size": 4,
-    "channels": 20,
-    "num_blocks": 3,
-    "layers_per_block": [1, 1, 2],
-    "head_dim": 20,
-    "txt_dim": 6,
-    "learnable_self_denoiser": True,
-    "conditional_denoiser": True,
-    "denoiser_window": 3,
-    "temporal_causal": 2,
-}
+TOTALS = {"starflow-v-7b": 6_890_096_528, "starflow-3b": 3_858_281_544}
+FILES = {"starflow-v-7b": "starflow-v_7B_t2v_caus_480p", "starflow-3b": "starflow_3B_t2i_256x256"}
 
 
-def modules(config: dict[str, Any]) -> dict[str, nn.Module]:
-    """Flow and denoiser by the prefix of their released names."""
-    flow, denoiser = build(config)
-    return {"": flow} if denoiser is None else {"": flow, DENOISER_PREFIX: denoiser}
+def stored(shapes: dict[str, list[int]]) -> dict[str, StoredTensor]:
+    def never_read() -> torch.Tensor:
+        raise AssertionError
+
+    return {name: StoredTensor(tuple(shape), torch.float32, never_read) for name, shape in shapes.items()}
 
 
-def released_state(config: dict[str, Any]) -> dict[str, Tensor]:
-    """A random state dict as a released checkpoint for `config` would be, buffers included."""
-    state = {
-        released_name(name, prefix): torch.randn(tensor.shape)
-        for prefix, module in modules(config).items()
-        for name, tensor in module.state_dict().items()
-    }
-    buffers = {"var": 2, "blocks.0.attn_mask": 3, "blocks.2.attn_mask": 3, "feat_rope.freqs_cos": 4}
-    return state | {name: torch.zeros(size, size) for name, size in buffers.items()}
-
-
-def saved(state: Any, folder: Path) -> Path:
-    torch.save(state, folder / "model.pth")
-    return folder / "model.pth"
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_released_configurations_have_exactly_the_released_parameters(name: str):
-    with torch.device("meta"):
-        parts = modules(CONFIGS[name])
-        released = {key: torch.empty(shape) for key, shape in RELEASED[name]["parameters"].items()}
-        buffers = {key: torch.empty(shape) for key, shape in RELEASED[name]["ignorable_buffers"].items()}
-    own = {
-        released_name(key, prefix): list(parameter.shape)
-        for prefix, module in parts.items()
-        for key, parameter in module.named_parameters()
-    }
-    assert own == RELEASED[name]["parameters"]
-    total = sum(parameter.numel() for module in parts.values() for parameter in module.parameters())
-    assert total == TOTALS[name] == RELEASED[name]["total_parameters"]
-    states = split_state_dict(released | buffers)
-    assert sum(map(len, states)) == len(released)
-    for (prefix, module), state in zip(parts.items(), states, strict=False):
-        load_strictly(module, state, "model", prefix)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_have_exactly_the_released_parameters(preset: str):
+    flow, denoiser = build(released_model(preset).arguments)
+    released = RELEASED[FILES[preset]]
+    assert {name: list(shape) for name, shape in released_parameters(flow, denoiser).items()} == released["parameters"]
+    modules = [module for module in (flow, denoiser) if module is not None]
+    total = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    assert total == TOTALS[preset] == released["total_parameters"]
+    assert all(parameter.is_meta for module in modules for parameter in module.parameters())
+    tensors = stored(released["parameters"] | released["ignorable_buffers"])
+    assert misfits(flow, denoiser, tensors) == []
+    parts = split_checkpoint(tensors)
+    assert parts["flow"].keys() == dict(flow.named_parameters()).keys()
+    assert parts["denoiser"].keys() == (set() if denoiser is None else dict(denoiser.named_parameters()).keys())
+    assert parts["buffers"].keys() == released["ignorable_buffers"].keys()
 
 
 def test_released_arguments_become_ours():
-    video = CONFIGS["starflow-v_7B_t2v_caus_480p"]
+    video = released_model("starflow-v-7b").arguments
     assert flow_arguments(video) == {
         "latent_channels": 48,
         "shallow_layers": [2, 2, 2, 2, 2],
@@ -138,7 +76,7 @@ def test_released_arguments_become_ours():
         "temporal_causal": 2,
         "window": 10,
     }
-    image = CONFIGS["starflow_3B_t2i_256x256"]
+    image = released_model("starflow-3b").arguments
     assert flow_arguments(image)["deep_width"] == 3072
     assert flow_arguments(image)["position_length"] == 32
     assert denoiser_arguments(image) is None
@@ -162,21 +100,50 @@ def test_names_go_there_and_back(name: str):
         ("use_softplus", False),
         ("use_final_norm", False),
         ("seq_order", "R2L"),
+        ("use_swiglu", True),
+        ("norm_type", "rms_norm"),
+        ("use_pretrained_lm", "gemma3_1b"),
+        ("shallow_block_local", False),
     ],
 )
 def test_a_model_that_was_never_released_is_refused(argument: str, value: Any):
     with pytest.raises(StarflowError, match=f"{argument}={value!r}"):
-        flow_arguments({**TINY, argument: value})
+        flow_arguments({**ARGUMENTS, argument: value})
+
+
+@pytest.mark.parametrize("argument", ["in_channels", "channels", "layers_per_block", "txt_dim", "rope", "seq_order"])
+def test_a_missing_argument_is_named(argument: str):
+    given = {name: value for name, value in ARGUMENTS.items() if name != argument}
+    with pytest.raises(StarflowError, match=f"does not give {argument}$"):
+        flow_arguments(given)
+
+
+def test_missing_arguments_of_the_denoiser_and_of_positions():
+    for argument in ("denoiser_window", "temporal_causal"):
+        with pytest.raises(StarflowError, match=f"does not give {argument}$"):
+            denoiser_arguments({**ARGUMENTS, argument: None})
+    with pytest.raises(StarflowError, match=r"does not give img_size$"):
+        flow_arguments({**ARGUMENTS, "pt_seq_len": None, "img_size": None})
+
+
+def test_an_unknown_argument_is_named_with_its_nearest():
+    with pytest.raises(StarflowError, match=r"unknown argument chanels: did you mean channels\?$"):
+        flow_arguments({**ARGUMENTS, "chanels": 3})
 
 
 def test_layers_and_blocks_must_agree():
     with pytest.raises(StarflowError, match="lists 3 blocks, num_blocks says 4"):
-        flow_arguments({**TINY, "num_blocks": 4})
+        flow_arguments({**ARGUMENTS, "num_blocks": 4})
+
+
+def test_widths_that_make_no_model():
+    with pytest.raises(StarflowError, match="makes no model"):
+        build({**ARGUMENTS, "channels": 30})
 
 
 def test_a_checkpoint_loads_and_its_buffers_are_ignored(tmp_path: Path):
-    state = released_state(TINY)
-    flow, denoiser = load_released(TINY, saved(state, tmp_path))
+    state = released_state(ARGUMENTS)
+    flow, denoiser = load_released(ARGUMENTS, save(state, tmp_path))
     assert denoiser is not None
     assert torch.equal(flow.deep.sos, state["blocks.2.sos_embed"])
     assert torch.equal(
@@ -186,78 +153,33 @@ def test_a_checkpoint_loads_and_its_buffers_are_ignored(tmp_path: Path):
 
 
 def test_everything_that_does_not_fit_is_listed_by_its_released_name(tmp_path: Path):
-    state = released_state(TINY)
-    del state["blocks.0.sos_embed"], state["blocks.1.attn_blocks.0.mlp.main.0.bias"]
-    state["blocks.1.extra"] = torch.zeros(1)
-    state["feat_rope.other"] = torch.zeros(1)
+    state = released_state(ARGUMENTS)
+    del state["blocks.0.sos_embed"], state["learnable_self_denoiser.proj_txt.bias"]
+    state |= {name: torch.zeros(1) for name in ("blocks.1.extra", "feat_rope.other", "blocks.0.sos")}
     state["blocks.2.final_norm.weight"] = torch.zeros(7)
     with pytest.raises(StarflowError) as error:
-        load_released(TINY, saved(state, tmp_path))
-    assert str(error.value) == (
-        "the checkpoint does not fit the flow: missing blocks.0.sos_embed; "
-        "missing blocks.1.attn_blocks.0.mlp.main.0.bias; unknown blocks.1.extra; unknown feat_rope.other; "
-        "blocks.2.final_norm.weight is (7,), expected (20,)"
+        load_released(ARGUMENTS, save(state, tmp_path))
+    assert str(error.value).endswith(
+        "does not fit the configuration: blocks.2.final_norm.weight is (7,), expected (40,); "
+        "missing blocks.0.sos_embed; missing learnable_self_denoiser.proj_txt.bias; "
+        "unknown blocks.0.sos; unknown blocks.1.extra; unknown feat_rope.other"
     )
 
 
-def test_what_does_not_fit_the_denoiser_is_listed(tmp_path: Path):
-    state = released_state(TINY)
-    del state["learnable_self_denoiser.proj_txt.bias"]
-    with pytest.raises(StarflowError, match=r"the denoiser: missing learnable_self_denoiser\.proj_txt\.bias$"):
-        load_released(TINY, saved(state, tmp_path))
-
-
-def test_our_own_names_are_unknown_to_a_released_checkpoint(tmp_path: Path):
-    state = released_state(TINY)
-    state["blocks.0.sos"] = state["blocks.0.sos_embed"]
-    with pytest.raises(StarflowError, match=r"unknown names: blocks\.0\.sos$"):
-        load_released(TINY, saved(state, tmp_path))
+def test_of_many_problems_the_first_are_listed(tmp_path: Path):
+    with pytest.raises(StarflowError, match=r"expected \(40,\).*; and \d+ more$") as error:
+        load_released({**ARGUMENTS, "channels": 40}, save(released_state(ARGUMENTS), tmp_path))
+    assert len(str(error.value)) < 1500
 
 
 @pytest.mark.parametrize("name", ["vars", "blocks.0.attn_masks", "blocks.x.attn_mask", "feat_rope.freqs_tan"])
 def test_only_the_known_buffers_are_ignored(name: str):
-    assert split_state_dict({"var": torch.zeros(1)}) == ({}, {})
-    assert name in split_state_dict({name: torch.zeros(1)})[0]
+    flow, denoiser = build(ARGUMENTS)
+    tensors = stored({key: list(shape) for key, shape in released_parameters(flow, denoiser).items()})
+    assert misfits(flow, denoiser, tensors | stored({"var": [1]})) == []
+    assert misfits(flow, denoiser, tensors | stored({name: [1]})) == [f"unknown {name}"]
 
 
 def test_a_denoiser_that_the_configuration_lacks_is_an_error(tmp_path: Path):
-    config = {**TINY, "learnable_self_denoiser": False}
-    with pytest.raises(StarflowError, match="the checkpoint has a denoiser, the configuration has none"):
-        load_released(config, saved(released_state(TINY), tmp_path))
-
-
-class Payload:
-    """What an attacker would put in a pickle: unpickling it makes a file."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path):
-    marker = tmp_path / "executed"
-    path = saved({"blocks.0.sos_embed": Payload(marker)}, tmp_path)
-    with pytest.raises(StarflowError, match=r"cannot read .* as a released checkpoint") as error:
-        load_released(TINY, path)
-    assert "\n" not in str(error.value)
-    assert not marker.exists()
-    torch.load(path, weights_only=False)
-    assert marker.exists()  # so the file was a real threat
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})])
-def test_another_file_is_refused(content: bytes, tmp_path: Path):
-    path = tmp_path / "model.pth"
-    path.write_bytes(content)
-    with pytest.raises(StarflowError, match="cannot read"):
-        load_released(TINY, path)
-    with pytest.raises(StarflowError, match="cannot read"):
-        load_released(TINY, tmp_path / "missing.pth")
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(1)], {"epoch": 3}, {"model": {"blocks.0.sos_embed": torch.zeros(1)}}])
-def test_anything_but_a_state_dict_is_refused(content: Any, tmp_path: Path):
-    with pytest.raises(StarflowError, match="is not a state dict of tensors"):
-        load_released(TINY, saved(content, tmp_path))
+    with pytest.raises(StarflowError, match=r"it has a denoiser, the configuration has none$"):
+        load_released({**ARGUMENTS, "learnable_self_denoiser": False}, save(released_state(ARGUMENTS), tmp_path))

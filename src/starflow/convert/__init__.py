@@ -1,1 +1,1 @@
-"""Released checkpoints ⇄ native modules."""
+"""Released checkpoints ⇄ folders for `StarFlowPipeline.from_pretrained`."""
