@@ -40,6 +40,17 @@ from starflow.cli.quiet import hide_loading_bars
     show_default=True,
     help="Held-out clips for reconstruction, likelihood and denoising.",
 )
+@click.option(
+    "--task-clips",
+    type=click.IntRange(0),
+    default=50,
+    show_default=True,
+    help="Held-out clips for each of image-to-video, continuation and last frames; twice as many edits.",
+)
+@click.option("--long-clips", type=click.IntRange(0), default=20, show_default=True, help="Long videos for drift.")
+@click.option(
+    "--long-seconds", type=click.IntRange(1), default=30, show_default=True, help="Seconds of each long video."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, clips and noise.")
 @sampling_options
 def evaluate(
@@ -49,12 +60,15 @@ def evaluate(
     num_prompts: int,
     num_two_object_prompts: int,
     num_clips: int,
+    task_clips: int,
+    long_clips: int,
+    long_seconds: int,
     seed: int,
     guidance_scale: float | None,
     sampler: str | None,
     tolerance: float | None,
 ) -> None:
-    r"""Measure MODEL, a toyworld model: a bundled one by name, a folder, or a hub id.
+    """Measure MODEL, a toyworld model: a bundled one by name, a folder, or a hub id.
 
     How well its VAE reconstructs, how likely its flow finds held-out clips, whether it finds a clip's caption and is
     surprised by what cannot happen, what its denoiser is worth, and how often the clips that it generates show what
@@ -62,7 +76,7 @@ def evaluate(
 
     \b
     starflow evaluate toyworld -o evaluation
-    """
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     require_extra("evaluate")
     from starflow.evaluation.evaluate import EvaluationSettings, require_writable, write
     from starflow.evaluation.evaluate import evaluate as evaluate_pipeline
@@ -73,7 +87,17 @@ def evaluate(
     pipeline.set_progress_bar_config(disable=True)
     require_writable(output)
     settings = EvaluationSettings(
-        num_prompts, num_two_object_prompts, num_clips, seed, guidance_scale, sampler, tolerance, prompts
+        num_prompts=num_prompts,
+        num_two_object_prompts=num_two_object_prompts,
+        num_clips=num_clips,
+        task_clips=task_clips,
+        long_clips=long_clips,
+        long_seconds=long_seconds,
+        seed=seed,
+        guidance_scale=guidance_scale,
+        sampler=sampler,
+        tolerance=tolerance,
+        prompts=prompts,
     )
     evaluation = evaluate_pipeline(pipeline, settings, _name(model))
     write(evaluation, output)

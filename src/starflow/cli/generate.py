@@ -67,7 +67,7 @@ def generate(
     device: str | None,
     dtype: str,
 ) -> None:
-    r"""Make a video from the sentence PROMPT.
+    """Make a video from the sentence PROMPT.
 
     \b
     starflow generate "a red circle moves right" -o clip.mp4
@@ -75,7 +75,7 @@ def generate(
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
-    """
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
     if num_frames is not None and seconds is not None:
