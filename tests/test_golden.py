@@ -19,12 +19,18 @@ from starflow.convert.released import load_released
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow, flow_loss
 from starflow.sampling.sampler import Window, sample
+from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, sequential
 
 TOLERANCE = 1e-4
 FOLDERS = [Path(__file__).parent / "golden", *map(Path, filter(None, [os.environ.get("STARFLOW_GOLDEN_DIR")]))]
 CASES = [path for folder in FOLDERS for path in sorted(folder.glob("*.json"))]
 EXACT = BlockJacobi(block_size=64, tolerance=1e-6)
+SOLVERS = {
+    "sequential": sequential,
+    "jacobi": EXACT,
+    "sliding": SlidingWindow(window=16, tolerance=1e-6, shallow_window=8),
+}
 
 # The released Jacobi at its default tolerance is an error to beat, not a target.
 NOT_A_TARGET = re.compile(r"sample\.jacobi_cfg.*")
@@ -96,7 +102,7 @@ def test_loss_and_score(case: Case):
     case.assert_equal(grad * x.numel(), "score.input_grad_times_numel", rtol=TOLERANCE)
 
 
-@pytest.mark.parametrize("solver", [sequential, EXACT], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_samples(case: Case, solver):
     names = ["sample.sequential", *(["sample.jacobi_exact"] if solver is EXACT else [])]
     x, _ = sample(case.flow, case.video("in.noise"), case.io["in.text"], solver=solver)
@@ -114,7 +120,7 @@ def test_samples(case: Case, solver):
         case.assert_equal(x, name)
 
 
-@pytest.mark.parametrize("solver", [sequential, EXACT], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_prefix_samples(case: Case, solver):
     for name, match in sample_names(case, r"sample\.prefix(\d+)_cfg([\d.]+)"):
         x, _ = sample(
@@ -129,7 +135,7 @@ def test_prefix_samples(case: Case, solver):
         case.assert_equal(x, name)
 
 
-@pytest.mark.parametrize("solver", [sequential, EXACT], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_rolling_window_samples(case: Case, solver):
     for name, match in sample_names(case, r"sample\.rolling_window(\d+)_context(\d+)_cfg([\d.]+)"):
         x, _ = sample(

@@ -135,7 +135,8 @@ def test_score_step_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPip
 def test_save_and_load(pipeline: StarFlowPipeline, saved: Path):
     loaded = StarFlowPipeline.from_pretrained(saved)
     loaded.set_progress_bar_config(disable=True)
-    assert torch.equal(frames(loaded), frames(pipeline))
+    # a file lies elsewhere in memory, and sums over it are rounded otherwise
+    torch.testing.assert_close(frames(loaded), frames(pipeline), atol=1e-4, rtol=0)
     assert loaded.config.noise_std == 0.3
     half = StarFlowPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.flow.dtype == torch.bfloat16

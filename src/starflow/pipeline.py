@@ -24,8 +24,8 @@ from starflow.conditioning import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, 
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import SamplingReport, Window
-from starflow.sampling.solvers import Solver, require_finite, solver_named
+from starflow.sampling.sampler import SamplingReport, Window, solver_named
+from starflow.sampling.solvers import Solver, require_finite
 from starflow.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
 from starflow.text import encode_text, wrap_caption
 from starflow.vae import VideoCodec
@@ -107,8 +107,9 @@ class StarFlowPipeline(DiffusionPipeline):
         caption_has_fps: bool = True,
         caption_has_noise_level: bool = False,
         caption_aspect_ratio: str | None = None,
-        sampler: str = "block-jacobi",
-        block_size: int = 64,
+        sampler: str = "sliding",
+        block_size: int = 16,
+        shallow_block_size: int = 1,
         tolerance: float = 1e-2,
     ):
         """
@@ -122,7 +123,7 @@ class StarFlowPipeline(DiffusionPipeline):
             later_frame_scale: see `VideoCodec`.
             caption_has_fps, caption_has_noise_level, caption_aspect_ratio: what is written around captions, see
                 `wrap_caption`.
-            sampler, block_size, tolerance: the default solver, see `starflow.sampling.solvers`.
+            sampler, block_size, shallow_block_size, tolerance: the default solver, see `solver_named`.
         """
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, flow=flow, denoiser=denoiser)
@@ -140,6 +141,7 @@ class StarFlowPipeline(DiffusionPipeline):
             caption_aspect_ratio=caption_aspect_ratio,
             sampler=sampler,
             block_size=block_size,
+            shallow_block_size=shallow_block_size,
             tolerance=tolerance,
         )
         self.codec = VideoCodec(vae, later_frame_scale)
@@ -200,6 +202,7 @@ class StarFlowPipeline(DiffusionPipeline):
             sampler or self.config.sampler,
             tolerance=self.config.tolerance if tolerance is None else tolerance,
             block_size=self.config.block_size,
+            shallow_block_size=self.config.shallow_block_size,
         )
 
     def plan(

@@ -138,3 +138,33 @@ def test_round_trip_under_bf16_weights(solver, noise_dtype: torch.dtype):
     error = (flow.encode(x, text).z - noise.float()).abs()
     assert error.mean() < 0.01
     assert error.max() < 0.1
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+@pytest.mark.parametrize("firsts", [[6, 6, 6], [6, 2, 9], [0, 13, 5]])
+def test_windows_equal_evaluating_each_sample_alone(firsts: list[int], guidance_scale: float):
+    flow, v, width = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS), 5
+    text, null_text = random_text(3, seed=1), random_text(3, seed=2)
+    gaussians = flow.conditional(DEEP, 3, VIDEO, text, null_text, guidance_scale)
+    gaussians.evaluate(v, 0, NUM_TOKENS)
+    changed = v + randn(3, NUM_TOKENS, CHANNELS, seed=1)
+    for row, first in enumerate(firsts):
+        changed[row, :first] = v[row, :first]
+    got = gaussians.evaluate_windows(changed, firsts, width)
+    for row, first in enumerate(firsts):
+        one = slice(row, row + 1)
+        alone = flow.conditional(DEEP, 1, VIDEO, text[one], null_text[one], guidance_scale)
+        want = alone.evaluate(changed[one], 0, NUM_TOKENS)
+        for tensor, whole in zip(got, want, strict=True):
+            torch.testing.assert_close(tensor[row], whole[0, first : first + width], atol=1e-12, rtol=0)
+
+
+def test_samples_that_are_kept_go_on_as_they_would_have():
+    flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
+    text, null_text = random_text(3, seed=1), random_text(3, seed=2)
+    whole, part = (flow.conditional(DEEP, 3, VIDEO, text, null_text, 2.0) for _ in range(2))
+    for gaussians in (whole, part):
+        gaussians.evaluate(v, 0, 6)
+    part.keep([2, 0])
+    for got, want in zip(part.evaluate(v[[2, 0]], 6, 12), whole.evaluate(v, 6, 12), strict=True):
+        torch.testing.assert_close(got, want[[2, 0]], atol=1e-12, rtol=0)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from invertible_maps import CHANNELS, randn, random_text, tiny_flow
 from starflow.errors import StarflowError, UsageError
-from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample
+from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample, solver_named
+from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, sequential
 
 HEIGHT, WIDTH = 2, 3
@@ -38,11 +39,15 @@ def test_the_callers_tensors_are_left_alone():
     assert torch.equal(prefix, before[1])
 
 
+SOLVERS = {"jacobi": EXACT, "sliding": SlidingWindow(4, 1e-12, shallow_window=3)}
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-def test_jacobi_equals_sequential(guidance_scale: float):
+def test_iteration_equals_sequential(guidance_scale: float, solver):
     flow, text, null_text = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2)
     want, _ = sample(flow, noise(3), text, null_text, guidance_scale, solver=sequential)
-    got, report = sample(flow, noise(3), text, null_text, guidance_scale, solver=EXACT)
+    got, report = sample(flow, noise(3), text, null_text, guidance_scale, solver=solver)
     assert_same(got, want)
     assert (report.deep + report.shallow).converged
 
@@ -74,12 +79,13 @@ def test_a_sample_begins_as_the_sample_of_fewer_frames_does():
     assert_same(long[:, :2], short)
 
 
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("num_given", [0, 1, 4])
-def test_a_rolling_window_is_a_chain_of_continuations(num_given: int):
+def test_a_rolling_window_is_a_chain_of_continuations(num_given: int, solver):
     """Window 3, context 2: after the first 3 frames each continues the 2 before it, text and `sos` anew."""
     flow, text, z = tiny_flow(), random_text(2), noise(6)
     given = noise(num_given, seed=1) if num_given else None
-    got, _ = sample(flow, z, text, prefix=given, window=Window(3, 2), solver=EXACT)
+    got, _ = sample(flow, z, text, prefix=given, window=Window(3, 2), solver=solver)
     if num_given < 3:
         frames, _ = sample(flow, z[:, :3], text, prefix=given, solver=EXACT)
     else:
@@ -131,7 +137,11 @@ def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
         assert not invert_shallow(flow, u, EXACT, report).requires_grad
 
 
-@pytest.mark.parametrize("solver", [sequential, BlockJacobi(6, 0.1)], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize(
+    "solver",
+    [sequential, BlockJacobi(6, 0.1), SlidingWindow(6, 0.1, shallow_window=6)],
+    ids=["sequential", "jacobi", "sliding"],
+)
 def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
     flow, u = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
     whole = invert_shallow(flow, u, solver, SamplingReport())
@@ -150,6 +160,15 @@ def test_the_report_counts_tokens_and_admits_failure():
     assert str(report).endswith("NOT converged")
 
 
+def test_solvers_by_name():
+    sizes = {"block_size": 8, "shallow_block_size": 2}
+    assert solver_named("sequential", tolerance=1e-2, **sizes) is sequential
+    assert solver_named("block-jacobi", tolerance=1e-3, **sizes) == BlockJacobi(8, 1e-3)
+    assert solver_named("sliding", tolerance=1e-3, **sizes) == SlidingWindow(8, 1e-3, 2)
+    with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi or sequential"):
+        solver_named("gauss-seidel", tolerance=1e-2, **sizes)
+
+
 @pytest.mark.parametrize("num_given", [3, 4])
 def test_a_prefix_that_leaves_nothing_to_generate_is_refused(num_given: int):
     with pytest.raises(UsageError, match=f"{num_given} latent frames are given, and only 3 asked for"):
@@ -162,7 +181,9 @@ def test_a_context_that_does_not_fit_its_window_is_refused(size: int, context: i
         Window(size, context)
 
 
-@pytest.mark.parametrize("solver", [sequential, BlockJacobi()], ids=["sequential", "jacobi"])
+@pytest.mark.parametrize(
+    "solver", [sequential, BlockJacobi(), SlidingWindow()], ids=["sequential", "jacobi", "sliding"]
+)
 @pytest.mark.parametrize("block", [0, 2], ids=["shallow", "deep"])
 def test_nan_in_the_weights_is_an_error(block: int, solver):
     flow = tiny_flow()

@@ -8,7 +8,7 @@ from invertible_maps import CHANNELS, TEXT_TOKENS, VIDEO, randn, random_text, ti
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
-from starflow.sampling.solvers import BlockJacobi, Solution, require_finite, sequential, solve, solver_named
+from starflow.sampling.solvers import BlockJacobi, Solution, require_finite, sequential, solve
 
 NUM_TOKENS = 18
 DEEP = 2
@@ -216,13 +216,6 @@ def test_nan_in_the_weights_is_an_error_at_the_first_sweep():
 def test_impossible_settings_are_refused(settings: dict[str, float]):
     with pytest.raises(UsageError, match="at least"):
         BlockJacobi(**settings)
-
-
-def test_solvers_by_name():
-    assert solver_named("sequential", tolerance=1e-2, block_size=8) is sequential
-    assert solver_named("block-jacobi", tolerance=1e-3, block_size=8) == BlockJacobi(8, 1e-3)
-    with pytest.raises(UsageError, match="'gauss-seidel': choose sequential or block-jacobi"):
-        solver_named("gauss-seidel", tolerance=1e-2, block_size=8)
 
 
 def test_require_finite():

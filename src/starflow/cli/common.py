@@ -78,7 +78,7 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--sampler",
-            type=click.Choice(["block-jacobi", "sequential"]),
+            type=click.Choice(["sliding", "block-jacobi", "sequential"]),
             help="How the flow is inverted. [default: the model's]",
         ),
         click.option(

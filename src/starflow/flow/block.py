@@ -11,12 +11,14 @@ from those before it, and
 Legend: `B` batch, `N` tokens, `D` channels of a token, `M` text tokens, `C` width, `d` head width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from starflow.flow.guidance import guide
-from starflow.flow.transformer import CausalAttend, KeyValueCache, Transformer, at_least_float32
+from starflow.flow.transformer import CausalAttend, KeyValueCache, RaggedAttend, Transformer, at_least_float32
 
 # softplus(x + SOFTPLUS_SHIFT) is 1 at x = 0
 SOFTPLUS_SHIFT = 0.541324854612918
@@ -85,8 +87,9 @@ class AffineBlock(nn.Module):
 class ConditionalGaussians:
     """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
 
-    This is all a solver sees of a block: `evaluate(v, start, stop)`. With guidance, the conditional and the
-    unconditional branch run as one batch of `2B` over the same tokens, and the guided Gaussian comes back.
+    This is all a solver sees of a block: `evaluate` where all samples have come equally far, `evaluate_windows` where
+    each is elsewhere, `keep` when some are done. With guidance, the conditional and the unconditional branch share
+    their tokens' embeddings and run as one batch of `2B`, and the guided Gaussian comes back.
     """
 
     def __init__(
@@ -144,10 +147,36 @@ class ConditionalGaussians:
         else:
             previous = v[:, start - 1 : stop - 1]
         h = self.block.embed(previous)
-        mu, sigma = self.block.gaussians(self._run(h.repeat(self.branches, 1, 1)))
-        if self.guidance_scale:
-            mu, sigma = guide(*_split(mu, sigma), self.guidance_scale)
-        return mu, sigma
+        return self._guided(self._run(h.repeat(self.branches, 1, 1)))
+
+    def evaluate_windows(self, v: Tensor, firsts: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
+        """`mu, sigma` `(B, width, D)` of tokens `first … first + width - 1`, where `first` is each sample's own.
+
+        As in `evaluate`, a sample's tokens before its `first` must have been evaluated and must not have changed since.
+        """
+        if len(set(firsts)) == 1:
+            return self.evaluate(v, firsts[0], firsts[0] + width)
+        tokens = torch.tensor(firsts, device=v.device)[:, None] + torch.arange(width, device=v.device)
+        previous = v[torch.arange(len(v), device=v.device)[:, None], (tokens - 1).clamp(min=0)]
+        previous = torch.where((tokens == 0)[..., None], self.block.sos.to(v.dtype), previous)
+        h = self.block.embed(previous).repeat(self.branches, 1, 1)
+        places = self.num_text_tokens + tokens.repeat(self.branches, 1)
+        end = self.num_text_tokens + max(firsts) + width
+        attend = RaggedAttend(self.cache, places, end, h.dtype)
+        h = self.block.transformer(h, self.rotation[places].unsqueeze(1), attend)
+        self.cache.length = end
+        return self._guided(h)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these samples of the batch only, in this order."""
+        num_samples = self.cache.buffer.shape[2] // self.branches
+        kept = torch.tensor(rows, device=self.cache.buffer.device)
+        self.cache.keep(torch.cat([kept + branch * num_samples for branch in range(self.branches)]))
+
+    def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Transformer output of all branches → `mu, sigma` of the samples."""
+        mu, sigma = self.block.gaussians(h)
+        return guide(*_split(mu, sigma), self.guidance_scale) if self.guidance_scale else (mu, sigma)
 
 
 def _split(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,7 +22,8 @@ class KeyValueCache:
 
     def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
         """`shape` is `(B, h, capacity, d)`."""
-        self.buffer = torch.empty(num_layers, 2, *shape, dtype=dtype, device=device)
+        # zeros: what is masked out must still be a number
+        self.buffer = torch.zeros(num_layers, 2, *shape, dtype=dtype, device=device)
         self.capacity = shape[2]
         self.length = 0
 
@@ -49,6 +50,10 @@ class KeyValueCache:
     def advance(self, num_tokens: int) -> None:
         """Count the `n` tokens that all layers have just appended."""
         self.length += num_tokens
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows of the batch only."""
+        self.buffer = self.buffer[:, :, rows]
 
 
 class Attend(Protocol):
@@ -88,6 +93,29 @@ class CausalAttend:
             k, v = self.cache.append(layer, k, v)
             k, v = k.to(q.dtype), v.to(q.dtype)
         return causal_attention(q, k, v)
+
+
+class RaggedAttend:
+    """Causal attention of a stretch of tokens that begins elsewhere in each row of a batch, over a `KeyValueCache`.
+
+    Each token attends to what its row of the cache holds up to the token itself, which is written first.
+    """
+
+    def __init__(self, cache: KeyValueCache, places: Tensor, end: int, dtype: torch.dtype):
+        """`places` `(B, n)` are the tokens' indices in the cache, all below `end`; `dtype` is that of the queries."""
+        self.cache = cache
+        self.places = places
+        self.rows = torch.arange(len(places), device=places.device)[:, None]
+        self.end = end
+        future = torch.arange(end, device=places.device) > places[:, None, :, None]
+        self.mask = torch.zeros(future.shape, dtype=dtype, device=places.device).masked_fill(future, -torch.inf)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        keys, values = self.cache.buffer[layer]
+        keys[self.rows, :, self.places] = k.transpose(1, 2).to(keys.dtype)
+        values[self.rows, :, self.places] = v.transpose(1, 2).to(values.dtype)
+        k, v = keys[:, :, : self.end].to(q.dtype), values[:, :, : self.end].to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
 
 
 class FinalNorm(nn.Module):
@@ -165,7 +193,7 @@ class Transformer(nn.Module):
         self.final_norm = FinalNorm(width)
 
     def forward(self, h: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
-        """`rotation` `(n, 2, d/2)` is of the `n` tokens in `h`."""
+        """`rotation` `(n, 2, d/2)`, or `(B, 1, n, 2, d/2)` where rows differ, is of the `n` tokens in `h`."""
         for index, layer in enumerate(self.layers):
             h = layer(h, rotation, attend, index)
         return self.final_norm(h)

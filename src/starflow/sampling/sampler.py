@@ -13,7 +13,8 @@ from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import at_least_float32
-from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite, solve
+from starflow.sampling.sliding import SlidingWindow
+from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite, sequential, solve
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,21 @@ class SamplingReport:
             f"{both.evaluations / max(both.tokens, 1):.1f} evaluations per token, "
             f"largest residual {both.max_residual:.1e}, {state}"
         )
+
+
+def solver_named(name: str, *, tolerance: float, block_size: int, shallow_block_size: int) -> Solver:
+    """The solver that a user names: `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
+
+    `block_size` tokens of the deep block are iterated at once, and by `sliding` `shallow_block_size` tokens of the
+    shallow ones. What is fastest depends on the model and the machine; 1 is token by token.
+    """
+    if name == "sliding":
+        return SlidingWindow(block_size, tolerance, shallow_block_size)
+    if name == "block-jacobi":
+        return BlockJacobi(block_size, tolerance)
+    if name == "sequential":
+        return sequential
+    raise UsageError(f"unknown sampler {name!r}: choose sliding, block-jacobi or sequential")
 
 
 @torch.no_grad()
@@ -118,6 +134,8 @@ def _window_frames(
 @torch.no_grad()
 def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingReport) -> Tensor:
     """Invert the shallow blocks: `u` `(B, T, H, W, D)` → `x` of the same shape; all frames are one batch."""
+    if isinstance(solver, SlidingWindow):
+        solver = solver.within_frames()
     x = u
     grid = (u.shape[1], u.shape[2], u.shape[3])
     for index in reversed(range(flow.num_blocks - 1)):
@@ -152,7 +170,7 @@ def sample(
         guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
         prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with; they come back as they are.
         window: for videos longer than training (STARFlow-V, rolling window); the default holds everything.
-        solver: how a block is inverted; block-wise Jacobi by default.
+        solver: how a block is inverted; `SlidingWindow` by default.
         on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame as the deep block finishes it.
 
     Returns:
@@ -161,7 +179,7 @@ def sample(
     Raises:
         UsageError: a prefix that leaves nothing to generate. StarflowError: NaN in what was sampled.
     """
-    solver = solver or BlockJacobi()
+    solver = solver or SlidingWindow()
     report = SamplingReport()
     num_given = 0 if prefix is None else prefix.shape[1]
     if num_given >= noise.shape[1]:

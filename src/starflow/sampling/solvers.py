@@ -6,7 +6,7 @@ if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with
 Legend: `B` batch, `N` tokens, `D` channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,9 +17,13 @@ from starflow.errors import StarflowError, UsageError
 
 
 class Gaussians(Protocol):
-    """What a solver needs of a block: see `starflow.flow.block.ConditionalGaussians.evaluate`."""
+    """What a solver needs of a block: see `starflow.flow.block.ConditionalGaussians`."""
 
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]: ...
+
+    def evaluate_windows(self, v: Tensor, firsts: Sequence[int], width: int) -> tuple[Tensor, Tensor]: ...
+
+    def keep(self, rows: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,6 @@ class BlockJacobi:
             v[:, first:last] = torch.where(moving[:, None, None], target, v[:, first:last])
         tokens = len(v) * (last - first)
         return Solution(sweep, sweep * tokens, tokens, residual.max().item(), not moving.any().item())
-
-
-def solver_named(name: str, *, tolerance: float, block_size: int) -> Solver:
-    """The solver that a user names: `sequential` or `block-jacobi`. Raises UsageError for another name."""
-    if name == "sequential":
-        return sequential
-    if name == "block-jacobi":
-        return BlockJacobi(block_size, tolerance)
-    raise UsageError(f"unknown sampler {name!r}: choose sequential or block-jacobi")
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:
