@@ -19,6 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_json_page_and_one_line(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--num-prompts", "2", "--num-two-object-prompts", "0", "--num-clips", "1"]
+    options += ["--task-clips", "0", "--long-clips", "0"]
     options += ["--seed", "7", "--guidance-scale", "0", "--sampler", "sequential", "--tolerance", "0.1"]
     assert run(["evaluate", model, "-o", str(tmp_path / "out"), *options]) == 0
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -67,6 +68,8 @@ def test_missing_extra(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     check_error(["toyworld", "-o", str(tmp_path)], 1, "pip install -c constraints.txt -e '.[evaluate]'", capsys)
 
 
-@pytest.mark.parametrize("option", [["--num-clips", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]])
+@pytest.mark.parametrize(
+    "option", [["--num-clips", "0"], ["--long-seconds", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]]
+)
 def test_options_that_make_no_sense(option: list[str], capsys: pytest.CaptureFixture[str]):
     check_error(["toyworld", *option], 2, option[0], capsys)

@@ -11,7 +11,10 @@ from starflow.evaluation.evaluate import Evaluation, EvaluationSettings, evaluat
 from starflow.pipeline import StarFlowPipeline
 from tiny_pipeline import tiny_pipeline
 
-SETTINGS = EvaluationSettings(num_prompts=2, num_two_object_prompts=2, num_clips=2, seed=3)
+SETTINGS = EvaluationSettings(
+    num_prompts=2, num_two_object_prompts=2, num_clips=2, task_clips=1, long_clips=1, long_seconds=3, seed=3
+)
+PARTS = {"vae", "likelihood", "retrieval", "surprise", "denoising", "compliance", "tasks", "drift"}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,7 @@ PROPORTIONS = {"color", "shape", "size", "motion", "color_shape_motion", "count"
 
 def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
     results = evaluation.results
-    parts = {"vae", "likelihood", "retrieval", "surprise", "denoising", "compliance"}
-    assert set(results) == {"model", *parts}
+    assert set(results) == {"model", *PARTS}
     model = results["model"]
     assert model["name"] == "tiny <model>"
     assert model["settings"] == {
@@ -43,11 +45,14 @@ def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
         "num_prompts": 2,
         "num_two_object_prompts": 2,
         "num_clips": 2,
+        "task_clips": 1,
+        "long_clips": 1,
+        "long_seconds": 3,
     }
     parameters = model["parameters"]
     assert parameters["total"] == sum(parameters[name] for name in ("vae", "text_encoder", "flow", "denoiser"))
     assert parameters["flow"] == pipeline.flow.num_parameters()
-    assert set(model["seconds"]) == {*parts, "total"}
+    assert set(model["seconds"]) == {*PARTS, "total"}
     for group in ("one_object", "two_objects"):
         for column in ("generated", "ceiling", "floor"):
             assert set(results["compliance"][group][column]) == PROPORTIONS | {"per_motion"}
@@ -55,7 +60,7 @@ def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
 
 def test_the_same_seed_gives_the_same_results(evaluation: Evaluation, pipeline: StarFlowPipeline):
     again = evaluate(pipeline, SETTINGS, "tiny").results
-    for part in ("vae", "likelihood", "retrieval", "surprise", "denoising", "compliance"):
+    for part in PARTS:
         assert again[part] == evaluation.results[part]
 
 
@@ -90,7 +95,10 @@ def test_what_is_written(evaluation: Evaluation, tmp_path: Path):
     assert page.open == []
     # 2 charts; each clip plays and is shown as frames: 4 examples, 2 × 2 reconstructions, 2 × 4 denoised, 4 × 2 with
     # their surprise
-    assert len(page.sources) == 2 + 2 * (4 + 4 + 8 + 8)
+    evaluated = 2 + 2 * (4 + 4 + 8 + 8)
+    # pictures given are still: image to video, continuation, two edits, last frames
+    tasks = (1 + 2 * 2) + 2 * 2 + 2 * 2 * 3 + (1 + 2 * 2)
+    assert len(page.sources) == evaluated + tasks + 3  # a long clip, and what becomes of it
     assert all(source.startswith("data:image/") for source in page.sources)
     assert "Evaluation of tiny <model>" in page.text  # escaped
     assert all(example.prompt.caption in page.text for example in evaluation.pictures.examples)
@@ -100,7 +108,7 @@ def test_what_is_written(evaluation: Evaluation, tmp_path: Path):
 def test_captions_from_a_file(pipeline: StarFlowPipeline, tmp_path: Path):
     path = tmp_path / "mine.txt"
     path.write_text("a red circle\n")  # without a motion, and nothing with two objects
-    settings = EvaluationSettings(num_clips=1, prompts=path)
+    settings = EvaluationSettings(num_clips=1, task_clips=0, long_clips=0, prompts=path)
     evaluation = evaluate(pipeline, settings, "tiny")
     compliance: dict[str, Any] = evaluation.results["compliance"]
     assert compliance["prompts"] == "mine.txt"
@@ -108,8 +116,12 @@ def test_captions_from_a_file(pipeline: StarFlowPipeline, tmp_path: Path):
     assert compliance["one_object"]["generated"]["motion"]["value"] is None
     assert compliance["one_object"]["floor"] is None
     assert compliance["two_objects"] is None
+    assert evaluation.results["tasks"] is evaluation.results["drift"] is None
     write(evaluation, tmp_path)
-    assert "One object: 1 captions (mine.txt)" in (tmp_path / "index.html").read_text()
+    page = (tmp_path / "index.html").read_text()
+    assert "One object: 1 captions (mine.txt)" in page
+    assert "Image to video" not in page
+    assert "Long videos" not in page
 
 
 def test_only_toyworld_models():

@@ -6,7 +6,8 @@ The keys of the JSON. A *summary* is `{mean, std, standard_error, n}` over clips
     model
       name, date, parameters {vae, text_encoder, flow, denoiser, total}, machine {platform, cpu, cores, threads, gpu,
       python, torch, starflow}, settings {seed, guidance_scale, sampler, tolerance, prompts, num_prompts,
-      num_two_object_prompts, num_clips}, seconds {vae, likelihood, retrieval, surprise, denoising, compliance, total}
+      num_two_object_prompts, num_clips, task_clips, long_clips, long_seconds}, seconds {vae, likelihood,
+      retrieval, surprise, denoising, compliance, tasks, drift, total}
     vae
       num_clips, psnr: summary, dB, over held-out clips
     likelihood
@@ -30,6 +31,10 @@ The keys of the JSON. A *summary* is `{mean, std, standard_error, n}` over clips
           proportions color, shape, size, motion, color_shape_motion, count, background, all; per_motion {left, …}:
           see `starflow.evaluation.compliance.score`
         sampling {converged, max_residual, evaluations_per_token}
+    tasks: null, or
+      image_to_video, continuation, video_to_video, last_frame: see the functions that `starflow.evaluation.tasks`
+        calls; sampling as above
+    drift: null, or of long videos second by second: see `starflow.evaluation.drift.evaluate_drift`; sampling as above
 """
 
 import json
@@ -45,14 +50,17 @@ from starflow.errors import StarflowError, UsageError
 from starflow.evaluation.clips import held_out_clips
 from starflow.evaluation.compliance import Compliance, evaluate_compliance
 from starflow.evaluation.denoising import add_noise, evaluate_denoising
+from starflow.evaluation.drift import evaluate_drift
 from starflow.evaluation.likelihood import evaluate_likelihood
 from starflow.evaluation.machine import count_parameters, describe_machine, now
+from starflow.evaluation.measured import Measured
 from starflow.evaluation.page import Pictures, render_page
 from starflow.evaluation.prompts import Prompt, held_out_prompts, read_prompts
 from starflow.evaluation.reconstruction import reconstruct
 from starflow.evaluation.retrieval import evaluate_retrieval
 from starflow.evaluation.sampling import GENERATE_BATCH, SamplingSettings
 from starflow.evaluation.surprise import evaluate_surprise
+from starflow.evaluation.tasks import evaluate_tasks
 from starflow.files import atomic_write
 from starflow.pipeline import StarFlowPipeline
 from starflow.toyworld.vocabulary import FRAME_SIZE, NUM_FRAMES
@@ -60,6 +68,8 @@ from starflow.toyworld.vocabulary import FRAME_SIZE, NUM_FRAMES
 GROUPS = {"one_object": 1, "two_objects": 2}
 NUM_SHOWN_PROMPTS = {"one_object": 12, "two_objects": 8}
 NUM_SHOWN_CLIPS = 6
+NUM_SHOWN_OF_A_TASK = 4
+NUM_SHOWN_LONG_CLIPS = 2
 MAX_RETRIEVAL_CLIPS = 100
 MAX_SURPRISE_CLIPS = 50  # of each violation
 CODEC_BATCH = 10
@@ -74,6 +84,8 @@ class EvaluationSettings:
         num_prompts, num_two_object_prompts: held-out captions to follow.
         num_clips: held-out clips for reconstruction, likelihood and denoising; the first of them, and at most as many,
             for retrieval and surprise.
+        task_clips: held-out clips for each task beside text-to-video, twice as many for edits; 0 for none.
+        long_clips, long_seconds: how many long videos, and how long they are.
         seed: the same seed, the same captions, clips and noise.
         guidance_scale, sampler, tolerance: of generating; None is the model's default.
         prompts: a file of captions to follow instead of the held-out ones.
@@ -82,11 +94,19 @@ class EvaluationSettings:
     num_prompts: int = 200
     num_two_object_prompts: int = 100
     num_clips: int = 200
+    task_clips: int = 50
+    long_clips: int = 20
+    long_seconds: int = 30
     seed: int = 0
     guidance_scale: float | None = None
     sampler: str | None = None
     tolerance: float | None = None
     prompts: Path | None = None
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How clips are generated."""
+        return SamplingSettings(self.seed, self.guidance_scale, self.sampler, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,10 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
         denoising = evaluate_denoising(pipeline, clips, clean, noisy, CODEC_BATCH, NUM_SHOWN_CLIPS)
     with _timed(seconds, "compliance"):
         compliance = {group: _compliance(pipeline, group, prompts[group], settings) for group in GROUPS}
+    with _timed(seconds, "tasks"):
+        tasks = _tasks(pipeline, settings)
+    with _timed(seconds, "drift"):
+        drift = _drift(pipeline, settings)
 
     results = {
         "model": {
@@ -144,6 +168,8 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
             "prompts": _prompts_name(settings),
             **{group: part and part.results for group, part in compliance.items()},
         },
+        "tasks": {name: task.results for name, task in tasks.items()} or None,
+        "drift": drift and drift.results,
     }
     pictures = Pictures(
         examples=[example for part in compliance.values() if part for example in part.examples],
@@ -153,6 +179,8 @@ def evaluate(pipeline: StarFlowPipeline, settings: EvaluationSettings, name: str
         psnr=clean.psnr[:NUM_SHOWN_CLIPS].tolist(),
         denoised=denoising.frames,
         surprising=surprise.examples,
+        tasks={name: task.cards for name, task in tasks.items()},
+        drift=drift.cards if drift else [],
     )
     return Evaluation(results, pictures)
 
@@ -200,11 +228,26 @@ def _compliance(
     return evaluate_compliance(
         pipeline,
         prompts,
-        SamplingSettings(settings.seed, settings.guidance_scale, settings.sampler, settings.tolerance),
+        settings.sampling,
         description=group.replace("_", " "),
         generate_batch=GENERATE_BATCH,
         codec_batch=CODEC_BATCH,
         num_shown=NUM_SHOWN_PROMPTS[group],
+    )
+
+
+def _tasks(pipeline: StarFlowPipeline, settings: EvaluationSettings) -> dict[str, Measured]:
+    if not settings.task_clips:
+        return {}
+    return evaluate_tasks(pipeline, settings.task_clips, settings.sampling, CODEC_BATCH, NUM_SHOWN_OF_A_TASK)
+
+
+def _drift(pipeline: StarFlowPipeline, settings: EvaluationSettings) -> Measured | None:
+    if not settings.long_clips:
+        return None
+    prompts = held_out_prompts(settings.seed, settings.long_clips, 1)
+    return evaluate_drift(
+        pipeline, prompts, settings.long_seconds, settings.sampling, CODEC_BATCH, NUM_SHOWN_LONG_CLIPS
     )
 
 
@@ -226,6 +269,9 @@ def _resolved(
         "num_prompts": len(prompts["one_object"]),
         "num_two_object_prompts": len(prompts["two_objects"]),
         "num_clips": given.num_clips,
+        "task_clips": given.task_clips,
+        "long_clips": given.long_clips,
+        "long_seconds": given.long_seconds,
     }
 
 

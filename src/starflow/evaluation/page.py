@@ -7,7 +7,9 @@ from typing import Any
 
 from starflow.evaluation.clips import Frames
 from starflow.evaluation.compliance import Example
+from starflow.evaluation.measured import Card
 from starflow.evaluation.page_pieces import COMPLIANCE_ROWS, card_grid, clip_row, mean, share, share_table, table
+from starflow.evaluation.page_tasks import drift_section, tasks_sections
 from starflow.evaluation.pictures import motion_bars
 from starflow.evaluation.surprise import SurprisingClip
 from starflow.toyworld.checker import CheckResult
@@ -44,6 +46,7 @@ class Pictures:
         reconstructions, psnr: what the VAE makes of them, and the PSNR in dB of each.
         denoised: by each method, what noised latents of the same clips decode to.
         surprising: clips in which something happens that cannot.
+        tasks: by its name, what each task made. drift: long videos.
     """
 
     examples: Sequence[Example]
@@ -53,6 +56,8 @@ class Pictures:
     psnr: Sequence[float]
     denoised: Mapping[str, Frames]
     surprising: Sequence[SurprisingClip]
+    tasks: Mapping[str, Sequence[Card]]
+    drift: Sequence[Card]
 
 
 def render_page(results: Mapping[str, Any], pictures: Pictures) -> str:
@@ -62,6 +67,8 @@ def render_page(results: Mapping[str, Any], pictures: Pictures) -> str:
         _heading(results["model"]),
         _summary(results),
         *[_compliance(group, results["compliance"]) for group in GROUP_TITLES],
+        tasks_sections(results["tasks"], pictures.tasks),
+        drift_section(results["drift"], pictures.drift),
         _surprise(results["surprise"], pictures.surprising),
         _examples(pictures.examples),
         _reconstructions(pictures),

@@ -16,6 +16,13 @@ from starflow.evaluation.clips import Frames
 
 GAP = 2  # pixels between the frames of a strip
 WEBP_QUALITY = 90
+DRIFT_SHARES = {
+    "present": "an object is there",
+    "alone": "one, and no other",
+    "color": "its color is right",
+    "shape": "its shape is right",
+    "background": "the background stays",
+}
 
 
 def strip(clip: Frames, num_frames: int) -> str:
@@ -51,6 +58,37 @@ def motion_bars(generated: Mapping[str, Any], ceiling: Mapping[str, Any]) -> str
     axes.set_xticks(range(len(motions)), [f"{motion}\n({generated[motion]['n']})" for motion in motions])
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return _svg(figure)
+
+
+def drift_curves(generated: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """What `starflow.evaluation.drift` measures over the seconds of long videos, the reference dashed: an SVG."""
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    sharpness, shares = figure.subplots(1, 2, width_ratios=(2, 3))
+    known = [(second, each) for second, each in enumerate(generated["sharpness"], start=1) if each]
+    seconds, means = [second for second, _ in known], np.array([each["mean"] for _, each in known])
+    errors = np.array([each["standard_error"] or 0 for _, each in known])
+    sharpness.plot(seconds, means, color="C0")
+    sharpness.fill_between(seconds, means - errors, means + errors, color="C0", alpha=0.25, linewidth=0)
+    if reference["sharpness"]:
+        sharpness.axhline(reference["sharpness"]["mean"], color="C0", ls="--", lw=1)
+    sharpness.set_ylim(0)
+    sharpness.set_ylabel("sharpness of the edges")
+    for number, name in enumerate(DRIFT_SHARES):
+        values = [np.nan if each["value"] is None else each["value"] for each in generated[name]]
+        shares.plot(range(1, len(values) + 1), values, color=f"C{number}", label=DRIFT_SHARES[name])
+        if reference[name]["value"] is not None:
+            shares.axhline(reference[name]["value"], color=f"C{number}", ls="--", lw=0.7)
+    shares.set_ylim(0, 1.03)
+    shares.set_ylabel("share of the clips")
+    figure.legend(loc="outside upper right", ncols=len(DRIFT_SHARES), frameon=False)
+    for axes in (sharpness, shares):
+        axes.set_xlabel("second of the video")
+        axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")
     return _encoded(buffer, "svg+xml")

@@ -1,0 +1,150 @@
+"""Video-to-video: how often an edit happens, and how often everything else stays as it was.
+
+The sources are held-out clips, the instructions those of `starflow.toyworld.edits`. Beside the edited clips stand a
+ceiling, the VAE's reconstructions of what the edits should lead to, and a floor, the sources as they are.
+
+Legend: `n` edits, `F` video frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from starflow.evaluation.clips import Frames
+from starflow.evaluation.measured import Card, Measured
+from starflow.evaluation.reconstruction import reconstruct
+from starflow.evaluation.sampling import SamplingSettings, generate, sampling_results
+from starflow.evaluation.statistics import proportion, summary
+from starflow.pipeline import StarFlowPipeline
+from starflow.toyworld.captions import describe_scene
+from starflow.toyworld.checker import ATTRIBUTES, CheckResult, check
+from starflow.toyworld.edits import EditKind, parse_edit, sample_edit
+from starflow.toyworld.render import render
+from starflow.toyworld.scene import Scene, scene_at
+
+PURPOSE = 7  # of noise
+KINDS: tuple[EditKind, ...] = get_args(EditKind)
+EDITED_ATTRIBUTE: dict[EditKind, str] = {"recolor": "color", "reshape": "shape"}  # of one object
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """An instruction, the scene that it is about, and the one that it leads to."""
+
+    instruction: str
+    source: Scene
+    target: Scene
+
+    @property
+    def kind(self) -> EditKind:
+        """What is edited."""
+        return parse_edit(self.instruction).kind
+
+
+def held_out_edits(seed: int, num_edits: int) -> list[EditTask]:
+    """An edit of each of the first scenes of toyworld's test split."""
+    tasks = []
+    for index in range(num_edits):
+        source = scene_at(seed, index, "test")
+        instruction, target = sample_edit(source, np.random.default_rng([seed, index, 3]))
+        tasks.append(EditTask(instruction, source, target))
+    return tasks
+
+
+def evaluate_video_to_video(
+    pipeline: StarFlowPipeline, tasks: Sequence[EditTask], settings: SamplingSettings, codec_batch: int, num_shown: int
+) -> Measured:
+    """Edit the clip of each task's source.
+
+    Returns:
+        For `generated`, `ceiling` and `floor`, see `judge_edits`.
+
+    Raises:
+        StarflowError: NaN in what was sampled.
+    """
+    sources = np.stack([render(task.source) for task in tasks])
+    targets = np.stack([render(task.target) for task in tasks])
+    instructions = [task.instruction for task in tasks]
+    generated, report = generate(pipeline, instructions, settings, "video to video", purpose=PURPOSE, video=sources)
+    ceiling = reconstruct(pipeline.codec, targets, codec_batch, "video to video: ceiling").frames
+    results = {
+        "num_edits": len(tasks),
+        "generated": judge_edits(generated, tasks),
+        "ceiling": judge_edits(ceiling, tasks),
+        "floor": judge_edits(sources, tasks),
+        "sampling": sampling_results(report),
+    }
+    shown = zip(instructions[:num_shown], sources, generated, targets, strict=False)
+    cards = [
+        Card(instruction, {"source": source, "made": made, "true": true}) for instruction, source, made, true in shown
+    ]
+    return Measured(results, cards)
+
+
+def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
+    """What the checker says of clips `(n, F, height, width, 3)` that should show the targets of tasks.
+
+    Returns:
+        Proportions of the clips: see `judge_edit`; `both`, happened and stayed; in `kinds` these three for each kind of
+        edit. `path_error`: summary, in px, of the mean distance of an object's center from where the checker sees it in
+        the target, over the objects that are found; None if none is.
+    """
+    rows, errors = [], []
+    for clip, task in zip(clips, tasks, strict=True):
+        asked = describe_scene(task.target)
+        result = check(clip, asked)
+        rows.append(judge_edit(result, task))
+        errors += _path_errors(result, check(render(task.target), asked))
+    kinds = {kind: [row for row, task in zip(rows, tasks, strict=True) if task.kind == kind] for kind in KINDS}
+    return {
+        **{name: proportion(row[name] for row in rows) for name in rows[0]},
+        "kinds": {
+            kind: {name: proportion(row[name] for row in own) for name in ("happened", "stayed", "both")}
+            for kind, own in kinds.items()
+        },
+        "path_error": summary(torch.tensor(errors)) if errors else None,
+    }
+
+
+def judge_edit(result: CheckResult, task: EditTask) -> dict[str, bool | None]:
+    """Whether an edit happened and the rest stayed, by what the checker says of everything in the target.
+
+    An object is removed if as many are left as should be, and one of them has the color of one that should be.
+
+    Returns:
+        `happened`; `stayed`, that is all of `color`, `shape`, `size` and `motion` (of every object), `count` and
+        `background`, which are None where they are what was edited; and `both`.
+    """
+    kind = task.kind
+    edited = next((i for i, item in enumerate(task.target.objects) if item not in task.source.objects), None)
+    rest: dict[str, bool | None] = {}
+    for name in ATTRIBUTES:
+        held = [
+            getattr(item, name)
+            for index, item in enumerate(result.objects)
+            if (index, name) != (edited, EDITED_ATTRIBUTE.get(kind))
+        ]
+        rest[name] = all(held) if held else None
+    rest["count"] = None if kind == "remove" else result.count
+    rest["background"] = None if kind == "background" else result.background
+    stayed = False not in rest.values()
+    happened = {
+        "background": bool(result.background),
+        "remove": result.count and any(item.color for item in result.objects),
+    }.get(kind)
+    if edited is not None:
+        happened = bool(getattr(result.objects[edited], EDITED_ATTRIBUTE[kind]))
+    return {"happened": happened, "stayed": stayed, "both": bool(happened) and stayed, **rest}
+
+
+def _path_errors(result: CheckResult, truth: CheckResult) -> list[float]:
+    """Of each object that is found in both: px, mean over the frames in which it is seen in both."""
+    errors = []
+    for made, true in zip(result.objects, truth.objects, strict=True):
+        if made.found is not None and true.found is not None:
+            distances = np.linalg.norm(made.found.centers - true.found.centers, axis=1)
+            errors.append(float(np.nanmean(distances)))
+    return [error for error in errors if not np.isnan(error)]
