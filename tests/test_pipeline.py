@@ -178,3 +178,12 @@ def test_a_missing_weight(saved: Path):
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(StarflowError, match=r"blocks\.2\.proj_in\.weight .* missing"):
         StarFlowPipeline.from_pretrained(saved)
+
+
+def test_the_caption_names_the_size(monkeypatch: pytest.MonkeyPatch):
+    pipeline, wrapped = tiny_pipeline(caption_has_aspect_ratio=True, height=48, width=80), []
+    monkeypatch.setattr("starflow.pipeline.encode_text", lambda _, __, texts, *rest: wrapped.extend(texts))
+    pipeline.encode_prompt([PROMPT], 8)
+    pipeline.encode_prompt([PROMPT], 8, (80, 48))
+    expected = [wrap_caption(PROMPT, fps=8, aspect_ratio=name) for name in ("16:9", "9:16")]
+    assert wrapped == expected

@@ -26,6 +26,7 @@ from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.sampling.sampler import SamplingReport, Window, solver_named
 from starflow.sampling.solvers import Solver, require_finite
+from starflow.sizes import nearest_aspect_ratio
 from starflow.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
 from starflow.text import encode_text, wrap_caption
 from starflow.vae import VideoCodec
@@ -106,7 +107,7 @@ class StarFlowPipeline(DiffusionPipeline):
         later_frame_scale: float = 1.0,
         caption_has_fps: bool = True,
         caption_has_noise_level: bool = False,
-        caption_aspect_ratio: str | None = None,
+        caption_has_aspect_ratio: bool = False,
         sampler: str = "sliding",
         block_size: int = 16,
         shallow_block_size: int = 1,
@@ -121,7 +122,7 @@ class StarFlowPipeline(DiffusionPipeline):
             guidance_scale: the default guidance.
             max_text_tokens: `M`; captions are padded and truncated to it.
             later_frame_scale: see `VideoCodec`.
-            caption_has_fps, caption_has_noise_level, caption_aspect_ratio: what is written around captions, see
+            caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: what is written around captions, see
                 `wrap_caption`.
             sampler, block_size, shallow_block_size, tolerance: the default solver, see `solver_named`.
         """
@@ -138,7 +139,7 @@ class StarFlowPipeline(DiffusionPipeline):
             later_frame_scale=later_frame_scale,
             caption_has_fps=caption_has_fps,
             caption_has_noise_level=caption_has_noise_level,
-            caption_aspect_ratio=caption_aspect_ratio,
+            caption_has_aspect_ratio=caption_has_aspect_ratio,
             sampler=sampler,
             block_size=block_size,
             shallow_block_size=shallow_block_size,
@@ -170,15 +171,19 @@ class StarFlowPipeline(DiffusionPipeline):
     # --- the stages --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: Sequence[str], fps: float) -> Tensor:
-        """Captions, wrapped as the model was trained, → `(B, M, width)`. `fps` 0 is an image."""
+    def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
+        """Captions, wrapped as the model was trained, → `(B, M, width)`.
+
+        `fps` 0 is an image; `size` is height and width of the video, the model's own if not given.
+        """
         config = self.config
+        height, width = size or (config.height, config.width)
         wrapped = [
             wrap_caption(
                 prompt,
                 fps=fps if config.caption_has_fps else None,
                 noise_std=config.noise_std if config.caption_has_noise_level else None,
-                aspect_ratio=config.caption_aspect_ratio,
+                aspect_ratio=nearest_aspect_ratio(width, height) if config.caption_has_aspect_ratio else None,
             )
             for prompt in prompts
         ]
@@ -250,11 +255,11 @@ class StarFlowPipeline(DiffusionPipeline):
             noised = clean + self.config.noise_std * self._noise(tuple(clean.shape), generator)
         marker = "" if given is None else given.marker
         caption_fps = fps if num_frames > 1 else 0
-        text = self.encode_prompt([marker + each for each in prompts], caption_fps)
+        text = self.encode_prompt([marker + each for each in prompts], caption_fps, size)
         return Plan(
             text=text,
-            later_text=self.encode_prompt([EXTEND + each for each in prompts], caption_fps),
-            null_text=self.encode_prompt([""], caption_fps).expand_as(text) if guidance_scale else None,
+            later_text=self.encode_prompt([EXTEND + each for each in prompts], caption_fps, size),
+            null_text=self.encode_prompt([""], caption_fps, size).expand_as(text) if guidance_scale else None,
             guidance_scale=guidance_scale,
             noise=noise,
             given=given,

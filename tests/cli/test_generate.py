@@ -140,6 +140,16 @@ def test_a_clip_of_another_size_rate_and_length_is_fitted_and_it_is_said(model: 
     assert len(read_video(tmp_path / "clip.mp4")[0]) == 5
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shape"), [(["--size", "64x32"], (32, 64)), (["--aspect-ratio", "4:1"], (16, 64))]
+)
+def test_sizes(model: str, tmp_path: Path, arguments: list[str], shape: tuple[int, int]):
+    path = tmp_path / "clip.mp4"
+    assert generate(model, CAPTIONS[0], "-o", str(path), *arguments) == 0
+    assert read_video(path)[0].shape == (9, *shape, 3)
+    assert read_metadata(path)["width"] == shape[1]
+
+
 def test_seconds_and_context(model: str, tmp_path: Path, capsys):
     path = tmp_path / "clip.mp4"
     assert generate(model, CAPTIONS[0], "--seconds", "3", "--context", "1", "-o", str(path)) == 0
@@ -187,6 +197,9 @@ def test_an_interrupted_stream_leaves_its_first_frames(model: str, tmp_path: Pat
         (["--extend", "source.mp4", "--num-frames", "5"], 2, "longer"),
         (["--stream", "-o", "clip.gif"], 2, "only an .mp4"),
         (["--seconds", "2", "--num-frames", "9"], 2, "not both"),
+        (["--size", "32x32", "--aspect-ratio", "1:1"], 2, "not both"),
+        (["--size", "30x30"], 2, "squares of 16 pixels"),
+        (["--size", "large"], 2, "848x480"),
         (["--seconds", "4", "--context", "3"], 2, "context"),
     ],
 )

@@ -91,7 +91,7 @@ def test_what_the_folder_says(model: ReleasedModel, tmp_path: Path):
     assert index["_components"] == {"vae": str(model.vae), "text_encoder": str(model.text_encoder)}
     assert index["flow"] == ["starflow.flow.model", "StarFlow"]
     assert index["noise_std"] == 0.5
-    assert index["caption_aspect_ratio"] == "16:9"
+    assert index["caption_has_aspect_ratio"] is True
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "model_index.json",
         "flow",

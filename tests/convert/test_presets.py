@@ -28,7 +28,7 @@ def test_the_video_model():
         "later_frame_scale": 0.6,
         "caption_has_fps": True,
         "caption_has_noise_level": True,
-        "caption_aspect_ratio": "16:9",
+        "caption_has_aspect_ratio": True,
         "guidance_scale": 3.5,
     }
 
@@ -46,7 +46,7 @@ def test_the_image_model():
         "later_frame_scale": 1.0,
         "caption_has_fps": False,
         "caption_has_noise_level": False,
-        "caption_aspect_ratio": None,
+        "caption_has_aspect_ratio": False,
         "guidance_scale": 3.6,
     }
 

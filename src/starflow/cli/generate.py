@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames per second. [default: the model's]")
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
 @model_options
+@click.option("--size", help="Width and height in pixels, such as 848x480. [default: the model's]")
+@click.option("--aspect-ratio", help="Such as 9:16, at the model's area, instead of --size.")
 @click.option("--stream", is_flag=True, help="Write the .mp4 so that it can be played while it grows.")
 @click.option(
     "--context", type=click.IntRange(1), help="Latent frames that a long video's window keeps. [default: 3/4]"
@@ -55,6 +57,8 @@ def generate(
     num_frames: int | None,
     seconds: float | None,
     fps: float | None,
+    size: str | None,
+    aspect_ratio: str | None,
     stream: bool,
     context: int | None,
     image: Path | None,
@@ -78,8 +82,12 @@ def generate(
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
-    if num_frames is not None and seconds is not None:
-        raise UsageError("give --num-frames or --seconds, and not both")
+    for one, other, both in (
+        ("num-frames", "seconds", (num_frames, seconds)),
+        ("size", "aspect-ratio", (size, aspect_ratio)),
+    ):
+        if None not in both:
+            raise UsageError(f"give --{one} or --{other}, and not both")
 
     from starflow.video import check_writable
     from starflow.video import contact_sheet as write_contact_sheet
@@ -94,6 +102,7 @@ def generate(
         num_frames = round(seconds * fps)
     settings: dict[str, Any] = {
         "num_frames": _allowed_num_frames(pipeline, num_frames),
+        **_size(pipeline, size, aspect_ratio),
         "fps": fps,
         "guidance_scale": pipeline.config.guidance_scale if guidance_scale is None else guidance_scale,
         "sampler": sampler or pipeline.config.sampler,
@@ -101,7 +110,7 @@ def generate(
         "context": context,
     }
     paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
-    given = load_given(pipeline, fps, **paths)
+    given = load_given(pipeline, (settings["height"], settings["width"]), fps, **paths)
     window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
     about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
     about |= {name: str(path) for name, path in paths.items() if path is not None}
@@ -188,6 +197,18 @@ def _generator(seed: int) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(seed)
+
+
+def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | None) -> dict[str, int]:
+    """Height and width: as asked for, or of an aspect ratio at the area that the model makes by default."""
+    from starflow.sizes import parse_size, size_of_aspect_ratio
+
+    width, height = pipeline.config.width, pipeline.config.height
+    if size is not None:
+        width, height = parse_size(size)
+    if aspect_ratio is not None:
+        width, height = size_of_aspect_ratio(aspect_ratio, (width * height) ** 0.5, pipeline.codec.spatial_factor)
+    return {"height": height, "width": width}
 
 
 def _allowed_num_frames(pipeline: "StarFlowPipeline", num_frames: int | None) -> int | None:

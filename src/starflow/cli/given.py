@@ -26,16 +26,16 @@ def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_given(
     pipeline: "StarFlowPipeline",
+    size: tuple[int, int],
     fps: float,
     image: Path | None,
     last_image: Path | None,
     video: Path | None,
     extend: Path | None,
 ) -> dict[str, Any]:
-    """The arguments of the pipeline, fitted to the model's size and rate; what was changed is said on stderr."""
+    """The arguments of the pipeline, fitted to height, width and rate; what was changed is said on stderr."""
     from starflow.conditioning import load_clip, load_picture
 
-    size = pipeline.config.height, pipeline.config.width
     given: dict[str, Any] = {}
     for name, path in (("image", image), ("last_image", last_image)):
         if path is not None:

@@ -198,7 +198,7 @@ def _from_arguments(
             "later_frame_scale": float(later_frame_scale or 1),
             "caption_has_fps": bool(arguments.get("fps_cond")),
             "caption_has_noise_level": bool(arguments.get("cond_noise_level")),
-            "caption_aspect_ratio": ASPECT_RATIO if arguments.get("mix_aspect") else None,
+            "caption_has_aspect_ratio": bool(arguments.get("mix_aspect")),
             **settings,
         },
     )
