@@ -159,12 +159,14 @@ def test_windows_equal_evaluating_each_sample_alone(firsts: list[int], guidance_
             torch.testing.assert_close(tensor[row], whole[0, first : first + width], atol=1e-12, rtol=0)
 
 
-def test_samples_that_are_kept_go_on_as_they_would_have():
+def test_selected_samples_go_on_as_they_would_have_and_leave_the_others_theirs():
     flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
-    text, null_text = random_text(3, seed=1), random_text(3, seed=2)
-    whole, part = (flow.conditional(DEEP, 3, VIDEO, text, null_text, 2.0) for _ in range(2))
-    for gaussians in (whole, part):
-        gaussians.evaluate(v, 0, 6)
-    part.keep([2, 0])
-    for got, want in zip(part.evaluate(v[[2, 0]], 6, 12), whole.evaluate(v, 6, 12), strict=True):
-        torch.testing.assert_close(got, want[[2, 0]], atol=1e-12, rtol=0)
+    gaussians = flow.conditional(DEEP, 3, VIDEO, random_text(3, seed=1), random_text(3, seed=2), 2.0)
+    gaussians.evaluate(v, 0, 6)
+    some = gaussians.select([2, 0])
+    got, want = some.evaluate(v[[2, 0]] + 1, 6, 12), gaussians.evaluate(v + 1, 6, 12)
+    torch.testing.assert_close(got, tuple(tensor[[2, 0]] for tensor in want), atol=1e-12, rtol=0)
+    before = gaussians.evaluate(v + 1, 12, 18)
+    gaussians.evaluate(v + 1, 6, 12)
+    some.evaluate(v[[2, 0]] - 1, 6, 12)
+    torch.testing.assert_close(gaussians.evaluate(v + 1, 12, 18), before)

@@ -199,7 +199,7 @@ def test_tokens_start_from_the_previous_frame():
 
     z = randn(1, FRAME_TOKENS, CHANNELS).repeat(1, 3, 1)
     v = torch.full_like(z, 7.0)
-    solution = solve(SlidingWindow(FRAME_TOKENS, EXACT), Still(), z, v, 0, 18, FRAME_TOKENS)  # type: ignore[arg-type]
+    solution = solve(SlidingWindow(FRAME_TOKENS, EXACT), Still(), z, v, 0, 18, FRAME_TOKENS)
     assert torch.equal(v[:, 6:12], v[:, :6])
     # one sweep settles a token and puts the others right, one settles those and a copy, two the copies that follow
     assert solution.sweeps == 4

@@ -12,6 +12,7 @@ Legend: `B` batch, `N` tokens, `D` channels of a token, `M` text tokens, `C` wid
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class ConditionalGaussians:
     """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
 
     This is all a solver sees of a block: `evaluate` where all samples have come equally far, `evaluate_windows` where
-    each is elsewhere, `keep` when some are done. With guidance, the conditional and the unconditional branch share
+    each is elsewhere, `select` when some are done. With guidance, the conditional and the unconditional branch share
     their tokens' embeddings and run as one batch of `2B`, and the guided Gaussian comes back.
     """
 
@@ -167,11 +168,15 @@ class ConditionalGaussians:
         self.cache.length = end
         return self._guided(h)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these samples of the batch only, in this order."""
+    def select(self, rows: Sequence[int]) -> "ConditionalGaussians":
+        """The same for these samples of the batch only, with a cache of its own."""
         num_samples = self.cache.buffer.shape[2] // self.branches
-        kept = torch.tensor(rows, device=self.cache.buffer.device)
-        self.cache.keep(torch.cat([kept + branch * num_samples for branch in range(self.branches)]))
+        wanted = torch.tensor(rows, device=self.cache.buffer.device)
+        selected = copy(self)
+        selected.cache = self.cache.select(
+            torch.cat([wanted + branch * num_samples for branch in range(self.branches)])
+        )
+        return selected
 
     def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Transformer output of all branches → `mu, sigma` of the samples."""

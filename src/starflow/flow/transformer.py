@@ -3,6 +3,7 @@
 Legend: `B` batch, `n` new tokens, `m` all tokens so far (`n` new ones last), `h` heads, `d` head width, `C` width.
 """
 
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -51,9 +52,11 @@ class KeyValueCache:
         """Count the `n` tokens that all layers have just appended."""
         self.length += num_tokens
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch only."""
-        self.buffer = self.buffer[:, :, rows]
+    def select(self, rows: Tensor) -> "KeyValueCache":
+        """A cache of its own with these rows of the batch only."""
+        selected = copy(self)
+        selected.buffer = self.buffer[:, :, rows]
+        return selected
 
 
 class Attend(Protocol):

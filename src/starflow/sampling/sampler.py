@@ -91,12 +91,14 @@ def deep_frames(
         u[:, :num_given] = given
     origin = 0 if num_given < size else num_given - window.context
     known = num_given - origin
+    deep, grid = flow.num_blocks - 1, (size, height, width)
+    cached_text = None
     while origin + known < num_frames:
         end = min(origin + size, num_frames)
         window_text = text if origin == 0 or later_text is None else later_text
-        gaussians = flow.conditional(
-            flow.num_blocks - 1, batch, (end - origin, height, width), window_text, null_text, guidance_scale
-        )
+        if window_text is not cached_text:  # else the cache keeps the text, and forgets the frames
+            gaussians = flow.conditional(deep, batch, grid, window_text, null_text, guidance_scale)
+            cached_text = window_text
         for frame in _window_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, solver, report):
             yield u[:, origin + frame : origin + frame + 1]
         origin, known = end - window.context, window.context

@@ -143,7 +143,7 @@ class _Walk:
         moved = sum(lefts) - sum(self.lefts)
         going = [index for index, left in enumerate(lefts) if left < self.stop]
         if 0 < len(going) < len(lefts):
-            self.gaussians.keep(going)
+            self.gaussians = self.gaussians.select(going)
         self.rows, self.rights = [self.rows[index] for index in going], [self.rights[index] for index in going]
         self.lefts = [lefts[index] for index in going]
         return moved
