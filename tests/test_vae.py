@@ -2,8 +2,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 
+from starflow.components import KNOWN_CONFIGS
 from starflow.errors import UsageError
 from starflow.vae import VideoCodec, WanDecoderStream, wan_decode, wan_moments
+from starflow.vae_tiling import TiledWanDecoder
 
 
 def wan(*, is_residual: bool, patch_size: int | None) -> AutoencoderKLWan:
@@ -65,6 +67,12 @@ def test_two_passes_equal_the_library(vae, num_frames):
     torch.testing.assert_close(moments, torch.cat([posterior.mean, posterior.logvar], dim=1), rtol=0, atol=1e-12)
     latents = torch.randn_like(posterior.mean) * 3
     torch.testing.assert_close(wan_decode(vae, latents).clamp(-1, 1), vae.decode(latents).sample, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_four_frames_at_a_time_are_the_same_moments(vae):
+    video = a_video(13).transpose(1, 2)
+    torch.testing.assert_close(wan_moments(vae, video, 4), wan_moments(vae, video), rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -150,6 +158,56 @@ def test_images(image_vae):
     torch.testing.assert_close(codec.decode(latents)[:, 0], image_vae.decode(raw).sample.clamp(-1, 1))
     with pytest.raises(UsageError, match="cannot make 5 frames"):
         codec.encode(a_video(5))
+
+
+def tiles(vae: AutoencoderKLWan, pixels: int) -> None:
+    vae.enable_tiling(tile_sample_min_height=pixels, tile_sample_min_width=2 * pixels)
+
+
+@pytest.fixture
+def tiled(vae):
+    tiles(vae, 32)
+    yield vae
+    vae.disable_tiling()
+
+
+@torch.no_grad()
+def test_tiles_make_the_whole_frame(tiled):
+    codec = VideoCodec(tiled, later_frame_scale=0.6)
+    latents = torch.randn(1, 3, 3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    video = codec.decode(latents)
+    tiled.disable_tiling()
+    torch.testing.assert_close(video, codec.decode(latents), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_tiles_need_the_margin_that_the_convolutions_reach(tiled):
+    hidden = torch.randn(1, 3, 1, 24, 24, dtype=torch.float64)
+    whole = tiled.decoder(hidden, feat_cache=[None] * 100, feat_idx=[0], first_chunk=True)
+    exact, short = TiledWanDecoder(tiled), TiledWanDecoder(tiled)
+    short.margin -= 2
+    assert len(list(exact._corners(torch.zeros(1, 1, 1, 48, 48)))) > 4
+    torch.testing.assert_close(exact(hidden, first_chunk=True), whole, rtol=0, atol=1e-12)
+    assert not torch.allclose(short(hidden, first_chunk=True), whole, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_tiling_leaves_encoding_as_it_is(tiled):
+    video = torch.rand(1, 5, 3, 64, 96, dtype=torch.float64) * 2 - 1
+    latents = VideoCodec(tiled).encode(video)
+    tiled.disable_tiling()
+    torch.testing.assert_close(latents, VideoCodec(tiled).encode(video), rtol=0, atol=0)
+
+
+def test_the_reach_of_the_released_decoder():
+    with torch.device("meta"):
+        vae = AutoencoderKLWan.from_config(KNOWN_CONFIGS["Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae"])
+        tiles(vae, 256)
+    decoder = TiledWanDecoder(vae)
+    assert (len(decoder.head), len(decoder.tail)) == (2, 2)
+    # three residual blocks of two convolutions, the upsampler's, three such blocks at twice the resolution, the last
+    assert decoder.margin == 6 + 0.5 + 3 + 0.5
+    assert decoder.tile == (64, 128)  # a quarter of 256 pixels: the last level doubles, patches are of two
 
 
 def test_half_precision_weights_give_float32(image_vae):

@@ -13,16 +13,19 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 from torch import Tensor
 
 from starflow.errors import UsageError
+from starflow.vae_tiling import Features, TiledWanDecoder
 
 
-def wan_moments(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
-    """Posterior moments of whole clips, in two passes: the first frame, then all the others at once.
+def wan_moments(vae: AutoencoderKLWan, video: Tensor, frames_at_once: int | None = None) -> Tensor:
+    """Posterior moments of whole clips: of the first frame, then of the others, so many at a time.
 
-    Equal to `vae.encode`, which goes through four frames at a time, but faster on small frames: for training.
+    Equal to `vae.encode`, which goes through four frames at a time. All at once is faster on small frames: for
+    training.
 
     Args:
         vae: the autoencoder.
         video: (B, 3, F, height, width), F = 1 + 4k.
+        frames_at_once: a multiple of the temporal factor; None for all.
 
     Returns:
         Mean and log-variance, (B, 2D, T, H, W).
@@ -30,7 +33,11 @@ def wan_moments(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     if vae.config.patch_size is not None:
         video = patchify(video, patch_size=vae.config.patch_size)
     features: list[Tensor | None] = [None] * vae._cached_conv_counts["encoder"]
-    pieces = [vae.encoder(piece, feat_cache=features, feat_idx=[0]) for piece in _first_and_rest(video)]
+    pieces = [
+        vae.encoder(piece, feat_cache=features, feat_idx=[0])
+        for stretch in _first_and_rest(video)
+        for piece in stretch.split(frames_at_once or stretch.shape[2], dim=2)
+    ]
     return vae.quant_conv(torch.cat(pieces, dim=2))
 
 
@@ -38,12 +45,14 @@ class WanDecoderStream:
     """Decodes a video piece by piece, as the causal decoder allows: its feature cache carries over to the next piece.
 
     The first piece must be one latent frame (it becomes one video frame); later ones may have any number of latent
-    frames (four video frames each). One stream serves one video, and several streams may run at once.
+    frames (four video frames each). One stream serves one video, and several streams may run at once. After
+    `vae.enable_tiling()` large frames are decoded in tiles, which takes less memory and changes nothing.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae
-        self.features: list[Tensor | str | None] = [None] * vae._cached_conv_counts["decoder"]
+        self.tiled = TiledWanDecoder(vae) if vae.use_tiling else None
+        self.features: Features = [None] * vae._cached_conv_counts["decoder"]
         self.started = False
 
     def __call__(self, latents: Tensor) -> Tensor:
@@ -51,7 +60,10 @@ class WanDecoderStream:
         if not self.started and latents.shape[2] != 1:
             raise ValueError(f"the first piece must be one latent frame, not {latents.shape[2]}")
         hidden = self.vae.post_quant_conv(latents)
-        video = self.vae.decoder(hidden, feat_cache=self.features, feat_idx=[0], first_chunk=not self.started)
+        if self.tiled is not None:
+            video = self.tiled(hidden, first_chunk=not self.started)
+        else:
+            video = self.vae.decoder(hidden, feat_cache=self.features, feat_idx=[0], first_chunk=not self.started)
         self.started = True
         patch_size = self.vae.config.patch_size
         return video if patch_size is None else unpatchify(video, patch_size=patch_size)
@@ -132,7 +144,8 @@ class VideoCodec:
         if self._is_image:
             latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
         else:
-            latents = self.vae.encode(video.transpose(1, 2)).latent_dist.mode().transpose(1, 2)
+            moments = wan_moments(self.vae, video.transpose(1, 2), self.temporal_factor)
+            latents = moments.chunk(2, dim=1)[0].transpose(1, 2)
         return self._normalise(latents.to(self._float(latents)))
 
     @torch.no_grad()
