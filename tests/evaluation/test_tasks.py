@@ -118,7 +118,7 @@ def test_the_jump_is_what_linear_extrapolation_misses():
     assert stopping.is_seamless  # less than anyone sees
 
 
-def test_an_object_that_vanishes_or_is_another_size_is_a_seam():
+def test_an_object_that_vanishes_or_changes_is_a_seam():
     scene = Scene((CIRCLE,), "black")
     given, empty = render(scene), render(Scene((), "black"), NUM_FRAMES - 1)
     vanished = follow(np.concatenate([given, empty]))
@@ -128,6 +128,9 @@ def test_an_object_that_vanishes_or_is_another_size_is_a_seam():
     resized = follow(np.concatenate([given, smaller]))
     assert resized.there
     assert not resized.is_seamless
+    lighter = follow(np.concatenate([given, np.maximum(given[1:], 30)]))
+    assert lighter.jump == pytest.approx(0, abs=0.1)
+    assert not lighter.is_seamless
     assert follow(np.concatenate([given, given[1:]])).is_seamless
     assert not follow(np.concatenate([empty[:1], empty, empty])).is_seamless
 

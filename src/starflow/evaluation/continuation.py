@@ -25,6 +25,7 @@ from starflow.evaluation.reconstruction import reconstruct
 from starflow.evaluation.sampling import SamplingSettings, generate, sampling_results
 from starflow.evaluation.statistics import proportion, summary
 from starflow.pipeline import StarFlowPipeline
+from starflow.toyworld.blobs import find_background
 from starflow.toyworld.checker import check, describe
 from starflow.toyworld.render import render
 from starflow.toyworld.vocabulary import NUM_FRAMES
@@ -36,18 +37,21 @@ LASTING_ATTRIBUTES = ("color", "shape", "count", "background")
 LASTING_MOTIONS = ("bounce", "orbit", "still")
 SEAM = 2.0  # px: a smaller jump is no seam, wherever the object was going
 RESIZED = 1.3  # times the area in one frame: a seam
+SHADED = 8.0  # of 255, change of the background in one frame: a seam
 SPAN = 4  # frames, over which velocity is measured
 
 
 @dataclass(frozen=True)
 class Track:
-    """The object of a continued clip: `centers` `(F, 2)` in px and `areas` `(F,)` in px², NaN where it is not seen.
+    """The object of a continued clip, and the background behind it.
 
-    `there` says that it is seen in most of what follows, too.
+    `centers` `(F, 2)` in px and `areas` `(F,)` in px² are NaN where the object is not seen, `shades` `(F,)` are the
+    background's gray values, 0 to 255. `there` says that the object is seen in most of what follows, too.
     """
 
     centers: NDArray[np.float64]
     areas: NDArray[np.float64]
+    shades: NDArray[np.float32]
     there: bool
 
     @property
@@ -76,11 +80,13 @@ class Track:
 
     @property
     def is_seamless(self) -> bool:
-        """Whether the object is there, keeps its size, and jumps no farther at the joint than `SEAM` or than before."""
-        allowed = max([SEAM, *self.usual_jumps])
+        """Whether the object is there and, at the joint, jumps no farther than `SEAM` or than it did before, does not
+        become `RESIZED` times larger or smaller, and the background does not change by `SHADED`.
+        """
+        goes_on = self.jumps[NUM_FRAMES : NUM_FRAMES + 2].max() <= max([SEAM, *self.usual_jumps])
         resized = abs(np.log(self.areas[NUM_FRAMES] / self.areas[NUM_FRAMES - 1]))
-        keeps = (self.jumps[NUM_FRAMES : NUM_FRAMES + 2] <= allowed).all() and resized < np.log(RESIZED)
-        return self.there and bool(keeps)
+        shaded = abs(self.shades[NUM_FRAMES] - self.shades[NUM_FRAMES - 1])
+        return bool(self.there and goes_on and resized < np.log(RESIZED) and shaded < SHADED)
 
 
 def evaluate_continuation(
@@ -108,7 +114,7 @@ def evaluate_continuation(
         "continuation",
         purpose=PURPOSE,
         num_frames=CONTINUED_FRAMES,
-        extend=truth[:, :NUM_FRAMES],
+        given={"extend": truth[:, :NUM_FRAMES]},
     )
     ceiling = reconstruct(pipeline.codec, truth, codec_batch, "continuation: ceiling").frames
     floor = np.concatenate([truth[:, :NUM_FRAMES], truth[:, : NUM_FRAMES - 1]], axis=1)
@@ -142,14 +148,14 @@ def judge(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def follow(clip: Frames) -> Track:
-    """The largest object of the given part, and the one of its color in what follows."""
+    """The largest object of the given part, and the largest of its color in what follows."""
     centers, areas = np.full((len(clip), 2), np.nan), np.full(len(clip), np.nan)
     before = describe(clip[:NUM_FRAMES])[:1]
     after = [item for item in describe(clip[NUM_FRAMES:]) if before and item.color == before[0].color][:1]
     for found, frames in ((before, slice(NUM_FRAMES)), (after, slice(NUM_FRAMES, None))):
         for item in found:
             centers[frames], areas[frames] = item.centers, item.areas
-    return Track(centers, areas, there=bool(after))
+    return Track(centers, areas, find_background(clip).mean(axis=1), there=bool(after))
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any] | None:

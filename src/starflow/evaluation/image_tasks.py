@@ -51,7 +51,7 @@ def evaluate_image_to_video(
     """
     pictures = clips.frames[:, 0]
     generated, report = generate(
-        pipeline, clips.captions, settings, "image to video", purpose=IMAGE_TO_VIDEO, image=pictures
+        pipeline, clips.captions, settings, "image to video", purpose=IMAGE_TO_VIDEO, given={"image": pictures}
     )
     # The VAE is causal: the first frame of a clip's reconstruction is that of the frame alone.
     own, vae = frame_psnr(generated[:, 0], pictures), frame_psnr(reconstructions[:, 0], pictures)
@@ -98,7 +98,7 @@ def evaluate_last_frame(
     made = {}
     for purpose, (name, things) in enumerate(given.items(), LAST):
         description = name.replace("_", " ")
-        made[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, **things)
+        made[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, given=things)
         final = made[name][:, -1]
         results[name] = {
             "psnr": summary(frame_psnr(final, pictures)),

@@ -3,7 +3,7 @@
 Legend: `n` clips, `F` video frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ def generate(
     purpose: int,
     batch_size: int = GENERATE_BATCH,
     num_frames: int | None = None,
-    **given: Sequence[Any],
+    given: Mapping[str, Sequence[Any] | Frames] | None = None,
 ) -> tuple[Frames, SamplingReport]:
     """A clip for each caption; its noise depends on the seed, the purpose, and its place among the captions only.
 
@@ -60,6 +60,7 @@ def generate(
     frames, report = [], SamplingReport()
     with tqdm(total=len(captions), desc=f"{description}: generating", unit="clip", disable=None) as bar:
         for batch in batches(len(captions), batch_size):
+            things: dict[str, Any] = {name: list(each[batch]) for name, each in (given or {}).items()}
             output = pipeline(
                 captions[batch],
                 num_frames=num_frames,
@@ -68,7 +69,7 @@ def generate(
                 sampler=settings.sampler,
                 tolerance=settings.tolerance,
                 output_type="np",
-                **{name: list(things[batch]) for name, things in given.items()},  # type: ignore[typeddict-item]
+                **things,
             )
             frames.append((output.frames * 255).round().astype(np.uint8))
             report.deep += output.report.deep

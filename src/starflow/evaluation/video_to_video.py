@@ -68,7 +68,9 @@ def evaluate_video_to_video(
     sources = np.stack([render(task.source) for task in tasks])
     targets = np.stack([render(task.target) for task in tasks])
     instructions = [task.instruction for task in tasks]
-    generated, report = generate(pipeline, instructions, settings, "video to video", purpose=PURPOSE, video=sources)
+    generated, report = generate(
+        pipeline, instructions, settings, "video to video", purpose=PURPOSE, given={"video": sources}
+    )
     ceiling = reconstruct(pipeline.codec, targets, codec_batch, "video to video: ceiling").frames
     results = {
         "num_edits": len(tasks),
