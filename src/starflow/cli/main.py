@@ -30,6 +30,7 @@ COMMANDS = {
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map such noise back to its clip, or to another."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE or a flow from a config file."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure a model; write a JSON and a picture page."),
+    "benchmark": LazyCommand("starflow.cli.benchmark", "benchmark", "Measure how fast a model is on this machine."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
     "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),
 }

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from starflow.cli.benchmark import benchmark
+from starflow.cli.main import run
+from tiny_pipeline import tiny_pipeline
+
+FIELDS = {
+    "sampler",
+    "num_frames",
+    "batch_size",
+    "latency_s",
+    "speedup_over_sequential",
+    "max_error",
+    "max_residual",
+    "sweeps",
+    "evaluations_per_token",
+    "peak_memory_mb",
+    "time_to_first_frame_s",
+}
+
+
+def test_writes_rows_and_a_picture(tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    options = ["--frames", "5,9", "--batch-sizes", "1", "--repeats", "1", "--device", "cpu"]
+    files = ["--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "rows.png")]
+    result = CliRunner().invoke(
+        benchmark, ["sampling", "--model", str(tmp_path / "model"), *options, *files], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert len(rows) == 8
+    assert all(set(row) >= FIELDS for row in rows)
+    assert Image.open(tmp_path / "rows.png").format == "PNG"
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert lines[1].split()[0] == "sampler"
+    assert [line.split()[0] for line in lines[2:]] == [row["sampler"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--frames", "17,x"], "not a list of positive numbers"),
+        (["--frames", ""], "not a list of positive numbers"),
+        (["--batch-sizes", "0"], "not a list of positive numbers"),
+        (["--repeats", "0"], "--repeats"),
+        (["--frames", "16"], "frames"),
+        (["--json", "nowhere/rows.json"], "does not exist"),
+        (["--plot", "nowhere/rows.png"], "does not exist"),
+    ],
+)
+def test_what_was_asked_wrongly(options: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert run(["benchmark", "sampling", *options]) == 2
+    assert message in capsys.readouterr().err
