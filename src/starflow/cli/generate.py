@@ -74,7 +74,7 @@ def generate(
     """Make a video from the sentence PROMPT.
 
     \b
-    starflow generate "a red circle moves right" -o clip.mp4
+    starflow generate "a yellow triangle moves right" -o clip.mp4
     starflow generate "a red circle moves right" --image first.png -o clip.mp4
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
