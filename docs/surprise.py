@@ -18,7 +18,7 @@ def main() -> None:
     (likelihood,) = log_likelihood(pipeline, planted.frames, [prompt], noise_samples=4)
     picture, factor = Path(__file__).with_suffix(".png"), pipeline.codec.temporal_factor
     title = f"“{prompt}”, which jumps at {planted.frame / 8:.2f} s"
-    write_plot(picture, planted.frames, 8, likelihood.surprise, factor, title)
+    write_plot(picture, planted.frames, 8, likelihood.surprise.numpy(), factor, title)
 
 
 if __name__ == "__main__":
