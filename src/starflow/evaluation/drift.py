@@ -38,32 +38,37 @@ def evaluate_drift(
     """Make videos of `seconds` seconds from the captions of prompts, each of one object.
 
     Returns:
-        For `generated` lists with an entry for each second, and for `reference` (standard clips of the same scenes
-        through the VAE) single entries, see `measure_second`.
+        For `generated`, and for `ceiling`, videos of the same scenes and length through the VAE, see `measure_seconds`.
 
     Raises:
         StarflowError: NaN in what was sampled.
     """
     captions = [prompt.caption for prompt in prompts]
-    generated, report = generate(
-        pipeline, captions, settings, "long videos", purpose=PURPOSE, num_frames=seconds * FPS + 1
-    )
-    truth = np.stack([render(prompt.scene) for prompt in prompts])
-    reference = reconstruct(pipeline.codec, truth, codec_batch, "long videos: reference").frames
-    shades = [name_background(clip[:FPS]) for clip in generated]
-    per_second = [
-        measure_second(generated[:, start : start + FPS], prompts, shades) for start in range(0, seconds * FPS, FPS)
-    ]
+    num_frames = seconds * FPS + 1
+    generated, report = generate(pipeline, captions, settings, "long videos", purpose=PURPOSE, num_frames=num_frames)
+    truth = np.stack([render(prompt.scene, num_frames) for prompt in prompts])
+    ceiling = reconstruct(pipeline.codec, truth, codec_batch, "long videos: ceiling").frames
     results = {
         "num_clips": len(prompts),
         "seconds": seconds,
-        "generated": {name: [each[name] for each in per_second] for name in per_second[0]},
-        "reference": measure_second(reference, prompts, [prompt.scene.background for prompt in prompts]),
+        "generated": measure_seconds(generated, prompts),
+        "ceiling": measure_seconds(ceiling, prompts),
         "sampling": sampling_results(report),
     }
     return Measured(
         results, [Card(text, {"": made}) for text, made in zip(captions[:num_shown], generated, strict=False)]
     )
+
+
+def measure_seconds(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What is seen in each whole second of `(n, F, height, width, 3)`: lists of what `measure_second` returns.
+
+    The background is to stay what it is in the first second.
+    """
+    shades = [name_background(clip[:FPS]) for clip in clips]
+    starts = range(0, clips.shape[1] - FPS + 1, FPS)
+    per_second = [measure_second(clips[:, start : start + FPS], prompts, shades) for start in starts]
+    return {name: [each[name] for each in per_second] for name in per_second[0]}
 
 
 def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[str]) -> dict[str, Any]:

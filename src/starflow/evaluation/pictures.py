@@ -61,24 +61,23 @@ def motion_bars(generated: Mapping[str, Any], ceiling: Mapping[str, Any]) -> str
     return _svg(figure)
 
 
-def drift_curves(generated: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
-    """What `starflow.evaluation.drift` measures over the seconds of long videos, the reference dashed: an SVG."""
+def drift_curves(generated: Mapping[str, Any], ceiling: Mapping[str, Any]) -> str:
+    """What `starflow.evaluation.drift` measures over the seconds of long videos, the ceiling dashed: an SVG."""
     figure = Figure(figsize=(11, 3), layout="constrained")
     sharpness, shares = figure.subplots(1, 2, width_ratios=(2, 3))
-    known = [(second, each) for second, each in enumerate(generated["sharpness"], start=1) if each]
-    seconds, means = [second for second, _ in known], np.array([each["mean"] for _, each in known])
-    errors = np.array([each["standard_error"] or 0 for _, each in known])
-    sharpness.plot(seconds, means, color="C0")
-    sharpness.fill_between(seconds, means - errors, means + errors, color="C0", alpha=0.25, linewidth=0)
-    if reference["sharpness"]:
-        sharpness.axhline(reference["sharpness"]["mean"], color="C0", ls="--", lw=1)
+    for column, style, width in ((generated, "-", 1.5), (ceiling, "--", 0.8)):
+        means, errors = (
+            np.array([each[key] or 0 if each else np.nan for each in column["sharpness"]])
+            for key in ("mean", "standard_error")
+        )
+        seconds = np.arange(1, len(means) + 1)
+        sharpness.plot(seconds, means, style, color="C0", lw=width)
+        sharpness.fill_between(seconds, means - errors, means + errors, color="C0", alpha=0.2, linewidth=0)
+        for number, (name, label) in enumerate(DRIFT_SHARES.items()):
+            values = [np.nan if each["value"] is None else each["value"] for each in column[name]]
+            shares.plot(seconds, values, style, color=f"C{number}", lw=width, label=label if style == "-" else None)
     sharpness.set_ylim(0)
     sharpness.set_ylabel("sharpness of the edges")
-    for number, name in enumerate(DRIFT_SHARES):
-        values = [np.nan if each["value"] is None else each["value"] for each in generated[name]]
-        shares.plot(range(1, len(values) + 1), values, color=f"C{number}", label=DRIFT_SHARES[name])
-        if reference[name]["value"] is not None:
-            shares.axhline(reference[name]["value"], color=f"C{number}", ls="--", lw=0.7)
     shares.set_ylim(0, 1.03)
     shares.set_ylabel("share of the clips")
     figure.legend(loc="outside upper right", ncols=len(DRIFT_SHARES), frameon=False)
