@@ -141,32 +141,29 @@ def test_round_trip_under_bf16_weights(solver, noise_dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-@pytest.mark.parametrize("firsts", [[6, 6, 6], [6, 2, 9], [0, 13, 5]])
-def test_windows_equal_evaluating_each_sample_alone(firsts: list[int], guidance_scale: float):
-    flow, v, width = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS), 5
+@pytest.mark.parametrize(
+    "windows",
+    [
+        [range(6, 11)] * 3,
+        [range(6, 11), range(2, 7), range(9, 14)],
+        [range(5), range(13, 18), range(5, 6)],
+        [range(18, 18), range(9), range(17, 18)],
+    ],
+)
+def test_windows_equal_evaluating_each_sample_alone(windows: list[range], guidance_scale: float):
+    flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
     text, null_text = random_text(3, seed=1), random_text(3, seed=2)
     gaussians = flow.conditional(DEEP, 3, VIDEO, text, null_text, guidance_scale)
     gaussians.evaluate(v, 0, NUM_TOKENS)
     changed = v + randn(3, NUM_TOKENS, CHANNELS, seed=1)
-    for row, first in enumerate(firsts):
-        changed[row, :first] = v[row, :first]
-    got = gaussians.evaluate_windows(changed, firsts, width)
-    for row, first in enumerate(firsts):
+    want = []
+    for row, window in enumerate(windows):
+        changed[row, : window.start] = v[row, : window.start]
         one = slice(row, row + 1)
         alone = flow.conditional(DEEP, 1, VIDEO, text[one], null_text[one], guidance_scale)
-        want = alone.evaluate(changed[one], 0, NUM_TOKENS)
-        for tensor, whole in zip(got, want, strict=True):
-            torch.testing.assert_close(tensor[row], whole[0, first : first + width], atol=1e-12, rtol=0)
-
-
-def test_selected_samples_go_on_as_they_would_have_and_leave_the_others_theirs():
-    flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
-    gaussians = flow.conditional(DEEP, 3, VIDEO, random_text(3, seed=1), random_text(3, seed=2), 2.0)
-    gaussians.evaluate(v, 0, 6)
-    some = gaussians.select([2, 0])
-    got, want = some.evaluate(v[[2, 0]] + 1, 6, 12), gaussians.evaluate(v + 1, 6, 12)
-    torch.testing.assert_close(got, tuple(tensor[[2, 0]] for tensor in want), atol=1e-12, rtol=0)
-    before = gaussians.evaluate(v + 1, 12, 18)
-    gaussians.evaluate(v + 1, 6, 12)
-    some.evaluate(v[[2, 0]] - 1, 6, 12)
-    torch.testing.assert_close(gaussians.evaluate(v + 1, 12, 18), before)
+        mu, sigma = alone.evaluate(changed[one], 0, NUM_TOKENS)
+        want.append((mu[0, window.start : window.stop], sigma[0, window.start : window.stop]))
+    got = gaussians.evaluate_windows(changed, windows)
+    torch.testing.assert_close(got, tuple(map(torch.cat, zip(*want, strict=True))), atol=1e-12, rtol=0)
+    again = gaussians.evaluate_windows(changed, windows)
+    torch.testing.assert_close(again, got, atol=1e-12, rtol=0)

@@ -191,9 +191,9 @@ def test_tokens_start_from_the_previous_frame():
     class Still:
         """Gaussians that look at nothing but the place in the frame: a start is right or wrong at once."""
 
-        def evaluate_windows(self, v: Tensor, firsts: list[int], width: int) -> tuple[Tensor, Tensor]:
-            place = torch.tensor([[(first + i) % FRAME_TOKENS for i in range(width)] for first in firsts])
-            return place[..., None].to(v.dtype).expand(*place.shape, CHANNELS), torch.ones(*place.shape, CHANNELS)
+        def evaluate_windows(self, v: Tensor, windows: list[range]) -> tuple[Tensor, Tensor]:
+            place = torch.tensor([[token % FRAME_TOKENS] * CHANNELS for window in windows for token in window])
+            return place.to(v.dtype), torch.ones_like(place)
 
         def keep(self, rows: list[int]) -> None: ...
 

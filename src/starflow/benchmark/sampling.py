@@ -249,8 +249,5 @@ class _TimedGaussians:
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         return self._timed(self.gaussians.evaluate, v, start, stop)
 
-    def evaluate_windows(self, v: Tensor, firsts: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
-        return self._timed(self.gaussians.evaluate_windows, v, firsts, width)
-
-    def select(self, rows: Sequence[int]) -> "_TimedGaussians":
-        return _TimedGaussians(self.gaussians.select(rows), self.passes)
+    def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
+        return self._timed(self.gaussians.evaluate_windows, v, windows)

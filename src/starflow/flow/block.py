@@ -12,7 +12,6 @@ Legend: `B` batch, `N` tokens, `D` channels of a token, `M` text tokens, `C` wid
 """
 
 from collections.abc import Sequence
-from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +88,8 @@ class ConditionalGaussians:
     """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
 
     This is all a solver sees of a block: `evaluate` where all samples have come equally far, `evaluate_windows` where
-    each is elsewhere, `select` when some are done. With guidance, the conditional and the unconditional branch share
-    their tokens' embeddings and run as one batch of `2B`, and the guided Gaussian comes back.
+    each is elsewhere. With guidance, the conditional and the unconditional branch share their tokens' embeddings and
+    run as one batch of `2B`, and the guided Gaussian comes back.
     """
 
     def __init__(
@@ -150,33 +149,27 @@ class ConditionalGaussians:
         h = self.block.embed(previous)
         return self._guided(self._run(h.repeat(self.branches, 1, 1)))
 
-    def evaluate_windows(self, v: Tensor, firsts: Sequence[int], width: int) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(B, width, D)` of tokens `first … first + width - 1`, where `first` is each sample's own.
+    def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
+        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, one of each sample of `v` `(B, N, D)`, in their order.
 
-        As in `evaluate`, a sample's tokens before its `first` must have been evaluated and must not have changed since.
+        As in `evaluate`, a sample's tokens before its window must have been evaluated and must not have changed since.
+        A sample whose window is empty is left out.
         """
-        if len(set(firsts)) == 1:
-            return self.evaluate(v, firsts[0], firsts[0] + width)
-        tokens = torch.tensor(firsts, device=v.device)[:, None] + torch.arange(width, device=v.device)
-        previous = v[torch.arange(len(v), device=v.device)[:, None], (tokens - 1).clamp(min=0)]
-        previous = torch.where((tokens == 0)[..., None], self.block.sos.to(v.dtype), previous)
-        h = self.block.embed(previous).repeat(self.branches, 1, 1)
-        places = self.num_text_tokens + tokens.repeat(self.branches, 1)
-        end = self.num_text_tokens + max(firsts) + width
-        attend = RaggedAttend(self.cache, places, end, h.dtype)
-        h = self.block.transformer(h, self.rotation[places].unsqueeze(1), attend)
-        self.cache.length = end
-        return self._guided(h)
-
-    def select(self, rows: Sequence[int]) -> "ConditionalGaussians":
-        """The same for these samples of the batch only, with a cache of its own."""
-        num_samples = self.cache.buffer.shape[2] // self.branches
-        wanted = torch.tensor(rows, device=self.cache.buffer.device)
-        selected = copy(self)
-        selected.cache = self.cache.select(
-            torch.cat([wanted + branch * num_samples for branch in range(self.branches)])
-        )
-        return selected
+        if all(window == windows[0] for window in windows):
+            mu, sigma = self.evaluate(v, windows[0].start, windows[0].stop)
+            return mu.flatten(0, 1), sigma.flatten(0, 1)
+        packed = [(row, token, token - window.start) for row, window in enumerate(windows) for token in window]
+        rows, tokens, offsets = torch.tensor(packed, device=v.device).unbind(1)
+        previous = v[rows, (tokens - 1).clamp(min=0)]
+        previous = torch.where((tokens == 0)[:, None], self.block.sos[0].to(v.dtype), previous)
+        h = self.block.embed(previous[None]).repeat(1, self.branches, 1)
+        rows_of_branches = torch.cat([rows + branch * len(v) for branch in range(self.branches)])
+        places = (self.num_text_tokens + tokens).repeat(self.branches)
+        attend = RaggedAttend(self.cache, rows_of_branches, places, offsets.repeat(self.branches), h.dtype)
+        h = self.block.transformer(h, self.rotation[places], attend)
+        self.cache.length = attend.end
+        mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0])
+        return mu[0], sigma[0]
 
     def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Transformer output of all branches → `mu, sigma` of the samples."""

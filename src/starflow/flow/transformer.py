@@ -3,7 +3,6 @@
 Legend: `B` batch, `n` new tokens, `m` all tokens so far (`n` new ones last), `h` heads, `d` head width, `C` width.
 """
 
-from copy import copy
 from typing import Protocol
 
 import torch
@@ -52,12 +51,6 @@ class KeyValueCache:
         """Count the `n` tokens that all layers have just appended."""
         self.length += num_tokens
 
-    def select(self, rows: Tensor) -> "KeyValueCache":
-        """A cache of its own with these rows of the batch only."""
-        selected = copy(self)
-        selected.buffer = self.buffer[:, :, rows]
-        return selected
-
 
 class Attend(Protocol):
     """How one layer's queries meet keys: `(q, k, v, layer) → (B, h, n, d)`; it may keep keys and values for later."""
@@ -99,26 +92,35 @@ class CausalAttend:
 
 
 class RaggedAttend:
-    """Causal attention of a stretch of tokens that begins elsewhere in each row of a batch, over a `KeyValueCache`.
+    """Causal attention of windows of several sequences, packed one after the other into a single row of `n` tokens.
 
-    Each token attends to what its row of the cache holds up to the token itself, which is written first.
+    Each sequence has a row of the `KeyValueCache`; a token attends to what that row holds up to the token itself, which
+    is written there first.
     """
 
-    def __init__(self, cache: KeyValueCache, places: Tensor, end: int, dtype: torch.dtype):
-        """`places` `(B, n)` are the tokens' indices in the cache, all below `end`; `dtype` is that of the queries."""
-        self.cache = cache
-        self.places = places
-        self.rows = torch.arange(len(places), device=places.device)[:, None]
-        self.end = end
-        future = torch.arange(end, device=places.device) > places[:, None, :, None]
+    def __init__(self, cache: KeyValueCache, rows: Tensor, places: Tensor, offsets: Tensor, dtype: torch.dtype):
+        """Where each token is, all `(n,)`: its row of the cache, its place in it, and its place in its window.
+
+        `dtype` is that of the queries.
+        """
+        self.cache, self.rows, self.places, self.offsets = cache, rows, places, offsets
+        self.width, self.end = int(offsets.max()) + 1, int(places.max()) + 1
+        places_of_queries = places.new_zeros(cache.buffer.shape[2], self.width)
+        places_of_queries[rows, offsets] = places
+        future = torch.arange(self.end, device=places.device) > places_of_queries[:, None, :, None]
         self.mask = torch.zeros(future.shape, dtype=dtype, device=places.device).masked_fill(future, -torch.inf)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """Tensors are `(1, h, n, d)`."""
         keys, values = self.cache.buffer[layer]
-        keys[self.rows, :, self.places] = k.transpose(1, 2).to(keys.dtype)
-        values[self.rows, :, self.places] = v.transpose(1, 2).to(values.dtype)
-        k, v = keys[:, :, : self.end].to(q.dtype), values[:, :, : self.end].to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        keys[self.rows, :, self.places] = k[0].transpose(0, 1).to(keys.dtype)
+        values[self.rows, :, self.places] = v[0].transpose(0, 1).to(values.dtype)
+        _, num_heads, _, head_dim = q.shape
+        queries = q.new_zeros(len(keys), self.width, num_heads, head_dim)
+        queries[self.rows, self.offsets] = q[0].transpose(0, 1)
+        keys, values = keys[:, :, : self.end].to(q.dtype), values[:, :, : self.end].to(q.dtype)
+        out = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=self.mask)
+        return out[self.rows, :, self.offsets].transpose(0, 1)[None]
 
 
 class FinalNorm(nn.Module):
@@ -196,7 +198,7 @@ class Transformer(nn.Module):
         self.final_norm = FinalNorm(width)
 
     def forward(self, h: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
-        """`rotation` `(n, 2, d/2)`, or `(B, 1, n, 2, d/2)` where rows differ, is of the `n` tokens in `h`."""
+        """`rotation` `(n, 2, d/2)` is of the `n` tokens in `h`."""
         for index, layer in enumerate(self.layers):
             h = layer(h, rotation, attend, index)
         return self.final_norm(h)

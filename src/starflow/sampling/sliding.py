@@ -9,12 +9,14 @@ sample of a noise within the tolerance of the one asked for.
 Each sample of a batch has a window of its own, which moves when that sample's residuals say so: a sample depends on its
 neighbours neither in what it becomes nor in how many sweeps it takes.
 
-Legend: `B` samples still on their way, `N` tokens, `D` channels, `n` tokens of a window.
+Legend: `B` samples, `N` tokens, `D` channels.
 """
 
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -69,11 +71,11 @@ class SlidingWindow:
             return
         v[:, start:stop] = torch.where(v[:, start:stop].isfinite(), v[:, start:stop], z[:, start:stop])
         walk = _Walk(gaussians, z, v, start, stop, frame_tokens)
-        while walk.lefts:
+        while min(walk.lefts) < stop:
             done = walk.sweep(self.window, self.tolerance, self.max_sweeps)
             if not done.converged:
                 self._say_unconverged(done.max_residual)
-            yield Progress(min(walk.lefts, default=stop), done)
+            yield Progress(min(walk.lefts), done)
 
     def _say_unconverged(self, residual: float) -> None:
         message = (
@@ -86,67 +88,79 @@ class SlidingWindow:
 
 
 class _Walk:
-    """The windows of a batch on their way from `start` to `stop`. A sample that has arrived leaves."""
+    """The windows of a batch on their way from `start` to `stop`."""
 
     def __init__(self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int) -> None:
         self.gaussians, self.z, self.v = gaussians, z, v
         self.stop, self.frame_tokens = stop, frame_tokens
-        self.rows = list(range(len(v)))  # the samples still on their way
-        self.lefts = [start] * len(v)  # for each of them the first token that is not settled
+        self.lefts = [start] * len(v)  # the first token of each sample that is not settled
         self.rights = [start] * len(v)  # and the first that was never evaluated
+        self.num_sweeps = 0
+        self.first_sweeps = [[0] * stop for _ in v]  # in which sweep each token was first evaluated
         self.restarted: set[int] = set()
-        self.times_evaluated = torch.zeros(v.shape[:2], dtype=torch.long, device=v.device)
 
     def sweep(self, window: int, tolerance: float, max_sweeps: int | None) -> Solution:
         """Evaluate every sample's window once, settle what has passed, and move on."""
-        width = min(window, self.stop - min(self.lefts))
-        firsts = [min(left, self.stop - width) for left in self.lefts]
-        at = self._enter(firsts, width)
-        settled = at[1] < self._column(self.lefts)
-        v = self.v if len(self.rows) == len(self.v) else self.v[self.rows]
-        mu, sigma = self.gaussians.evaluate_windows(v, firsts, width)
-        old, z = self.v[at], self.z[at]
-        new = mu + sigma * z
-        residual = ((old - new).abs() / sigma).amax(-1).masked_fill(settled, 0)
-        passed = residual <= tolerance
-        if max_sweeps is not None:
-            passed |= self.times_evaluated[at] >= max_sweeps
-        run = passed.cumprod(dim=1).bool()
-        broken = ~new.isfinite().flatten(1).all(1)
-        restart = torch.where(settled[..., None], old, z)
-        self.v[at] = torch.where(broken[:, None, None], restart, torch.where(run[..., None], old, new))
-        num_settled = torch.where(broken, -1, (run.sum(1) + 1).clamp(max=width))  # of the window, or start again
-        worst = residual.where(run & ~broken[:, None], 0).max()
-        *counts, worst_residual = torch.cat([num_settled, worst[None]]).tolist()  # one transfer from the device
-        tokens = self._move(firsts, [int(count) for count in counts])
-        return Solution(1, len(firsts) * width, tokens, worst_residual, worst_residual <= tolerance)
+        windows = [range(left, min(left + window, self.stop)) for left in self.lefts]
+        self._enter(windows)
+        at = self._index(windows)
+        mu, sigma = self.gaussians.evaluate_windows(self.v, windows)
+        old, new = self.v[at], mu + sigma * self.z[at]
+        residuals = iter(((old - new).abs() / sigma).amax(-1).tolist())  # the one wait for the device
+        settled: list[float] = []
+        runs, stays = [], []
+        for row, tokens in enumerate(windows):
+            of_row = list(islice(residuals, len(tokens)))
+            run = self._run(row, tokens, of_row, tolerance, max_sweeps)
+            settled += of_row[: max(run, 0)]
+            stays += [index < run for index in range(len(tokens))]
+            runs.append(run)
+        self.v[at] = torch.where(torch.tensor(stays, device=old.device)[:, None], old, new)
+        num_settled = sum(
+            self._move(row, tokens, run) for row, (tokens, run) in enumerate(zip(windows, runs, strict=True))
+        )
+        worst = max(settled, default=0.0)
+        return Solution(1, len(stays), num_settled, worst, worst <= tolerance)
 
-    def _enter(self, firsts: list[int], width: int) -> tuple[Tensor, Tensor]:
-        """Where the windows lie in `(B, N)`; tokens new to them take the value that they have in the previous frame."""
-        tokens = self._column(firsts) + torch.arange(width, device=self.v.device)
-        rows = self._column(self.rows)
-        new = (tokens >= self._column(self.rights)) & (tokens >= self.frame_tokens)
-        previous = self.v[rows, (tokens - self.frame_tokens).clamp(min=0)]
-        self.v[rows, tokens] = torch.where(new[..., None], previous, self.v[rows, tokens])
-        self.rights = [max(right, first + width) for right, first in zip(self.rights, firsts, strict=True)]
-        self.times_evaluated[rows, tokens] += 1
+    def _enter(self, windows: list[range]) -> None:
+        """Tokens new to the windows take the values that the previous frame has at their places."""
+        self.num_sweeps += 1
+        for row, tokens in enumerate(windows):
+            for token in range(self.rights[row], tokens.stop):
+                self.first_sweeps[row][token] = self.num_sweeps
+            first = max(self.rights[row], self.frame_tokens)
+            if first < tokens.stop:
+                previous = self.v[row, first - self.frame_tokens : tokens.stop - self.frame_tokens]
+                self.v[row, first : tokens.stop] = previous.clone()
+            self.rights[row] = max(self.rights[row], tokens.stop)
+
+    def _index(self, windows: list[range]) -> tuple[Tensor, Tensor]:
+        """Where the windows' tokens lie in `(B, N)`, in the order of `Gaussians.evaluate_windows`."""
+        packed = [(row, token) for row, tokens in enumerate(windows) for token in tokens]
+        rows, tokens = torch.tensor(packed, device=self.v.device).unbind(1)
         return rows, tokens
 
-    def _move(self, firsts: list[int], counts: list[int]) -> int:
-        """Move each window behind what is settled of it, -1 being for one that starts again; returns how many were."""
-        for row, count in zip(self.rows, counts, strict=True):
-            if count < 0 and row in self.restarted:
-                raise StarflowError("a sampled token is NaN: the weights are damaged, or do not fit the input")
-            if count < 0:
-                self.restarted.add(row)
-        lefts = [max(left, first + count) for left, first, count in zip(self.lefts, firsts, counts, strict=True)]
-        moved = sum(lefts) - sum(self.lefts)
-        going = [index for index, left in enumerate(lefts) if left < self.stop]
-        if 0 < len(going) < len(lefts):
-            self.gaussians = self.gaussians.select(going)
-        self.rows, self.rights = [self.rows[index] for index in going], [self.rights[index] for index in going]
-        self.lefts = [lefts[index] for index in going]
-        return moved
+    def _run(self, row: int, tokens: range, residuals: list[float], tolerance: float, max_sweeps: int | None) -> int:
+        """How many tokens from the left of a window have passed; -1 if one's residual is not a number."""
+        if not all(map(isfinite, residuals)):
+            return -1
+        for index, (token, residual) in enumerate(zip(tokens, residuals, strict=True)):
+            times = self.num_sweeps - self.first_sweeps[row][token] + 1
+            if residual > tolerance and (max_sweeps is None or times < max_sweeps):
+                return index
+        return len(tokens)
 
-    def _column(self, numbers: list[int]) -> Tensor:
-        return torch.tensor(numbers, device=self.v.device)[:, None]
+    def _move(self, row: int, tokens: range, run: int) -> int:
+        """Move a window behind what is settled of it; returns how much that is.
+
+        One that met a NaN starts again from the noise, once.
+        """
+        if run < 0:
+            if row in self.restarted:
+                raise StarflowError("a sampled token is NaN: the weights are damaged, or do not fit the input")
+            self.restarted.add(row)
+            self.v[row, tokens.start : tokens.stop] = self.z[row, tokens.start : tokens.stop]
+            return 0
+        num_settled = min(run + 1, len(tokens))
+        self.lefts[row] += num_settled
+        return num_settled
