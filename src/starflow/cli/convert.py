@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def convert(
     checkpoint: str, output: Path, config: str | None, dtype: str | None, vae: str | None, text_encoder: str | None
 ) -> None:
-    r"""Convert CHECKPOINT, a released .pth file, to a folder for --model.
+    """Convert CHECKPOINT, a released .pth file, to a folder for --model.
 
     CHECKPOINT may also be a folder of torch.distributed.checkpoint, or a file on the hub. The VAE and the text encoder
     are not copied: the folder names them, and they are loaded from where they are.
@@ -31,7 +31,7 @@ def convert(
     \b
     starflow convert starflow-v_7B_t2v_caus_480p_v3.pth -o starflow-v-7b --dtype bfloat16
     starflow convert apple/starflow/starflow_3B_t2i_256x256.pth -o starflow-3b
-    """
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     import torch
 
     from starflow.convert.convert import convert as convert_checkpoint

@@ -10,13 +10,13 @@ import click
 @click.argument("model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .pth file to write.")
 def export(model: str, output: Path) -> None:
-    r"""Write MODEL, a folder or a bundled model, as a .pth file that the released project loads.
+    """Write MODEL, a folder or a bundled model, as a .pth file that the released project loads.
 
     The inverse of `starflow convert`, bit for bit.
 
     \b
     starflow export starflow-v-7b -o starflow-v.pth
-    """
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     from starflow.convert.convert import export as export_checkpoint
     from starflow.zoo import resolve_model
 
