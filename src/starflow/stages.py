@@ -19,6 +19,7 @@ from starflow.conditioning import Given
 from starflow.flow.denoiser import CausalDenoiser, score_prediction, tweedie_step
 from starflow.flow.denoiser_stream import stream_predictions
 from starflow.flow.model import StarFlow, flow_loss
+from starflow.placement import onload, onloaded
 from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow
 from starflow.sampling.solvers import Solver, require_finite
 
@@ -61,6 +62,7 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
     """
     noise, given = plan.noise.permute(0, 1, 3, 4, 2), None
     if plan.noised is not None:
+        onload(flow)
         given = flow.encode_shallow(plan.noised)
         yield plan.noised
     frames = deep_frames(
@@ -75,11 +77,15 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
         plan.report,
         plan.later_text,
     )
+    frames = onloaded(flow, frames)
     ready: list[Tensor] = []
     for index, u in enumerate(frames, plan.num_given):
         on_frame(index, u)
         ready.append(u)
-        if len(ready) == frames_at_once or index == noise.shape[1] - 1:
+        is_last = index == noise.shape[1] - 1
+        if is_last:
+            next(frames, None)  # which ends it and frees its cache, before the other stages take memory
+        if len(ready) == frames_at_once or is_last:
             yield invert_shallow(flow, torch.cat(ready, dim=1), plan.solver, plan.report).permute(0, 1, 4, 2, 3)
             ready = []
 
@@ -92,10 +98,21 @@ def denoised(
     Without a denoiser, one step along the flow's own score, which needs the whole video first.
     """
     if denoiser is None:
-        yield score_step(flow, torch.cat(list(pieces), dim=1), text, noise_std)
+        x = torch.cat(list(pieces), dim=1)
+        onload(flow)
+        yield score_step(flow, x, text, noise_std)
         return
-    for x, prediction in stream_predictions(denoiser, pieces, text):
+    for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
         yield require_finite(tweedie_step(x, prediction, noise_std), "the denoised video")
+
+
+def _frame_by_frame(pieces: Iterable[Tensor], denoiser: CausalDenoiser) -> Iterator[Tensor]:
+    """Latents `(B, 1, D, H, W)`, for which the denoiser needs least memory; it is on its device when each comes."""
+    for piece in pieces:
+        for frame in piece.split(1, dim=1):
+            onload(denoiser)
+            yield frame
+    onload(denoiser)
 
 
 def restored(pieces: Iterable[Tensor], given: Given | None) -> Iterator[Tensor]:

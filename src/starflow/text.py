@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from starflow.placement import execution_device
+
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
 
 
@@ -51,7 +53,7 @@ def encode_text(
     """
     tokens = tokenizer(
         list(captions), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
-    ).to(text_encoder.device)
+    ).to(execution_device(text_encoder))
     encodings = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     return torch.where(tokens.attention_mask[..., None] > 0, encodings, 0)
 

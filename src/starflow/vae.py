@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchif
 from torch import Tensor
 
 from starflow.errors import UsageError
+from starflow.placement import execution_device, onload
 from starflow.vae_tiling import Features, TiledWanDecoder
 
 
@@ -140,7 +141,8 @@ class VideoCodec:
         height, width = video.shape[-2:]
         if height % self.spatial_factor or width % self.spatial_factor:
             raise UsageError(f"frames of {height}×{width} are not made of {self.spatial_factor}-pixel squares")
-        video = video.to(self.vae.device, self.vae.dtype)
+        onload(self.vae)
+        video = video.to(execution_device(self.vae), self.vae.dtype)
         if self._is_image:
             latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
         else:
@@ -167,7 +169,8 @@ class VideoCodec:
         index = 0
         for piece in pieces:
             for frame in piece.split(1, dim=1):
-                raw = self._denormalise(frame, is_first=index == 0).to(self.vae.device, self.vae.dtype)
+                onload(self.vae)  # for every frame, as what makes the next one may have sent it away
+                raw = self._denormalise(frame, is_first=index == 0).to(execution_device(self.vae), self.vae.dtype)
                 if stream is None:
                     video = self.vae.decode(raw[:, 0]).sample.unsqueeze(1)
                 else:

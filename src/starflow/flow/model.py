@@ -91,6 +91,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList([*shallow, deep])
         self.head_dim = head_dim
         self.position_length = position_length
+        self.cache_dtype: torch.dtype | None = None  # of the deep block's keys and values; None: as the weights
 
     @property
     def num_blocks(self) -> int:
@@ -197,7 +198,9 @@ class StarFlow(ModelMixin, ConfigMixin):
         For a shallow block `batch_size` counts frames and the text is left out.
         """
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
-        return ConditionalGaussians(self.blocks[index], batch_size, rotation, text, null_text, guidance_scale)  # type: ignore[arg-type]
+        cache_dtype = self.cache_dtype if index == self.num_blocks - 1 else None
+        block: AffineBlock = self.blocks[index]  # type: ignore[assignment]
+        return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_scale, cache_dtype)
 
 
 def negative_log_likelihood(encoded: Encoded) -> Tensor:

@@ -1,0 +1,121 @@
+"""Offloading and quantization, as far as a machine without an accelerator can tell: hooks are there, and harmless."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.transformer import Layer
+from starflow.pipeline import StarFlowPipeline
+from starflow.placement import OFFLOADS, QUANTIZATIONS, execution_device, onload, onloaded, place, quantization_config
+from tiny_pipeline import tiny_pipeline
+
+
+def frames(pipeline: StarFlowPipeline) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline("a red circle", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+
+
+@pytest.fixture
+def pipeline() -> StarFlowPipeline:
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_offloading_changes_nothing(offload: str, pipeline: StarFlowPipeline):
+    want = frames(pipeline)
+    placed = place(pipeline, "cpu", offload)
+    assert placed is pipeline
+    for _ in range(2):  # a second video finds everything in place again
+        torch.testing.assert_close(frames(pipeline), want, atol=1e-5, rtol=0)
+    assert execution_device(pipeline.vae) == execution_device(pipeline.flow) == torch.device("cpu")
+
+
+def test_groups_are_layers_matrices_and_convolutions(pipeline: StarFlowPipeline):
+    place(pipeline, "cpu", "group")
+    hooked = {name for name, module in pipeline.flow.named_modules() if hasattr(module, "_diffusers_hook")}
+    layers = {name for name, module in pipeline.flow.named_modules() if isinstance(module, Layer)}
+    assert layers <= hooked
+    assert not any(name.endswith(("proj_in", "proj_out", "proj_text")) for name in hooked)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        leaves = [module for module in part.modules() if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding)]
+        assert all(hasattr(module, "_diffusers_hook") for module in leaves)
+
+
+class Recorder:
+    """A hook of diffusers' that notes the modules it is asked to bring."""
+
+    def __init__(self, log: list[str], name: str):
+        self.log, self.name = log, name
+
+    def pre_forward(self, module: nn.Module) -> None:
+        self.log.append(self.name)
+
+
+def test_every_stage_brings_its_part_first(pipeline: StarFlowPipeline):
+    log: list[str] = []
+    for name in ("flow", "denoiser", "vae"):
+        getattr(pipeline, name)._hf_hook = Recorder(log, name)
+    stream = pipeline.stream("a red circle", output_type="pt", frames_at_once=3)
+    list(stream)
+    order = [name for index, name in enumerate(log) if index == 0 or log[index - 1] != name]
+    assert order[:3] == ["flow", "denoiser", "vae"]
+    assert set(log) == {"flow", "denoiser", "vae"}
+    last_flow = len(log) - 1 - log[::-1].index("flow")
+    assert "vae" not in log[:last_flow]  # so the flow is needed no more when decoding starts
+
+
+def test_what_makes_items_is_brought_for_each():
+    log: list[str] = []
+    module = nn.Identity()
+    module._hf_hook = Recorder(log, "module")
+    assert list(onloaded(module, (log.append(letter) or letter for letter in "ab"))) == ["a", "b"]
+    assert log == ["module", "a", "module", "b", "module"]
+    onload(nn.Identity())  # nothing to bring
+
+
+def test_wrong_names_and_devices(pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match="unknown offloading 'some': choose none, model, group"):
+        place(pipeline, "cpu", "some")
+    with pytest.raises(UsageError, match="unknown quantization 'int2': choose int8, fp8, int4"):
+        quantization_config("int2")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="cannot use the device cuda"):
+            place(pipeline, "cuda")
+
+
+@pytest.mark.skipif(find_spec("torchao") is not None, reason="torchao is installed")
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantization_says_what_it_needs(quantize: str):
+    with pytest.raises(StarflowError, match=r"pip install 'starflow\[quantize\]'"):
+        quantization_config(quantize)
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+@pytest.mark.parametrize(("quantize", "error"), [("int8", 0.5), ("fp8", 0.2)])
+def test_quantized_weights_sample_nearly_the_same(quantize: str, error: float, tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    plain = StarFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    config = quantization_config(quantize)
+    narrow = StarFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16, quantization_config=config)
+    layer = narrow.flow.deep.transformer.layers[0]
+    assert type(layer.mlp.up.weight.data) is not torch.Tensor
+    assert type(narrow.flow.deep.proj_out.weight.data) is torch.Tensor
+    latents = []
+    for pipeline in (plain, narrow):
+        pipeline.set_progress_bar_config(disable=True)
+        output = pipeline("a red circle", generator=torch.Generator().manual_seed(0), output_type="latent")
+        assert output.report.deep.converged
+        latents.append(output.frames.float())
+    assert 0 < (latents[0] - latents[1]).std() / latents[0].std() < error
+
+
+def test_a_narrow_cache_samples_nearly_the_same(pipeline: StarFlowPipeline):
+    want = frames(pipeline)
+    pipeline.flow.cache_dtype = torch.float8_e4m3fn
+    got = frames(pipeline)
+    assert not torch.equal(got, want)
+    assert (got - want).std() / want.std() < 0.3
