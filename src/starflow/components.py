@@ -36,6 +36,8 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 2,
         "scale_factor_temporal": 4,
         "scale_factor_spatial": 16,
+        "latents_mean": [0.0] * 48,
+        "latents_std": [1.0] * 48,
     },
     "stabilityai/sd-vae-ft-ema": {
         "_class_name": "AutoencoderKL",

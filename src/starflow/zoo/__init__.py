@@ -53,6 +53,12 @@ def read_index(model: str) -> dict[str, Any]:
         raise StarflowError(f"cannot load the model {model}: its model_index.json is damaged") from error
 
 
+def released_preset(name: str) -> str | None:
+    """The preset of a released model named by its preset or its file on the hub; None for any other model."""
+    released = None if Path(name).is_dir() else _released(name)
+    return None if released is None else released.preset
+
+
 class _Released(NamedTuple):
     """A released model's file on the hub, and the preset that it is converted with."""
 

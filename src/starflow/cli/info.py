@@ -1,0 +1,91 @@
+"""`starflow info`: what a model is, and what making a video with it takes, before anything is loaded."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from starflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from starflow.architecture import Architecture
+    from starflow.memory import MemoryEstimate
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--size", help="WIDTHxHEIGHT in pixels. [default: the model's]")
+@click.option("--num-frames", type=click.IntRange(1), help="Frames of the video. [default: the model's]")
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Videos made at once.")
+@click.option("--no-guidance", is_flag=True, help="Without guidance, which halves the cache.")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Precision of the weights."
+)
+@click.option("--cache-dtype", type=click.Choice(["float8"]), help="Precision of the cache. [default: the weights']")
+@click.option("--quantize", type=click.Choice(["int8", "fp8", "int4"]), help="Narrow weights, by torchao.")
+@click.option(
+    "--offload",
+    type=click.Choice(["none", "model", "group"]),
+    default="none",
+    show_default=True,
+    help="What waits on the CPU: nothing, the parts that are not at work, or all layers but those at work.",
+)
+@click.option("--tiling", is_flag=True, help="Decode large frames in tiles.")
+@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Say what makes it fit into so many GiB.")
+def info(model: str, size: str | None, num_frames: int | None, memory: float | None, **options: Any) -> None:
+    """Say how large MODEL is, and what memory a video takes, stage by stage.
+
+    Only configuration files are read. The figures are computed, not measured.
+
+    \b
+    starflow info starflow-v-7b
+    starflow info starflow-v-7b --size 640x640 --offload model --memory 24
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    import torch
+
+    from starflow.architecture import load_architecture
+    from starflow.memory import GIB, Request, estimate_memory, remedies
+    from starflow.sizes import parse_size
+
+    architecture = load_architecture(model)
+    settings = architecture.settings
+    width, height = parse_size(size) if size is not None else (settings["width"], settings["height"])
+    request = Request(
+        height=height,
+        width=width,
+        num_frames=settings["num_frames"] if num_frames is None else num_frames,
+        guidance=not options.pop("no_guidance"),
+        dtype=getattr(torch, options.pop("dtype")),
+        cache_dtype=torch.float8_e4m3fn if options.pop("cache_dtype") else None,
+        **options,
+    )
+    estimate = estimate_memory(architecture, request)
+    for line in _table(architecture, estimate):
+        click.echo(line)
+    frames = "an image" if request.num_frames == 1 else f"{request.num_frames} frames"
+    click.echo(f"{width}×{height}, {frames}, batch of {request.batch_size}: at most {estimate.peak / GIB:.1f} GiB")
+    if memory is not None:
+        flags = remedies(architecture, request, int(memory * GIB))
+        if flags is None:
+            raise UsageError(f"nothing makes that fit into {memory:g} GiB: ask for a smaller or shorter video")
+        click.echo(f"fits into {memory:g} GiB" + (f" with {' '.join(flags)}" if flags else ""))
+
+
+def _table(architecture: "Architecture", estimate: "MemoryEstimate") -> list[str]:
+    """Parameters of the parts, and memory in GiB of the stages."""
+    from starflow.memory import GIB, OVERHEAD
+
+    lines = [f"{'part':14}{'parameters':>16}{'weights':>10}"]
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in architecture.parts.items()}
+    for name, count in counts.items():
+        lines.append(f"{name:14}{count:16,}{estimate.weights[name] / GIB:10.2f}")
+    lines.append(f"{'all':14}{sum(counts.values()):16,}{sum(estimate.weights.values()) / GIB:10.2f}")
+    lines += ["", f"{'stage':14}{'on the device':>16}{'working':>10}{'both':>10}"]
+    for stage in estimate.stages:
+        sizes = (stage.weights, stage.working, stage.total)
+        lines.append(
+            f"{stage.name:14}" + "".join(f"{n / GIB:{w}.2f}" for n, w in zip(sizes, (16, 10, 10), strict=True))
+        )
+    cache = f"{estimate.cache / GIB:.2f} of it the key/value cache, in sampling"
+    return [*lines, f"GiB; {cache}; {OVERHEAD / GIB:g} more for the device's libraries", ""]
