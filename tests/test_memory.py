@@ -138,6 +138,13 @@ def test_remedies_are_enough_and_none_is_idle(gibibytes: int, video: Architectur
         assert (estimate_memory(video, asked).peak <= gibibytes * GIB) == (kept == flags), kept
 
 
+def test_a_model_without_a_denoiser_needs_all_its_layers(image: Architecture):
+    request = Request(256, 256, 1)
+    assert remedies(image, request, 10 * GIB) == ["--offload model", "--quantize int8"]
+    assert remedies(image, request, 6 * GIB) is None
+    assert estimate_memory(image, replace(request, offload="group")).peak < 6 * GIB
+
+
 def test_refusing_early(video: Architecture):
     require_memory(video, SHORT, 80 * GIB)
     with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* has 16\.0 GiB free: it would fit with --\w+"):

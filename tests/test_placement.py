@@ -77,6 +77,14 @@ def test_what_makes_items_is_brought_for_each():
     onload(nn.Identity())  # nothing to bring
 
 
+def test_groups_need_a_denoiser(pipeline: StarFlowPipeline):
+    pipeline.register_modules(denoiser=None)
+    with pytest.raises(UsageError, match=r"no denoiser.*choose --offload model"):
+        place(pipeline, "cpu", "group")
+    place(pipeline, "cpu", "model")
+    assert frames(pipeline).isfinite().all()
+
+
 def test_wrong_names_and_devices(pipeline: StarFlowPipeline):
     with pytest.raises(UsageError, match="unknown offloading 'some': choose none, model, group"):
         place(pipeline, "cpu", "some")

@@ -261,6 +261,8 @@ REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--quantize int4", {"quantize": "int4"}),
     ("--offload group", {"offload": "group"}),
 )
+# What a model without a denoiser cannot have, as the flow's own gradient denoises: it needs all layers, unpacked.
+NOT_WITH_GRADIENTS = ("--quantize int4", "--offload group")
 
 
 def remedies(architecture: Architecture, request: Request, available: int) -> list[str] | None:
@@ -269,6 +271,8 @@ def remedies(architecture: Architecture, request: Request, available: int) -> li
     if _fits(architecture, request, chosen, available):
         return []
     for flag, change in REMEDIES:
+        if architecture.denoiser is None and flag in NOT_WITH_GRADIENTS:
+            continue
         if replace(request, **change) != request:  # else it was asked for already
             superseded = {other for other, earlier in chosen.items() if earlier.keys() & change.keys()}
             chosen = {other: earlier for other, earlier in chosen.items() if other not in superseded} | {flag: change}

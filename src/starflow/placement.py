@@ -34,10 +34,15 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
         offload: `none`: all weights are on the device. `model`: those of the part that is at work. `group`: those of
             the layers that are at work and of the next, which takes least memory and most time.
 
-    Raises UsageError for another `offload`, or for a device that is not there.
+    Raises UsageError for another `offload`, for `group` without a denoiser, or for a device that is not there.
     """
     if offload not in OFFLOADS:
         raise UsageError(f"unknown offloading {offload!r}: choose {', '.join(OFFLOADS)}")
+    if offload == "group" and pipeline.denoiser is None:
+        raise UsageError(
+            "this model has no denoiser, and the gradient that denoises in its place needs all layers of the flow at "
+            "once: choose --offload model"
+        )
     device = torch.device(device)
     parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     try:
