@@ -20,6 +20,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from starflow.components import load_components
 from starflow.conditioning import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, encode_given, one_each
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
@@ -30,7 +31,7 @@ from starflow.sizes import nearest_aspect_ratio
 from starflow.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
 from starflow.text import encode_text, wrap_caption
 from starflow.vae import VideoCodec
-from starflow.zoo import resolve_model
+from starflow.zoo import read_index, resolve_model
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -158,6 +159,8 @@ class StarFlowPipeline(DiffusionPipeline):
         path = resolve_model(str(pretrained_model_name_or_path))
         if "torch_dtype" not in kwargs:  # diffusers' older name of it
             kwargs.setdefault("dtype", torch.float32)
+        dtype = kwargs.get("dtype")
+        kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
         try:
             pipeline = super().from_pretrained(path, **kwargs)
         except Exception as error:
@@ -415,5 +418,6 @@ def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
     for key, parameter in module.named_parameters():
         if parameter.is_meta:
             raise StarflowError(f"the weight {key} of the model's {name} is missing: the model is damaged")
-        if not torch.isfinite(parameter).all():
+        values = parameter if type(parameter.data) is Tensor else parameter.dequantize()
+        if not torch.isfinite(values).all():
             raise StarflowError(f"the weight {key} of the model's {name} is not finite: the model is damaged")
