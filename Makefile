@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3
 .PHONY: demo test clean
 
 demo: $(VENV)/demo-installed
-	$(BIN)/starflow generate "a yellow triangle moves right" -o demo.mp4 --contact-sheet demo.png
+	$(BIN)/starflow generate "a green square moves left" -o demo.mp4 --contact-sheet demo.png
 	@echo "The video is in demo.mp4, its frames side by side are in demo.png."
 
 test: $(VENV)/dev-installed

@@ -134,6 +134,7 @@ def test_factors_and_frames():
         17,
         81,
     ]
+    assert [codec.largest_num_frames(frames) for frames in (1, 2, 5, 16, 17, 80)] == [1, 1, 5, 13, 17, 77]
     with pytest.raises(UsageError, match="16 frames; the nearest it can is 17"):
         codec.num_latent_frames(16)
 

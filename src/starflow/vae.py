@@ -123,6 +123,10 @@ class VideoCodec:
             )
         return 1 if self._is_image else 1 + (num_frames - 1) // self.temporal_factor
 
+    def largest_num_frames(self, num_frames: int) -> int:
+        """The largest number of frames, of at most `num_frames`, that the autoencoder can make."""
+        return 1 if self._is_image else num_frames - (num_frames - 1) % self.temporal_factor
+
     def nearest_num_frames(self, num_frames: int) -> int:
         """The number of frames nearest to `num_frames` that the autoencoder can make: 1 + 4k, the larger of two."""
         if self._is_image:

@@ -101,7 +101,9 @@ def test_a_stage_may_become_another():
     assert 0.01 <= watch.seconds["deep"] < 0.03 <= watch.seconds["shallow"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak of a process's memory"
+)
 def test_peak_memory_is_that_since_the_reset():
     memory = PeakMemory(CPU)
     memory.reset()

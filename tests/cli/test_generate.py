@@ -3,20 +3,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 
 from starflow.cli.main import run
 from starflow.stages import VideoStream
 from starflow.video import read_metadata, read_video, write_video
-from tiny_pipeline import CAPTIONS, tiny_pipeline
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
+from tiny_pipeline import CAPTIONS
 
 
 def generate(model: str, *arguments: str) -> int:

@@ -6,6 +6,7 @@ from starflow.cli.quiet import hide_loading_bars, quiet_libraries
 quiet_libraries()
 import warnings
 import diffusers, transformers
+import diffusers.quantizers, torchao  # as a pipeline loads them, if torchao is there
 from huggingface_hub.utils import are_progress_bars_disabled
 hide_loading_bars()
 warnings.warn("chatter")

@@ -13,14 +13,6 @@ from starflow.video import read_video, write_video
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
-
-
 def write_clip(path: Path, num_frames: int = 9, fps: float = 8, size: int = 32) -> str:
     frames = np.random.default_rng(0).integers(0, 256, (num_frames, size, size, 3), dtype=np.uint8)
     return str(write_video(path, frames, fps))

@@ -132,7 +132,7 @@ def peak_anonymous_memory(work: Callable[[], Any]) -> int:
     return max(samples)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's anonymous memory")
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_memory_holds_one_tensor_at_a_time(dtype: torch.dtype | None, components: dict[str, str], tmp_path: Path):
     arguments = {**VIDEO, **components, "channels": 240, "top_block_channels": 480, "layers_per_block": "1 1 6"}

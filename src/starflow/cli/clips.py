@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import click
-
+from starflow.cli.common import say
 from starflow.errors import StarflowError
 
 if TYPE_CHECKING:
@@ -23,19 +22,14 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
 
     config, codec = pipeline.config, pipeline.codec
     if config.num_frames == 1:
-        return load_picture(path, config.height, config.width, _say)[None]
-    clip = load_clip(path, config.height, config.width, config.fps, _say)
-    longest = min(len(clip), config.num_frames)
-    allowed = [n for n in range(2, longest + 1) if codec.nearest_num_frames(n) == n]
-    if not allowed:
+        return load_picture(path, config.height, config.width, say)[None]
+    clip = load_clip(path, config.height, config.width, config.fps, say)
+    num_frames = codec.largest_num_frames(min(len(clip), config.num_frames))
+    if num_frames == 1:
         raise StarflowError(
             f"{path} is too short: {len(clip)} frames at {config.fps:g} fps, and a latent frame takes "
             f"{codec.temporal_factor} after the first"
         )
-    if allowed[-1] < len(clip):
-        _say(f"{path} has {len(clip)} frames: the first {allowed[-1]} are used, which is what the model can take")
-    return clip[: allowed[-1]]
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)
+    if num_frames < len(clip):
+        say(f"{path} has {len(clip)} frames: the first {num_frames} are used, which is what the model can take")
+    return clip[:num_frames]

@@ -1,4 +1,4 @@
-"""What several commands share: options of the model and of the sampler, and the check that an extra is installed."""
+"""What several commands share: options of model and sampler, loading it, words to the user, the check for extras."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -27,6 +27,11 @@ def require_extra(extra: str) -> None:
             f"this command needs the extra {extra!r} ({', '.join(missing)} not found): in the repository, "
             f"pip install -c constraints.txt -e '.[{extra}]'"
         )
+
+
+def say(message: str) -> None:
+    """Tell the user beside the output: on stderr."""
+    click.echo(message, err=True)
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:

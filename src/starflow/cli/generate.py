@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
-from starflow.cli.common import load_pipeline, model_options, sampling_options
+from starflow.cli.common import load_pipeline, model_options, sampling_options, say
 from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
 
@@ -74,7 +74,7 @@ def generate(
     """Make a video from the sentence PROMPT.
 
     \b
-    starflow generate "a yellow triangle moves right" -o clip.mp4
+    starflow generate "a green square moves left" -o clip.mp4
     starflow generate "a red circle moves right" --image first.png -o clip.mp4
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
@@ -151,13 +151,14 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
                 written = video.write_frames(path, images(), stream.num_frames, stream.fps, metadata)
         except KeyboardInterrupt:
             if growing:
-                click.echo(f"{path}: the first {len(seconds)} of {stream.num_frames} frames", err=True)
+                say(f"{path}: the first {len(seconds)} of {stream.num_frames} frames")
             raise
     height, width = row[0].shape[:2]
-    click.echo(
-        f"{written}: {width}×{height}, {len(seconds)} frames at {stream.fps:g} fps, "
-        f"{time.perf_counter() - start:.1f} s (the first frame after {seconds[0]:.1f} s); {stream.report}"
-    )
+    length, wait = "an image", ""
+    if stream.num_frames > 1:
+        length = f"{len(seconds)} frames at {stream.fps:g} fps"
+        wait = f" (the first frame after {seconds[0]:.1f} s)"
+    click.echo(f"{written}: {width}×{height}, {length}, {time.perf_counter() - start:.1f} s{wait}; {stream.report}")
     return np.stack(row)
 
 
@@ -217,5 +218,5 @@ def _allowed_num_frames(pipeline: "StarFlowPipeline", num_frames: int | None) ->
         return None
     nearest = pipeline.codec.nearest_num_frames(num_frames)
     if nearest != num_frames:
-        click.echo(f"this model's VAE cannot make {num_frames} frames: making {nearest}", err=True)
+        say(f"this model's VAE cannot make {num_frames} frames: making {nearest}")
     return nearest

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from starflow.cli.common import say
+
 if TYPE_CHECKING:
     from starflow.pipeline import StarFlowPipeline
 
@@ -39,18 +41,14 @@ def load_given(
     given: dict[str, Any] = {}
     for name, path in (("image", image), ("last_image", last_image)):
         if path is not None:
-            given[name] = load_picture(path, *size, _say)
+            given[name] = load_picture(path, *size, say)
     for name, path in (("video", video), ("extend", extend)):
         if path is not None:
-            clip = load_clip(path, *size, fps, _say)
-            spare = (len(clip) - 1) % pipeline.codec.temporal_factor
+            clip = load_clip(path, *size, fps, say)
+            spare = len(clip) - pipeline.codec.largest_num_frames(len(clip))
             # What is continued must keep its end, what is edited its beginning.
             end = "first" if name == "extend" else "last"
             if spare:
-                _say(f"{path} has {len(clip)} frames: its {end} {spare} are left out, as the VAE needs 1 + 4k")
+                say(f"{path} has {len(clip)} frames: its {end} {spare} are left out, which the VAE cannot take")
             given[name] = clip[spare:] if name == "extend" else clip[: len(clip) - spare]
     return given
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)

@@ -15,7 +15,8 @@ def quiet_libraries() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)
-    logging.getLogger("torch").setLevel(logging.ERROR)
+    for library in ("torch", "torch.utils._pytree", "torchao"):  # torch sets its own level anew when it loads
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def hide_loading_bars() -> None:
