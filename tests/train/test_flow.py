@@ -16,6 +16,7 @@ from starflow.train.config import (
     FlowModelConfig,
     FlowTrainConfig,
     LoopConfig,
+    OptimizerConfig,
     TextModelConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
@@ -45,7 +46,7 @@ def step(tmp_path: Path) -> FlowStep:
     captions = [["a red circle"], ["a blue square"], ["a green triangle"], ["a white circle"]]
     cache = LatentCache(clips, clips[:, -1:], clips, captions, captions, [texts[0] for texts in captions])
     tokenizer = build_tokenizer(cache, 300)
-    flow, denoiser, text_encoder = build_models(config, len(tokenizer), CHANNELS)
+    flow, denoiser, text_encoder, _ = build_models(config, tokenizer, CHANNELS)
     mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0)
     for module in (flow, denoiser):
         randomize(module, dtype=torch.float32).requires_grad_()
@@ -107,3 +108,33 @@ def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path):
     pipeline = StarFlowPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline("a red circle moves right", output_type="pt").frames.shape == (1, 17, 3, 64, 64)
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path):
+    tiny_vae().save_pretrained(tmp_path / "vae")
+    config = tiny_config(tmp_path)
+    first = train_flow(config)
+
+    stopped = OptimizerConfig(lr=0)
+    more = FlowTrainConfig(
+        output=str(tmp_path / "more"),
+        init=str(first),
+        batch_size=2,
+        data=config.data,
+        optimizer=stopped,
+        denoiser_optimizer=stopped,
+        loop=config.loop,
+    )
+    second = train_flow(more)
+    before, after = (StarFlowPipeline.from_pretrained(folder) for folder in (first, second))
+    for name in ("flow", "denoiser", "text_encoder", "vae"):
+        torch.testing.assert_close(after.components[name].state_dict(), before.components[name].state_dict())
+    assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
+    assert after.config.max_text_tokens == before.config.max_text_tokens == 24
+
+
+def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    config.vae = None
+    with pytest.raises(UsageError, match="set `vae`"):
+        train_flow(config)

@@ -77,10 +77,13 @@ def open_latent_cache(
 
 
 def fingerprint(codec: VideoCodec) -> str:
-    """A digest of the VAE's weights and normalisation."""
-    settings = {**codec.vae.config, "later_frame_scale": codec.later_frame_scale}
+    """A digest of what makes latents: settings, normalisation and all weights but the decoder's; not of its folder."""
+    settings = {name: value for name, value in codec.vae.config.items() if not name.startswith("_")}
+    settings["later_frame_scale"] = codec.later_frame_scale
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(codec.vae.state_dict().items()):
+        if name.startswith(("decoder.", "post_quant_conv.")):
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

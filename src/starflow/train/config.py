@@ -129,11 +129,16 @@ class TextModelConfig:
 
 @dataclass
 class FlowTrainConfig:
-    """The keys of `starflow train flow`."""
+    """The keys of `starflow train flow`.
+
+    With `init` the autoencoder, the tokenizer and the architecture (`flow`, `denoiser`, `text`) are those of the model
+    there; without it they are what the config says.
+    """
 
     output: str = MISSING
-    vae: str = MISSING  # folder of the trained autoencoder
-    later_frame_scale: float = 1.0  # see `starflow.vae.VideoCodec`
+    init: str | None = None  # a trained model, folder or name, to go on from: also in its autoencoder and architecture
+    vae: str | None = None  # folder of the trained autoencoder; for training from the start
+    later_frame_scale: float = 1.0  # the same; see `starflow.vae.VideoCodec`
     noise_std: float = 0.3
     caption_dropout: float = 0.1
     guidance_scale: float = 2.0  # the trained model's default

@@ -6,10 +6,11 @@ Legend: B batch, T latent frames, H W latent rows and columns, D latent channels
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from math import log, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -100,8 +101,10 @@ class FlowStep:
         return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
-def load_codec(folder: str, later_frame_scale: float, device: str) -> VideoCodec:
+def load_codec(folder: str | None, later_frame_scale: float, device: str) -> VideoCodec:
     """The autoencoder in `folder`, frozen. Raises UsageError if there is none."""
+    if folder is None:
+        raise UsageError("set `vae`, the folder of a trained autoencoder, or `init`, a model to go on from")
     if not Path(folder, "config.json").is_file():
         raise UsageError(f"no autoencoder at {folder}: train it first, with `starflow train vae`")
     vae = AutoencoderKLWan.from_pretrained(folder).requires_grad_(False).eval().to(device)
@@ -118,9 +121,16 @@ def build_tokenizer(cache: LatentCache, vocab_size: int) -> PreTrainedTokenizerB
     return train_tokenizer(chain(videos, images), vocab_size)
 
 
-def build_models(
-    config: FlowTrainConfig, vocab_size: int, latent_channels: int
-) -> tuple[StarFlow, CausalDenoiser, T5EncoderModel]:
+class Models(NamedTuple):
+    """What is trained, and the tokenizer that goes with it."""
+
+    flow: StarFlow
+    denoiser: CausalDenoiser
+    text_encoder: T5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def build_models(config: FlowTrainConfig, tokenizer: PreTrainedTokenizerBase, latent_channels: int) -> Models:
     """Flow, denoiser and text encoder with fresh weights."""
     text = config.text
     flow = StarFlow(
@@ -143,7 +153,23 @@ def build_models(
         config.flow.position_length,
         window=config.denoiser.window,
     )
-    return flow, denoiser, tiny_text_encoder(vocab_size, text.width, text.num_layers)
+    return Models(flow, denoiser, tiny_text_encoder(len(tokenizer), text.width, text.num_layers), tokenizer)
+
+
+def load_init(config: FlowTrainConfig) -> tuple[FlowTrainConfig, VideoCodec, Models]:
+    """The model that `config.init` names, frozen nowhere but in its autoencoder, and the config with its settings.
+
+    Raises:
+        StarflowError: it does not load. UsageError: it has no denoiser or text encoder that can be trained.
+    """
+    pipeline = StarFlowPipeline.from_pretrained(config.init)
+    parts = [pipeline.flow, pipeline.denoiser, pipeline.text_encoder]
+    if any(part is None for part in parts):
+        raise UsageError(f"{config.init} lacks a denoiser or a text encoder, which this training needs")
+    text = replace(config.text, max_tokens=pipeline.config.max_text_tokens)
+    config = replace(config, later_frame_scale=pipeline.config.later_frame_scale, text=text)
+    pipeline.vae.requires_grad_(False).to(config.loop.device)
+    return config, pipeline.codec, Models(*(part.train() for part in parts), pipeline.tokenizer)
 
 
 def build_pipeline(
@@ -175,13 +201,16 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when there is no autoencoder.
     """
     output, device = Path(config.output), config.loop.device
-    codec = load_codec(config.vae, config.later_frame_scale, device)
+    seed_everything(config.loop.seed)
+    if config.init is None:
+        codec, models = load_codec(config.vae, config.later_frame_scale, device), None
+    else:
+        config, codec, models = load_init(config)
     source = Toyworld(config.data.seed, paraphrases=config.data.paraphrases)
     cache = open_latent_cache(Path(config.data.cache), source, codec, config.data.num_clips, config.data.num_edits)
-    tokenizer = build_tokenizer(cache, config.text.vocab_size)
-
-    seed_everything(config.loop.seed)
-    flow, denoiser, text_encoder = build_models(config, len(tokenizer), codec.latent_channels)
+    if models is None:
+        models = build_models(config, build_tokenizer(cache, config.text.vocab_size), codec.latent_channels)
+    flow, denoiser, text_encoder, tokenizer = models
     modules = {"flow": flow.to(device), "denoiser": denoiser.to(device), "text_encoder": text_encoder.to(device)}
     groups = [
         *parameter_groups("flow", flow, config.optimizer, NOT_MUON),
