@@ -13,6 +13,7 @@ from starflow.train.vae import (
     clip_psnr,
     load_clips,
     object_weights,
+    posterior_means,
     reconstruction_loss,
     stage_at,
     train_vae,
@@ -87,6 +88,22 @@ def test_clips_follow_from_their_index():
     torch.testing.assert_close(load_clips(3, [6], "train", num_frames=5)[0], clips[1], rtol=0, atol=0)
     whole = load_clips(3, [5], "train")
     assert any(torch.equal(whole[0, :, start : start + 5], clips[0]) for start in range(13))
+    longer = load_clips(3, [5], "train", num_frames=25)
+    assert longer.shape[2] == 25 and torch.equal(longer[:, :, :17], whole)
+
+
+@torch.no_grad()
+def test_latents_in_windows_are_those_of_clips_of_their_own():
+    vae = vae_training.build_vae(MODEL)
+    video = load_clips(3, [5, 6], "train", num_frames=25)
+    windows = posterior_means(vae, video, in_windows=True)
+    assert windows.shape == posterior_means(vae, video, in_windows=False).shape == (2, 2, 7, 4, 4)
+    torch.testing.assert_close(windows[:, :, :5], posterior_means(vae, video[:, :, :17], in_windows=False))
+    own = posterior_means(vae, video[:, :, 16:], in_windows=False)
+    torch.testing.assert_close(windows[:, :, 5:], own[:, :, 1:])
+    for short in (video[:, :, :1], video[:, :, :5], video[:, :, :17]):
+        whole = posterior_means(vae, short, in_windows=False)
+        torch.testing.assert_close(posterior_means(vae, short, in_windows=True), whole)
 
 
 def test_objects_weigh_more_and_small_ones_as_much_as_large_ones():

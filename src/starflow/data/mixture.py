@@ -8,6 +8,7 @@ Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,14 @@ class Batch:
     is_image: bool
 
 
+class _Drawn(NamedTuple):
+    """Latents and captions of a task, and the marker that the captions get."""
+
+    latents: Tensor
+    captions: list[str]
+    marker: str = ""
+
+
 @dataclass
 class TaskWeights:
     """How often a step is of each task, in proportion."""
@@ -39,12 +48,17 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Batches of one task each, drawn from a latent cache. `batch_size` is that of text-to-video."""
+    """Batches of one task each, drawn from a latent cache.
+
+    `batch_size` is that of text-to-video. A caption is left out with the probability `caption_dropout`, with its
+    marker; of the others each word is, with the probability `word_dropout`.
+    """
 
     cache: LatentCache
     weights: TaskWeights
     batch_size: int
     caption_dropout: float
+    word_dropout: float
     seed: int
 
     def batch(self, step: int) -> Batch:
@@ -59,37 +73,45 @@ class Mixture:
         }
         share = np.array(list(tasks.values())) / sum(tasks.values())
         task = list(tasks)[rng.choice(len(tasks), p=share)]
-        batch = task(rng)
-        dropped = rng.random(len(batch.captions)) < self.caption_dropout
-        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-        return Batch(batch.latents.float(), captions, batch.is_image)
+        drawn = task(rng)
+        dropped = rng.random(len(drawn.captions)) < self.caption_dropout
+        captions = [
+            "" if drop else drawn.marker + self._without_some_words(rng, caption)
+            for drop, caption in zip(dropped, drawn.captions, strict=True)
+        ]
+        return Batch(drawn.latents.float(), captions, is_image=task == self._image)
+
+    def _without_some_words(self, rng: np.random.Generator, caption: str) -> str:
+        words = caption.split()
+        kept = rng.random(len(words)) >= self.word_dropout
+        return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
 
     def _draw(self, rng: np.random.Generator, population: int, size: int) -> list[int]:
         return rng.integers(population, size=size).tolist()
 
-    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[str]:
-        return [marker + str(rng.choice(self.cache.captions[index])) for index in indices]
+    def _captions(self, rng: np.random.Generator, indices: list[int]) -> list[str]:
+        return [str(rng.choice(self.cache.captions[index])) for index in indices]
 
-    def _text_to_video(self, rng: np.random.Generator) -> Batch:
+    def _text_to_video(self, rng: np.random.Generator) -> _Drawn:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return Batch(self.cache.clips[indices], self._captioned(rng, indices), is_image=False)
+        return _Drawn(self.cache.clips[indices], self._captions(rng, indices))
 
-    def _image(self, rng: np.random.Generator) -> Batch:
+    def _image(self, rng: np.random.Generator) -> _Drawn:
         # An image has a fraction of a clip's tokens: take as many more of them.
         indices = self._draw(rng, len(self.cache.clips), self.batch_size * self.cache.clips.shape[1] // 2)
         captions = [str(rng.choice(self.cache.image_captions[index])) for index in indices]
-        return Batch(self.cache.clips[indices, :1], captions, is_image=True)
+        return _Drawn(self.cache.clips[indices, :1], captions)
 
-    def _extend(self, rng: np.random.Generator) -> Batch:
+    def _extend(self, rng: np.random.Generator) -> _Drawn:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return Batch(self.cache.clips[indices, 1:], self._captioned(rng, indices, EXTEND), is_image=False)
+        return _Drawn(self.cache.clips[indices, 1:], self._captions(rng, indices), EXTEND)
 
-    def _video_to_video(self, rng: np.random.Generator) -> Batch:
+    def _video_to_video(self, rng: np.random.Generator) -> _Drawn:
         indices = self._draw(rng, len(self.cache.edits), max(1, self.batch_size // 2))
         latents = torch.cat([self.cache.clips[indices], self.cache.edits[indices]], dim=1)
-        return Batch(latents, [VIDEO_TO_VIDEO + self.cache.instructions[index] for index in indices], is_image=False)
+        return _Drawn(latents, [self.cache.instructions[index] for index in indices], VIDEO_TO_VIDEO)
 
-    def _last(self, rng: np.random.Generator) -> Batch:
+    def _last(self, rng: np.random.Generator) -> _Drawn:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
         latents = torch.cat([self.cache.last_images[indices], self.cache.clips[indices]], dim=1)
-        return Batch(latents, self._captioned(rng, indices, LAST), is_image=False)
+        return _Drawn(latents, self._captions(rng, indices), LAST)

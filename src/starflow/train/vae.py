@@ -19,6 +19,7 @@ from starflow.errors import UsageError
 from starflow.files import atomic_write
 from starflow.toyworld.render import render
 from starflow.toyworld.scene import Split, scene_at
+from starflow.toyworld.vocabulary import NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import Stage, VAEModelConfig, VAETrainConfig
 from starflow.train.loop import (
@@ -84,10 +85,13 @@ def load_for_decoder_training(folder: str) -> AutoencoderKLWan:
 
 
 def load_clips(seed: int, indices: list[int], split: Split, num_frames: int | None = None) -> Tensor:
-    """Toyworld clips (B, 3, F, 64, 64) in [-1, 1]; with `num_frames`, so many frames from a place the index decides."""
+    """Toyworld clips (B, 3, F, 64, 64) in [-1, 1], of toyworld's length or of `num_frames` frames.
+
+    Of clips shorter than toyworld's the index also decides where they begin.
+    """
     clips = []
     for index in indices:
-        clip = render(scene_at(seed, index, split))
+        clip = render(scene_at(seed, index, split), max(NUM_FRAMES, num_frames or 0))
         if num_frames is not None:
             start = int(np.random.default_rng([seed, index]).integers(len(clip) - num_frames + 1))
             clip = clip[start : start + num_frames]
@@ -114,8 +118,26 @@ def reconstruction_loss(reconstruction: Tensor, video: Tensor, object_weight: fl
     return (weights * (reconstruction - video).square()).sum() / (3 * weights.sum())
 
 
+def posterior_means(vae: AutoencoderKLWan, video: Tensor, in_windows: bool) -> Tensor:
+    """Posterior means (B, D, T, H, W) of (B, 3, F, height, width).
+
+    `in_windows`: each stretch of toyworld's length is encoded as a clip of its own, and gives the frames after its
+    first; the latents that a flow trained on such clips makes when it goes on for longer are like these.
+    """
+    if not in_windows:
+        return wan_moments(vae, video).chunk(2, dim=1)[0]
+    pieces = []
+    for start in range(0, max(video.shape[2] - 1, 1), NUM_FRAMES - 1):
+        means = wan_moments(vae, video[:, :, start : start + NUM_FRAMES]).chunk(2, dim=1)[0]
+        pieces.append(means if start == 0 else means[:, :, 1:])
+    return torch.cat(pieces, dim=2)
+
+
 class VAEStep:
-    """One training step: clips → posterior → noisy latents → clips, and the gradient of the loss."""
+    """One training step: clips → posterior → noisy latents → clips, and the gradient of the loss.
+
+    Clips longer than toyworld's are encoded whole in one micro step and in windows in the next.
+    """
 
     def __init__(self, vae: AutoencoderKLWan, config: VAETrainConfig) -> None:
         self.vae, self.config = vae, config
@@ -128,7 +150,7 @@ class VAEStep:
         video = video.to(loop.device)
         # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
         with torch.autocast(loop.device, torch.bfloat16, enabled=loop.bf16, cache_enabled=False):
-            mean = wan_moments(self.vae, video).float().chunk(2, dim=1)[0]
+            mean = posterior_means(self.vae, video, in_windows=micro_step % 2 == 1).float()
             # The decoder will be given a flow's samples, not means: it learns to bear noise, on each clip more or less.
             generator = micro_generator(loop, step, micro_step)
             level = loss_config.latent_noise * torch.rand(
