@@ -157,19 +157,21 @@ def build_models(config: FlowTrainConfig, tokenizer: PreTrainedTokenizerBase, la
 
 
 def load_init(config: FlowTrainConfig) -> tuple[FlowTrainConfig, VideoCodec, Models]:
-    """The model that `config.init` names, frozen nowhere but in its autoencoder, and the config with its settings.
+    """The model that `config.init` names, its autoencoder frozen, and the config with its settings.
 
     Raises:
-        StarflowError: it does not load. UsageError: it has no denoiser or text encoder that can be trained.
+        StarflowError: it does not load. UsageError: it has no denoiser or no text encoder.
     """
-    pipeline = StarFlowPipeline.from_pretrained(config.init)
-    parts = [pipeline.flow, pipeline.denoiser, pipeline.text_encoder]
-    if any(part is None for part in parts):
-        raise UsageError(f"{config.init} lacks a denoiser or a text encoder, which this training needs")
+    pipeline = StarFlowPipeline.from_pretrained(str(config.init))
+    flow, denoiser, text_encoder = pipeline.flow, pipeline.denoiser, pipeline.text_encoder
+    if denoiser is None or text_encoder is None:
+        raise UsageError(f"{config.init} lacks a denoiser or a text encoder, and all parts are trained together")
+    for module in (flow, denoiser, text_encoder):
+        module.train()
+    pipeline.vae.requires_grad_(False).to(config.loop.device)
     text = replace(config.text, max_tokens=pipeline.config.max_text_tokens)
     config = replace(config, later_frame_scale=pipeline.config.later_frame_scale, text=text)
-    pipeline.vae.requires_grad_(False).to(config.loop.device)
-    return config, pipeline.codec, Models(*(part.train() for part in parts), pipeline.tokenizer)
+    return config, pipeline.codec, Models(flow, denoiser, text_encoder, pipeline.tokenizer)
 
 
 def build_pipeline(
