@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from starflow.data.latent_cache import LatentCache, open_latent_cache, to_video_tensor
 from starflow.data.source import Toyworld
@@ -55,6 +56,15 @@ def test_another_autoencoder_or_source_is_refused(folder: Path, codec: VideoCode
     torch.manual_seed(1)
     with pytest.raises(StarflowError, match="another VAE or other clips"):
         open_cache(folder, VideoCodec(tiny_vae()))
+
+
+def test_the_same_autoencoder_elsewhere_or_with_another_decoder_is_the_same(
+    folder: Path, codec: VideoCodec, tmp_path: Path
+):
+    codec.vae.save_pretrained(tmp_path)
+    moved = AutoencoderKLWan.from_pretrained(tmp_path).eval()
+    torch.nn.init.zeros_(moved.decoder.conv_in.weight)
+    assert torch.equal(open_cache(folder, VideoCodec(moved)).clips, open_cache(folder, codec).clips)
 
 
 def test_a_damaged_shard_is_named(tmp_path: Path, codec: VideoCodec):
