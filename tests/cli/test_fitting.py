@@ -10,7 +10,6 @@ from starflow.architecture import load_architecture
 from starflow.cli import generate as command
 from starflow.cli.main import run
 from starflow.flow.model import StarFlow
-from starflow.memory import GIB
 from starflow.pipeline import StarFlowPipeline
 from starflow.video import read_video
 from tiny_pipeline import CAPTIONS, tiny_pipeline
@@ -56,26 +55,21 @@ def test_by_default_nothing_is_changed(model: str, tmp_path: Path, loaded: list[
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(capsys, monkeypatch, loaded: list[StarFlowPipeline]):
-    options = ["--num-frames", "5", "--cache-dtype", "float8"]
-    assert run(["info", "starflow-v-7b", *options]) == 0
+    options = ["--num-frames", "9", "--cache-dtype", "float8", "--dtype", "float32"]
+    assert run(["info", "toyworld", *options]) == 0
     needed = capsys.readouterr().out.rpartition("at most ")[2].split()[0]
-    monkeypatch.setattr(memory, "available_memory", lambda _: 16 * GIB)
-    assert generate("starflow-v-7b", *options, "--dtype", "bfloat16", "-o", "clip.mp4") == 2
+    monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**7)
+    assert generate("toyworld", *options, "-o", "clip.mp4") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        f"starflow: error: this needs about {needed} GiB of memory, and the device has 16.0 GiB free"
-    )
-    assert "it would fit with --" in line
+    assert line.startswith(f"starflow: error: this needs about {needed} GiB of memory")
+    assert "the device has 1.0 GiB free: it would fit with --" in line
     assert loaded == []
     assert not Path("clip.mp4").exists()
 
 
-def test_what_fits_is_made(model: str, tmp_path: Path, capsys, monkeypatch):
+def test_what_fits_is_made(model: str, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**6)
     assert generate(model, "-o", f"{tmp_path}/clip.mp4") == 0
-    monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD)
-    assert generate(model, "-o", f"{tmp_path}/clip.mp4") == 2
-    assert "make a smaller or shorter video" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -92,16 +92,16 @@ def load_pipeline(
 def device_named(name: str | None, rank: Rank = Rank()) -> "torch.device":  # noqa: B008 (it is immutable)
     """The device that a user names, or else the best there is; that of this process, if each has its own.
 
-    Raises UsageError for what is no device's name.
+    Raises UsageError for what is no device's name, or a GPU that is not there.
     """
     import torch
 
     try:
         device = torch.device(rank.device(name or _best_device()))
+        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(device)  # what libraries mean by "cuda"
     except RuntimeError as error:
         raise UsageError(f"cannot use the device {name}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-        torch.cuda.set_device(device)  # what libraries mean by "cuda"
     return device
 
 

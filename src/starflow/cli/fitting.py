@@ -42,7 +42,9 @@ class Fitting:
             return
         from starflow.parallel import check_heads
 
-        check_heads(architecture.flow, processes)
+        for part in (architecture.flow, architecture.denoiser):
+            if part is not None:
+                check_heads(part, processes)
         if self.quantize or self.offload != "none":
             raise UsageError(
                 "processes that share a model split its weights instead: leave out --offload and --quantize"

@@ -111,9 +111,11 @@ def generate(
     with joined(rank, on_device) if shared else nullcontext() as mesh:
         start = time.perf_counter()
         pipeline = load_pipeline(model, on_device, dtype, fitting, mesh)
-        settings = _settings(pipeline, tell=say, **asked)
         if rank.rank == 0:
             say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
+        else:
+            pipeline.set_progress_bar_config(disable=True)
+        settings = _settings(pipeline, tell=say, **asked)
         given = load_given(pipeline, (settings["height"], settings["width"]), settings["fps"], **paths)
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
         about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
