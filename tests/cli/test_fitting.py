@@ -11,7 +11,7 @@ from starflow.cli import generate as command
 from starflow.cli.main import run
 from starflow.flow.model import StarFlow
 from starflow.pipeline import StarFlowPipeline
-from starflow.video import read_video
+from starflow.video import read_metadata, read_video
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 
@@ -42,6 +42,8 @@ def test_options_reach_the_model(model: str, tmp_path: Path, loaded: list[StarFl
     assert type(layer.mlp.up.weight.data) is not torch.Tensor
     assert pipeline.flow.cache_dtype == torch.float8_e4m3fn
     assert pipeline.vae.use_tiling
+    metadata = read_metadata(tmp_path / "clip.mp4")
+    assert (metadata["quantize"], metadata["cache_dtype"]) == ("int8", "float8")
     assert f"{model}: loaded in " in capsys.readouterr().err
 
 

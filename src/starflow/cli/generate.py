@@ -120,6 +120,8 @@ def generate(
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
         about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
         about |= {name: str(path) for name, path in paths.items() if path is not None}
+        about |= {"quantize": quantize} if quantize else {}
+        about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
 
         rows = []
         jobs = list(zip(prompts, outputs, strict=True))
