@@ -41,7 +41,8 @@ def test_options_reach_the_estimate(capsys: pytest.CaptureFixture[str]):
         (["no-such-model"], 1, "no model at no-such-model"),
         (["owner/name"], 1, "offline mode is on"),
         (["toyworld", "--offload", "all"], 2, "--offload"),
-        (["toyworld", "--quantize", "int4", "--processes", "2"], 2, "2 processes cannot share this model"),
+        (["toyworld", "--processes", "2"], 2, "2 processes cannot share this model"),
+        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers whose widths are multiples of 128"),
         (["starflow-3b", "--offload", "model", "--processes", "2"], 2, "leave out --offload and --quantize"),
     ],
 )
