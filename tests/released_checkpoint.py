@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from starflow.convert.released import build, released_parameters
@@ -106,3 +107,19 @@ def save_components(folder: Path) -> dict[str, str]:
     pipeline.text_encoder.save_pretrained(folder / "text")
     pipeline.tokenizer.save_pretrained(folder / "text")
     return {"vae": f"{folder / 'vae'}:0.6", "text": str(folder / "text")}
+
+
+def save_image_components(folder: Path) -> dict[str, str]:
+    """The same with the class of VAE that the released model of images has."""
+    components = save_components(folder)
+    blocks = 5  # 16 pixels for a latent
+    vae = AutoencoderKL(
+        block_out_channels=[4] * blocks,
+        down_block_types=["DownEncoderBlock2D"] * blocks,
+        up_block_types=["UpDecoderBlock2D"] * blocks,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=2,
+        sample_size=32,
+    )
+    vae.save_pretrained(folder / "image-vae")
+    return components | {"vae": str(folder / "image-vae")}

@@ -107,6 +107,30 @@ def test_the_image_model_denoises_with_the_flow(image: Architecture):
     assert 24 * per_layer < working(image, request)["denoising"] < 2 * 34 * per_layer
 
 
+def test_images_of_a_batch_are_denoised_one_by_one(image: Architecture):
+    one, many = (working(image, Request(256, 256, 1, batch_size=size))["denoising"] for size in (1, 8))
+    assert many < 1.05 * one
+
+
+def test_what_is_given_takes_room_too(video: Architecture):
+    edited = replace(SHORT, given=3, hidden=3)
+    cache, more = (estimate_memory(video, request).cache for request in (SHORT, edited))
+    assert more == 24 * 2 * 4096 * 2 * 2 * (256 + 6 * TOKENS)
+    taken = working(video, edited)["sampling"] - working(video, SHORT)["sampling"]
+    assert taken > more - cache  # as all that is given goes through at once
+
+
+def test_processes_share_weights_and_cache(video: Architecture):
+    whole, shared = (estimate_memory(video, replace(SHORT, processes=each)) for each in (1, 4))
+    assert shared.cache == whole.cache // 4
+    assert shared.weights["flow"] == pytest.approx(whole.weights["flow"] / 4, rel=0.01)
+    assert shared.weights["vae"] == whole.weights["vae"]
+    request = replace(SHORT, dtype=torch.float32, processes=4)
+    flags = remedies(video, request, 16 * GIB)
+    assert flags is not None
+    assert not {flag.split()[0] for flag in flags} & {"--offload", "--quantize"}
+
+
 def test_the_estimate_is_what_real_tensors_take():
     request = Request(64, 64, 17, dtype=torch.float32)
     estimated = working(load_architecture("toyworld"), request)

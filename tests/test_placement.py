@@ -7,11 +7,26 @@ import pytest
 import torch
 from torch import nn
 
+from invertible_maps import randomize
 from starflow.errors import StarflowError, UsageError
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.model import StarFlow
 from starflow.flow.transformer import Layer
 from starflow.pipeline import StarFlowPipeline
-from starflow.placement import OFFLOADS, QUANTIZATIONS, execution_device, onload, onloaded, place, quantization_config
-from tiny_pipeline import tiny_pipeline
+from starflow.placement import (
+    INT4_GROUP,
+    OFFLOADS,
+    QUANTIZATIONS,
+    check_quantizable,
+    execution_device,
+    onload,
+    onloaded,
+    place,
+    quantization_config,
+)
+from starflow.sampling.sampler import sample
+from starflow.sampling.sliding import SlidingWindow
+from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
 
 def frames(pipeline: StarFlowPipeline) -> torch.Tensor:
@@ -118,6 +133,68 @@ def test_quantized_weights_sample_nearly_the_same(quantize: str, error: float, t
         assert output.report.deep.converged
         latents.append(output.frames.float())
     assert 0 < (latents[0] - latents[1]).std() / latents[0].std() < error
+
+
+def wide_pipeline() -> StarFlowPipeline:
+    """Wide enough for int4, whose groups are of 128 weights."""
+    pipeline = tiny_pipeline()
+    flow = StarFlow(LATENT_CHANNELS, [1, 1], 1, INT4_GROUP, INT4_GROUP, 32, TEXT_WIDTH, position_length=2)
+    denoiser = CausalDenoiser(LATENT_CHANNELS, INT4_GROUP, 1, 32, TEXT_WIDTH, position_length=2)
+    pipeline.register_modules(flow=randomize(flow, dtype=flow.dtype), denoiser=denoiser)
+    return pipeline
+
+
+def inverted(flow: StarFlow, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample, and how far the noise that the flow encodes it to is from the one that it was made from."""
+    noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
+    x, report = sample(flow, noise.to(flow.device), text.to(flow.device), solver=SlidingWindow(8, tolerance))
+    assert report.deep.max_residual <= tolerance
+    with torch.no_grad():
+        return x, (flow.encode(x, text.to(flow.device)).z.cpu() - noise).abs().max()
+
+
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantized_flows_stay_invertible(quantize: str, tmp_path: Path):
+    wide_pipeline().save_pretrained(tmp_path)
+    plain = StarFlowPipeline.from_pretrained(tmp_path).flow
+    flow = StarFlowPipeline.from_pretrained(tmp_path, quantization_config=quantization_config(quantize)).flow
+    x, error = inverted(flow, 1e-3)
+    assert error < 1.1e-3
+    torch.manual_seed(0)
+    with torch.no_grad():
+        noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
+        assert (plain.encode(x, text).z - noise).abs().max() > 2e-3  # as it is another model
+
+
+@pytest.mark.gpu
+def test_int4_on_a_gpu(tmp_path: Path):
+    wide_pipeline().save_pretrained(tmp_path)
+    flow = StarFlowPipeline.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, quantization_config=quantization_config("int4", "cuda"), device_map="cuda"
+    ).flow
+    _, error = inverted(flow, 1e-1)
+    assert error < 2e-1  # the activations are bfloat16
+
+
+def test_int4_and_what_it_needs():
+    wide, narrow = wide_pipeline(), tiny_pipeline()
+    check_quantizable(wide.flow, wide.denoiser, "int4")
+    check_quantizable(narrow.flow, None, "int8")
+    with pytest.raises(UsageError, match="multiples of 128"):
+        check_quantizable(narrow.flow, narrow.denoiser, "int4")
+    with pytest.raises(UsageError, match="no denoiser"):
+        check_quantizable(wide.flow, None, "int4")
+
+
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantized_weights_that_are_not_finite(quantize: str, tmp_path: Path):
+    pipeline = wide_pipeline()
+    pipeline.flow.deep.transformer.layers[0].mlp.up.weight.data[3, 5] = float("nan")
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(StarflowError, match=r"mlp\.up\.weight of the model's flow is not finite"):
+        StarFlowPipeline.from_pretrained(
+            tmp_path, dtype=torch.bfloat16, quantization_config=quantization_config(quantize)
+        )
 
 
 def test_a_narrow_cache_samples_nearly_the_same(pipeline: StarFlowPipeline):

@@ -1,5 +1,6 @@
 """A model as its configuration files describe it: all parts on the meta device, names and shapes without weights."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from starflow.convert.released import build
 from starflow.errors import StarflowError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
+from starflow.pipeline import StarFlowPipeline
 from starflow.zoo import read_index, released_preset, resolve_model
 
 
@@ -35,6 +37,19 @@ class Architecture:
         """The parts by the names that a pipeline has for them."""
         named = {"text_encoder": self.text_encoder, "flow": self.flow, "denoiser": self.denoiser, "vae": self.vae}
         return {name: part for name, part in named.items() if part is not None}
+
+    def pipeline(self) -> StarFlowPipeline:
+        """A pipeline that has the settings and sizes of the model, to ask it for them; it can make nothing."""
+        known = inspect.signature(StarFlowPipeline).parameters.keys() - {*self.parts, "tokenizer", "denoiser"}
+        settings = {name: value for name, value in self.settings.items() if name in known}
+        return StarFlowPipeline(
+            self.vae,
+            self.text_encoder,
+            None,
+            self.flow,
+            self.denoiser,
+            **settings,
+        )
 
 
 def load_architecture(model: str) -> Architecture:

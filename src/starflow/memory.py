@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from starflow.architecture import Architecture
+from starflow.conditioning import Given
 from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.live_bytes import LiveBytes
+from starflow.parallel import share_of
 from starflow.pipeline import CONTEXT_SHARE
 from starflow.sampling.sampler import Window
 from starflow.sampling.solvers import Gaussians, Progress, Solution
@@ -43,7 +45,9 @@ class Request:
     """A video to make, and how.
 
     `window` is the latent frames that the deep block's cache holds, None for those of a video of the training length;
-    `frames_at_once` those that go through the shallow blocks and on together, None for the window.
+    `frames_at_once` those that go through the shallow blocks and on together, None for the window. `given` latent
+    frames stand in front, of which the first `hidden` are no part of the video (see `starflow.conditioning`).
+    `processes` share the flow and the denoiser (see `starflow.parallel`); what is estimated is the share of one.
     """
 
     height: int
@@ -55,6 +59,9 @@ class Request:
     cache_dtype: torch.dtype | None = None
     window: int | None = None
     frames_at_once: int | None = None
+    given: int = 0
+    hidden: int = 0
+    processes: int = 1
     offload: Offload = "none"
     quantize: Quantize | None = None
     tiling: bool = False
@@ -96,6 +103,8 @@ def estimate_memory(architecture: Architecture, request: Request) -> MemoryEstim
 
     Raises UsageError for a size or a number of frames that the VAE cannot make.
     """
+    if request.processes > 1:
+        architecture = _share(architecture, request.processes)
     # Where the weights are changes nothing about the rest, which takes longer to find out.
     cache, working = _simulate(architecture, replace(request, offload="none", quantize=None))
     weights = {name: _weight_bytes(part, name, request) for name, part in architecture.parts.items()}
@@ -105,6 +114,13 @@ def estimate_memory(architecture: Architecture, request: Request) -> MemoryEstim
         on_device = _weights_on_device(architecture, weights, part, request)
         stages.append(Stage(name, on_device, working[name] + _widened_weight(architecture.parts[part], part, request)))
     return MemoryEstimate(weights, cache, tuple(stages))
+
+
+@lru_cache(maxsize=8)
+def _share(architecture: Architecture, processes: int) -> Architecture:
+    """The model as one of several processes has it."""
+    denoiser = None if architecture.denoiser is None else share_of(architecture.denoiser, processes)
+    return replace(architecture, flow=share_of(architecture.flow, processes), denoiser=denoiser)
 
 
 @lru_cache(maxsize=64)
@@ -127,6 +143,8 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
     settings, codec = architecture.settings, VideoCodec(architecture.vae)
     window = request.window or codec.num_latent_frames(settings["num_frames"])
     shape = _latent_shape(codec, request)
+    rolls = shape[1] > window > 1 and not request.hidden
+    noised = _meta(shape[0], request.given, *shape[2:])
     live.stage = "text"
     text = _encode_text(architecture, request.batch_size)
     live.stage = "sampling"
@@ -136,9 +154,9 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
         null_text=text if request.guidance else None,
         guidance_scale=1.0 if request.guidance else 0.0,
         noise=_meta(*shape),
-        given=None,
-        noised=None,
-        window=Window(window, min(window - 1, round(CONTEXT_SHARE * window))) if shape[1] > window > 1 else Window(),
+        given=Given(noised, request.hidden) if request.given else None,
+        noised=noised if request.given else None,
+        window=Window(window, min(window - 1, round(CONTEXT_SHARE * window))) if rolls else Window(),
         solver=solver,
         num_frames=request.num_frames,
         fps=settings["fps"],
@@ -187,7 +205,7 @@ def _latent_shape(codec: VideoCodec, request: Request) -> tuple[int, int, int, i
         raise UsageError(
             f"{request.width}×{request.height} is not made of squares of {factor} pixels, as the VAE needs"
         )
-    num_frames = codec.num_latent_frames(request.num_frames)
+    num_frames = codec.num_latent_frames(request.num_frames) + request.hidden
     return request.batch_size, num_frames, codec.latent_channels, request.height // factor, request.width // factor
 
 
@@ -263,6 +281,7 @@ REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 # What a model without a denoiser cannot have, as the flow's own gradient denoises: it needs all layers, unpacked.
 NOT_WITH_GRADIENTS = ("--quantize int4", "--offload group")
+NOT_WHEN_SHARED = {"offload", "quantize"}  # by several processes, whose weights are split instead
 
 
 def remedies(architecture: Architecture, request: Request, available: int) -> list[str] | None:
@@ -272,6 +291,8 @@ def remedies(architecture: Architecture, request: Request, available: int) -> li
         return []
     for flag, change in REMEDIES:
         if architecture.denoiser is None and flag in NOT_WITH_GRADIENTS:
+            continue
+        if request.processes > 1 and change.keys() & NOT_WHEN_SHARED:
             continue
         if replace(request, **change) != request:  # else it was asked for already
             superseded = {other for other, earlier in chosen.items() if earlier.keys() & change.keys()}
@@ -306,10 +327,10 @@ def require_memory(architecture: Architecture, request: Request, available: int)
 
 
 def available_memory(device: str | torch.device) -> int | None:
-    """Bytes that a device has free; None where that is not known, as for the CPU, which can swap."""
+    """Bytes that a device has free; None where that is not known, as for the CPU, which can swap, or one not there."""
     device = torch.device(device)
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
+    if device.type == "mps" and torch.backends.mps.is_available():
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return None

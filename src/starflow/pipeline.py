@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from starflow.components import load_components
 from starflow.conditioning import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, encode_given, one_each
 from starflow.errors import StarflowError, UsageError
+from starflow.finite import is_finite
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.sampling.sampler import SamplingReport, Window, solver_named
@@ -418,6 +419,13 @@ def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
     for key, parameter in module.named_parameters():
         if parameter.is_meta:
             raise StarflowError(f"the weight {key} of the model's {name} is missing: the model is damaged")
-        values = parameter if type(parameter.data) is Tensor else parameter.dequantize()
-        if not torch.isfinite(values).all():
+        if not all(map(is_finite, _stored_values(parameter))):
             raise StarflowError(f"the weight {key} of the model's {name} is not finite: the model is damaged")
+
+
+def _stored_values(parameter: Tensor) -> list[Tensor]:
+    """The floating-point tensors that a weight is kept in: itself, or of a quantized one also its scales."""
+    if type(parameter.data) is Tensor:
+        return [parameter]
+    inner = [getattr(parameter, name) for name in parameter.__tensor_flatten__()[0]]  # type: ignore[attr-defined]
+    return [values.float() for values in inner if values.is_floating_point()]

@@ -165,8 +165,14 @@ class VideoStream:
 
 
 def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
-    """Denoise `x` `(B, T, D, H, W)` by one step along the flow's own score: `x - noise_std² · ∇(-log p(x))`."""
-    with torch.enable_grad():
-        noisy = x.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, text)), noisy)
-    return tweedie_step(x, score_prediction(grad, noise_std), noise_std)
+    """Denoise `x` `(B, T, D, H, W)` by one step along the flow's own score: `x - noise_std² · ∇(-log p(x))`.
+
+    One sample after the other, as the backward pass keeps the results of every layer: memory does not grow with `B`.
+    """
+    clean = []
+    for sample, its_text in zip(x.split(1), text.split(1), strict=True):
+        with torch.enable_grad():
+            noisy = sample.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
+        clean.append(tweedie_step(sample, score_prediction(grad, noise_std), noise_std))
+    return torch.cat(clean)

@@ -41,6 +41,9 @@ def test_options_reach_the_estimate(capsys: pytest.CaptureFixture[str]):
         (["no-such-model"], 1, "no model at no-such-model"),
         (["owner/name"], 1, "offline mode is on"),
         (["toyworld", "--offload", "all"], 2, "--offload"),
+        (["toyworld", "--processes", "2"], 2, "2 processes cannot share this model"),
+        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers whose widths are multiples of 128"),
+        (["starflow-3b", "--offload", "model", "--processes", "2"], 2, "leave out --offload and --quantize"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from released_checkpoint import ARGUMENTS, released_state, save
 from starflow.convert.presets import PRESETS, released_model
@@ -81,6 +82,22 @@ def test_released_arguments_become_ours():
     assert flow_arguments(image)["position_length"] == 32
     assert denoiser_arguments(image) is None
     assert denoiser_arguments({**video, "conditional_denoiser": False})["text_width"] is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_files_of_the_real_size_load_without_being_read(preset: str, tmp_path: Path):
+    path = tmp_path / PRESETS[preset].filename
+    released = RELEASED[FILES[preset]]
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):  # a file full of holes
+        shapes = released["parameters"] | released["ignorable_buffers"]
+        torch.save({name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}, path)
+    assert path.stat().st_size > 2 * TOTALS[preset]
+    flow, denoiser = load_released(released_model(preset).arguments, path)
+    modules = [module for module in (flow, denoiser) if module is not None]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    assert sum(parameter.numel() for parameter in parameters) == TOTALS[preset]
+    assert all(parameter.dtype == torch.bfloat16 and not parameter.is_meta for parameter in parameters)
+    path.unlink()
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from starflow.cli.fitting import Fitting
 from starflow.cli.quiet import hide_loading_bars
 from starflow.errors import StarflowError, UsageError
+from starflow.ranks import Rank
 
 if TYPE_CHECKING:
+    import torch
+    from torch.distributed.device_mesh import DeviceMesh
+
     from starflow.pipeline import StarFlowPipeline
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -47,22 +52,57 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def load_pipeline(model: str, device: str | None, dtype: str) -> "StarFlowPipeline":
-    """The model on its device (by default the best there is).
+def load_pipeline(
+    model: str,
+    device: "str | torch.device | None",
+    dtype: str,
+    fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
+    mesh: "DeviceMesh | None" = None,
+) -> "StarFlowPipeline":
+    """The model on its device (by default the best there is), shared by the processes of `mesh` if there is one.
 
     Raises StarflowError if it cannot be loaded, UsageError if there is no such device.
     """
     import torch
 
     from starflow.pipeline import StarFlowPipeline
+    from starflow.placement import place, quantization_config
 
     hide_loading_bars()
-    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
+    on_device = device_named(device) if device is None or isinstance(device, str) else device
+    options: dict[str, Any] = {}
+    if fitting.quantize is not None:
+        options["quantization_config"] = quantization_config(fitting.quantize, on_device)
+    if fitting.quantize == "int4" and on_device.type != "cpu":
+        options["device_map"] = on_device.type
+    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
+    pipeline.flow.cache_dtype = fitting.torch_cache_dtype
+    if fitting.tiling:
+        pipeline.vae.enable_tiling()
+    if mesh is not None:
+        from starflow.parallel import parallelize
+
+        for part in (pipeline.flow, pipeline.denoiser):
+            if part is not None:
+                parallelize(part, mesh)
+    return place(pipeline, on_device, fitting.offload)
+
+
+def device_named(name: str | None, rank: Rank = Rank()) -> "torch.device":  # noqa: B008 (it is immutable)
+    """The device that a user names, or else the best there is; that of this process, if each has its own.
+
+    Raises UsageError for what is no device's name, or a GPU that is not there.
+    """
+    import torch
+
     try:
-        return pipeline.to(device or _best_device())
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"cannot use the device {device}: {str(error).splitlines()[0]}") from error
+        device = torch.device(rank.device(name or _best_device()))
+        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(device)  # what libraries mean by "cuda"
+    except RuntimeError as error:
+        raise UsageError(f"cannot use the device {name}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _best_device() -> str:

@@ -2,20 +2,25 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from starflow import __version__
-from starflow.cli.common import load_pipeline, model_options, sampling_options, say
+from starflow.cli.common import device_named, load_pipeline, model_options, sampling_options, say
+from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
+from starflow.ranks import Rank, joined
 
 if TYPE_CHECKING:
     import torch
 
+    from starflow.memory import Request
     from starflow.pipeline import StarFlowPipeline
     from starflow.stages import VideoStream
     from starflow.video import Frames
@@ -47,29 +52,26 @@ if TYPE_CHECKING:
 )
 @given_options
 @sampling_options
+@fitting_options
 def generate(
     prompt: str | None,
     output: str | None,
     prompts_file: Path | None,
     model: str,
     seed: int,
-    guidance_scale: float | None,
-    num_frames: int | None,
-    seconds: float | None,
-    fps: float | None,
-    size: str | None,
-    aspect_ratio: str | None,
     stream: bool,
-    context: int | None,
     image: Path | None,
     last_image: Path | None,
     video: Path | None,
     extend: Path | None,
-    sampler: str | None,
-    tolerance: float | None,
     contact_sheet: Path | None,
     device: str | None,
     dtype: str,
+    offload: Any,
+    quantize: Any,
+    cache_dtype: str | None,
+    tiling: bool,
+    **asked: Any,
 ) -> None:
     """Make a video from the sentence PROMPT.
 
@@ -79,49 +81,114 @@ def generate(
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
+    torchrun --nproc-per-node 2 -m starflow generate "a corgi" --model starflow-v-7b -o corgi.mp4
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
-    for one, other, both in (
-        ("num-frames", "seconds", (num_frames, seconds)),
-        ("size", "aspect-ratio", (size, aspect_ratio)),
-    ):
-        if None not in both:
-            raise UsageError(f"give --{one} or --{other}, and not both")
+    for one, other in (("num_frames", "seconds"), ("size", "aspect_ratio")):
+        if asked[one] is not None and asked[other] is not None:
+            raise UsageError(f"give --{one.replace('_', '-')} or --{other.replace('_', '-')}, and not both")
+    rank = Rank.of_this_process()
+    shared = rank.size > 1 and prompts_file is None  # by all processes; a file's prompts are dealt out to them
+    if contact_sheet is not None and rank.size > 1 and not shared:
+        raise UsageError("--contact-sheet shows what one process made: leave it out, or start one process")
 
     from starflow.video import check_writable
     from starflow.video import contact_sheet as write_contact_sheet
 
     for path in outputs:
-        check_writable(path, num_frames or 2, growing=stream)
+        check_writable(path, asked["num_frames"] or 2, growing=stream)
     if contact_sheet is not None:
         check_writable(contact_sheet)
-    pipeline = load_pipeline(model, device, dtype)
-    fps = pipeline.config.fps if fps is None else fps
+    paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+    fitting = Fitting(offload, quantize, cache_dtype, tiling)
+    on_device = device_named(device, rank)
+
+    def request_for(pipeline: "StarFlowPipeline") -> "Request":
+        return _request(pipeline, _settings(pipeline, **asked), paths, dtype, stream=stream)
+
+    require_fit(model, on_device, fitting, rank.size if shared else 1, request_for)
+    with joined(rank, on_device) if shared else nullcontext() as mesh:
+        start = time.perf_counter()
+        pipeline = load_pipeline(model, on_device, dtype, fitting, mesh)
+        if rank.rank == 0:
+            say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
+        else:
+            pipeline.set_progress_bar_config(disable=True)
+        settings = _settings(pipeline, tell=say, **asked)
+        given = load_given(pipeline, (settings["height"], settings["width"]), settings["fps"], **paths)
+        window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
+        about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
+        about |= {name: str(path) for name, path in paths.items() if path is not None}
+        about |= {"quantize": quantize} if quantize else {}
+        about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
+
+        rows = []
+        jobs = list(zip(prompts, outputs, strict=True))
+        for index, (text, path) in enumerate(jobs) if shared else rank.share(jobs):
+            metadata = about | {"prompt": text, "seed": seed + index}
+            options = settings | given | {"generator": _generator(seed + index)}
+            frames = pipeline.stream(text, output_type="np", frames_at_once=1 if stream else window, **options)
+            if shared and rank.rank > 0:
+                deque(frames, maxlen=0)  # it takes part; the first process writes
+            else:
+                rows.append(_make(frames, path, metadata, growing=stream))
+        if contact_sheet is not None and rows:
+            write_contact_sheet(rows, contact_sheet, labels=prompts)
+
+
+def _settings(
+    pipeline: "StarFlowPipeline",
+    *,
+    num_frames: int | None,
+    seconds: float | None,
+    fps: float | None,
+    size: str | None,
+    aspect_ratio: str | None,
+    guidance_scale: float | None,
+    sampler: str | None,
+    tolerance: float | None,
+    context: int | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """What the pipeline is asked for, the model's settings where nothing is; `tell` hears what cannot be had."""
+    config = pipeline.config
+    fps = config.fps if fps is None else fps
     if seconds is not None:
         num_frames = round(seconds * fps)
-    settings: dict[str, Any] = {
-        "num_frames": _allowed_num_frames(pipeline, num_frames),
+    return {
+        "num_frames": _allowed_num_frames(pipeline, num_frames, tell),
         **_size(pipeline, size, aspect_ratio),
         "fps": fps,
-        "guidance_scale": pipeline.config.guidance_scale if guidance_scale is None else guidance_scale,
-        "sampler": sampler or pipeline.config.sampler,
-        "tolerance": tolerance or pipeline.config.tolerance,
+        "guidance_scale": config.guidance_scale if guidance_scale is None else guidance_scale,
+        "sampler": sampler or config.sampler,
+        "tolerance": tolerance or config.tolerance,
         "context": context,
     }
-    paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
-    given = load_given(pipeline, (settings["height"], settings["width"]), fps, **paths)
-    window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
-    about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
-    about |= {name: str(path) for name, path in paths.items() if path is not None}
 
-    rows = []
-    for index, (text, path) in enumerate(zip(prompts, outputs, strict=True)):
-        metadata = about | {"prompt": text, "seed": seed + index}
-        options = settings | given | {"generator": _generator(seed + index), "frames_at_once": 1 if stream else window}
-        rows.append(_make(pipeline.stream(text, output_type="np", **options), path, metadata, growing=stream))
-    if contact_sheet is not None:
-        write_contact_sheet(rows, contact_sheet, labels=prompts)
+
+def _request(
+    pipeline: "StarFlowPipeline", settings: dict[str, Any], paths: dict[str, Path | None], dtype: str, *, stream: bool
+) -> "Request":
+    """What will be made, as far as its memory goes; clips given count as long as those that the model makes."""
+    import torch
+
+    from starflow.memory import Request
+
+    trained = pipeline.config.num_frames
+    num_frames = settings["num_frames"] or (2 * trained - 1 if paths["extend"] else trained)
+    of_clip = pipeline.codec.num_latent_frames(trained)
+    hidden = of_clip if paths["video"] else int(paths["last_image"] is not None)
+    return Request(
+        settings["height"],
+        settings["width"],
+        num_frames,
+        guidance=settings["guidance_scale"] > 0,
+        dtype=getattr(torch, dtype),
+        frames_at_once=1 if stream else None,
+        given=of_clip if paths["extend"] else hidden + int(paths["image"] is not None),
+        hidden=hidden,
+    )
 
 
 def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing: bool) -> "Frames":
@@ -212,11 +279,13 @@ def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | No
     return {"height": height, "width": width}
 
 
-def _allowed_num_frames(pipeline: "StarFlowPipeline", num_frames: int | None) -> int | None:
-    """The number of frames asked for, or else the nearest that the VAE can make, said aloud."""
+def _allowed_num_frames(
+    pipeline: "StarFlowPipeline", num_frames: int | None, tell: Callable[[str], None]
+) -> int | None:
+    """The number of frames asked for, or else the nearest that the VAE can make, which is told."""
     if num_frames is None:
         return None
     nearest = pipeline.codec.nearest_num_frames(num_frames)
     if nearest != num_frames:
-        say(f"this model's VAE cannot make {num_frames} frames: making {nearest}")
+        tell(f"this model's VAE cannot make {num_frames} frames: making {nearest}")
     return nearest

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from starflow.cli.fitting import Fitting, fitting_options
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,18 +23,26 @@ DTYPES = ("bfloat16", "float16", "float32")
 @click.option(
     "--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Precision of the weights."
 )
-@click.option("--cache-dtype", type=click.Choice(["float8"]), help="Precision of the cache. [default: the weights']")
-@click.option("--quantize", type=click.Choice(["int8", "fp8", "int4"]), help="Narrow weights, by torchao.")
+@fitting_options
 @click.option(
-    "--offload",
-    type=click.Choice(["none", "model", "group"]),
-    default="none",
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
     show_default=True,
-    help="What waits on the CPU: nothing, the parts that are not at work, or all layers but those at work.",
+    help="That share the model under torchrun; the figures are those of one.",
 )
-@click.option("--tiling", is_flag=True, help="Decode large frames in tiles.")
 @click.option("--memory", type=click.FloatRange(0, min_open=True), help="Say what makes it fit into so many GiB.")
-def info(model: str, size: str | None, num_frames: int | None, memory: float | None, **options: Any) -> None:
+def info(
+    model: str,
+    size: str | None,
+    num_frames: int | None,
+    batch_size: int,
+    no_guidance: bool,
+    dtype: str,
+    processes: int,
+    memory: float | None,
+    **fitting: Any,
+) -> None:
     """Say how large MODEL is, and what memory a video takes, stage by stage.
 
     Only configuration files are read. The figures are computed, not measured.
@@ -51,20 +60,23 @@ def info(model: str, size: str | None, num_frames: int | None, memory: float | N
     architecture = load_architecture(model)
     settings = architecture.settings
     width, height = parse_size(size) if size is not None else (settings["width"], settings["height"])
+    chosen = Fitting(**fitting)
+    chosen.check(architecture, processes)
     request = Request(
         height=height,
         width=width,
         num_frames=settings["num_frames"] if num_frames is None else num_frames,
-        guidance=not options.pop("no_guidance"),
-        dtype=getattr(torch, options.pop("dtype")),
-        cache_dtype=torch.float8_e4m3fn if options.pop("cache_dtype") else None,
-        **options,
+        batch_size=batch_size,
+        guidance=not no_guidance,
+        dtype=getattr(torch, dtype),
+        processes=processes,
     )
+    request = chosen.applied_to(request)
     estimate = estimate_memory(architecture, request)
     for line in _table(architecture, estimate):
         click.echo(line)
     frames = "an image" if request.num_frames == 1 else f"{request.num_frames} frames"
-    click.echo(f"{width}×{height}, {frames}, batch of {request.batch_size}: at most {estimate.peak / GIB:.1f} GiB")
+    click.echo(f"{width}×{height}, {frames}, batch of {batch_size}: at most {estimate.peak / GIB:.1f} GiB")
     if memory is not None:
         flags = remedies(architecture, request, int(memory * GIB))
         if flags is None:

@@ -77,7 +77,7 @@ def run(args: list[str] | None = None) -> int:
     except (StarflowError, OSError) as error:
         if debug:
             raise
-        click.echo(f"starflow: error: {one_line(error)}", err=True)
+        click.echo(f"starflow: {_which_process()}error: {one_line(error)}", err=True)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -86,6 +86,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _which_process() -> str:
+    """Of several that torchrun started, which one speaks; nothing of one alone."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
+    return "" if rank is None or size == "1" else f"process {rank} of {size}: "
 
 
 def main() -> None:

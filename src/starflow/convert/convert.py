@@ -27,6 +27,7 @@ from starflow.convert.stored import (
 )
 from starflow.errors import StarflowError, UsageError
 from starflow.files import atomic_write
+from starflow.finite import is_finite
 
 # Tensors of the checkpoint that are no parameters are kept here, so that `export` gives back all of it.
 BUFFERS_NAME = "released_buffers.safetensors"
@@ -130,7 +131,7 @@ def _as_written(tensors: StoredTensors, dtype: torch.dtype | None) -> dict[str, 
     def checked(name: str, stored: StoredTensor) -> StoredTensor:
         def read() -> Tensor:
             tensor = stored.read()
-            if not torch.isfinite(tensor).all():
+            if not is_finite(tensor):
                 raise StarflowError(
                     f"the weight {name} is not finite: the checkpoint is damaged, or {tensor.dtype} too narrow for it"
                 )

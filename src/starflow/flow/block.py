@@ -118,7 +118,7 @@ class ConditionalGaussians:
         layers, weight = block.transformer.layers, block.proj_in.weight
         shape = (
             self.branches * batch_size,
-            weight.shape[0] // block.transformer.head_dim,
+            block.transformer.num_heads,
             rotation.shape[0],
             block.transformer.head_dim,
         )

@@ -1,0 +1,115 @@
+"""What makes a model fit a device: the options, and the refusal, before anything is loaded, of what does not fit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from starflow.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from starflow.architecture import Architecture
+    from starflow.memory import Request
+    from starflow.pipeline import StarFlowPipeline
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """The values of `fitting_options`."""
+
+    offload: Literal["none", "model", "group"] = "none"
+    quantize: Literal["int8", "fp8", "int4"] | None = None
+    cache_dtype: str | None = None
+    tiling: bool = False
+
+    @property
+    def torch_cache_dtype(self) -> "torch.dtype | None":
+        """The cache's dtype; None for that of the weights."""
+        import torch
+
+        names = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+        return None if self.cache_dtype is None else names[self.cache_dtype]
+
+    def check(self, architecture: "Architecture", processes: int) -> None:
+        """Raise UsageError for what a model cannot have, or processes that share one."""
+        from starflow.placement import check_quantizable
+
+        check_quantizable(architecture.flow, architecture.denoiser, self.quantize)
+        if processes == 1:
+            return
+        from starflow.parallel import check_heads
+
+        for part in (architecture.flow, architecture.denoiser):
+            if part is not None:
+                check_heads(part, processes)
+        if self.quantize or self.offload != "none":
+            raise UsageError(
+                "processes that share a model split its weights instead: leave out --offload and --quantize"
+            )
+
+    def applied_to(self, request: "Request") -> "Request":
+        """A request for a video that is made so."""
+        return replace(
+            request,
+            offload=self.offload,
+            quantize=self.quantize,
+            cache_dtype=self.torch_cache_dtype,
+            tiling=self.tiling,
+        )
+
+
+def fitting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--offload`, `--quantize`, `--cache-dtype` and `--tiling`: the fields of `Fitting`."""
+    for option in (
+        click.option("--tiling", is_flag=True, help="Decode large frames in tiles."),
+        click.option(
+            "--cache-dtype",
+            type=click.Choice(["bfloat16", "float8"]),
+            help="Precision of the key/value cache. [default: the weights']",
+        ),
+        click.option(
+            "--quantize",
+            type=click.Choice(["int8", "fp8", "int4"]),
+            help="Narrow weights of flow and denoiser, by torchao.",
+        ),
+        click.option(
+            "--offload",
+            type=click.Choice(["none", "model", "group"]),
+            default="none",
+            show_default=True,
+            help="What waits on the CPU: nothing, the parts that are not at work, or all layers but those at work.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def require_fit(
+    model: str,
+    device: "torch.device",
+    fitting: Fitting,
+    processes: int,
+    request_for: "Callable[[StarFlowPipeline], Request]",
+) -> None:
+    """Raise UsageError if the device has too little memory for what is asked for, naming flags that help, or if the
+    model cannot be made to fit so.
+
+    Only configuration files are read. `request_for` is given a pipeline with the model's settings that can make
+    nothing. Where it is not known what is free, as on the CPU, nothing is refused.
+    """
+    from starflow.memory import available_memory, require_memory
+
+    available = available_memory(device)
+    if available is None and processes == 1 and fitting == Fitting():
+        return
+
+    from starflow.architecture import load_architecture
+
+    architecture = load_architecture(model)
+    fitting.check(architecture, processes)
+    if available is not None:
+        request = fitting.applied_to(request_for(architecture.pipeline()))
+        require_memory(architecture, replace(request, processes=processes), available)

@@ -1,0 +1,87 @@
+"""What several processes do together in the tests, in a module of its own, which they can import."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from invertible_maps import HEAD_DIM, randomize
+from starflow.cli.main import run
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.model import StarFlow
+from starflow.flow.transformer import Transformer
+from starflow.parallel import parallelize
+from starflow.pipeline import StarFlowPipeline
+from starflow.ranks import Rank, joined
+from starflow.sampling.sampler import sample
+from starflow.sampling.solvers import sequential
+from starflow.stages import VideoStream, score_step
+from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
+
+CPU = torch.device("cpu")
+
+
+def shareable_pipeline() -> StarFlowPipeline:
+    """A tiny pipeline whose layers have four heads, and eight in the deep block."""
+    pipeline = tiny_pipeline()
+    flow = StarFlow(
+        LATENT_CHANNELS, [1, 1], 2, 4 * HEAD_DIM, 8 * HEAD_DIM, HEAD_DIM, TEXT_WIDTH, position_length=2, soft_clip=2
+    )
+    denoiser = CausalDenoiser(LATENT_CHANNELS, 4 * HEAD_DIM, 2, HEAD_DIM, TEXT_WIDTH, position_length=2)
+    parts = {"flow": randomize(flow, dtype=flow.dtype), "denoiser": randomize(denoiser, dtype=denoiser.dtype)}
+    pipeline.register_modules(**parts)
+    return pipeline
+
+
+def parts() -> tuple[StarFlow, CausalDenoiser]:
+    pipeline = shareable_pipeline()
+    return pipeline.flow.double(), pipeline.denoiser.double()
+
+
+def computed(flow: StarFlow, denoiser: CausalDenoiser) -> dict[str, Tensor]:
+    """A bit of everything that the model is used for."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, 2, 2, generator=generator, dtype=torch.float64)
+    text, null_text = (torch.randn(2, 5, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    guided, report = sample(flow, x, text, null_text, 2.0, prefix=0.5 * x[:, :1])
+    assert report.deep.converged
+    with torch.no_grad():
+        return {
+            "encoded": flow.encode(x, text).z.contiguous(),
+            "sampled": sample(flow, x, text, solver=sequential)[0].contiguous(),
+            "guided": guided.contiguous(),
+            "denoised": denoiser(x, text).contiguous(),
+            "score": score_step(flow, x, text, 0.3).contiguous(),
+        }
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    local = {name: getattr(p.data, "_local_tensor", p.data) for name, p in module.named_parameters()}
+    return {name: tensor.shape for name, tensor in local.items()}
+
+
+def num_heads(module: nn.Module) -> set[int]:
+    return {each.num_heads for each in module.modules() if isinstance(each, Transformer)}
+
+
+def share_and_compute(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank = Rank.of_this_process()
+    with joined(rank, CPU) as mesh:
+        flow, denoiser = (parallelize(part, mesh) for part in parts())
+        save_file(computed(flow, denoiser), folder / f"{rank.rank}.safetensors")
+        torch.save([shapes(flow), num_heads(flow)], folder / f"{rank.rank}.pth")
+
+
+def generate(*arguments: str) -> int:
+    torch.set_num_threads(1)
+    return run(["generate", *arguments])
+
+
+def generate_and_die(*arguments: str) -> int:
+    """The second process ends when it has its first frame, as if it had been killed."""
+    if os.environ["RANK"] == "1":
+        VideoStream.__next__ = lambda _: os._exit(9)
+    return generate(*arguments)
