@@ -120,8 +120,7 @@ def _window_frames(
     z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
     start, stop = known * frame_tokens, num_frames * frame_tokens
     v[:, start:] = z[:, start:]
-    if known:
-        gaussians.evaluate(v, 0, start)
+    gaussians.forget()  # the first sweep takes in the known frames
     frame = known
     for settled, done in solver(gaussians, z, v, start, stop, frame_tokens):
         report.deep += done
