@@ -61,5 +61,5 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
     `x` is `(…, d)`, `rotation` broadcasts to `(…, d/2)`. One complex product, in float32 or wider.
     """
-    pairs = torch.view_as_complex(x.to(rotation.dtype.to_real()).unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)

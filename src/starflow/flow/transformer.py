@@ -59,7 +59,7 @@ class Attend(Protocol):
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """`(n, m)`: whether each of `n` queries, the last of `m` tokens, sees a key: that of its own or an earlier token."""
+    """`(n, m)`: which keys each of `n` queries, the last of `m` tokens, sees: those of its own and earlier tokens."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
 
 

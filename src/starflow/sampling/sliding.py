@@ -14,7 +14,7 @@ Legend: `B` samples, `N` tokens, `D` channels.
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,8 +24,7 @@ from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import packed
 from starflow.sampling.solvers import Gaussians, Progress, Solution, sequential
 
-# Errors of the shallow blocks reach the deep block's noise multiplied: they are kept this much smaller.
-SHALLOW_SHARE = 1e-3
+OnUnconverged = Literal["warn", "raise"]
 
 
 @dataclass(frozen=True)
@@ -33,30 +32,23 @@ class SlidingWindow:
     """The sliding-window solver, see the top of this module.
 
     Args:
-        window: tokens of the deep block that are iterated at once; 1 is token by token.
+        window: tokens that are iterated at once; 1 is token by token.
         tolerance: the largest residual that a settled token may have.
-        shallow_window: the same as `window` for the shallow blocks, whose tolerance is a thousandth: what they leave
-            counts towards the error of the whole.
         max_sweeps: a token evaluated so often is settled as it is; None for no limit, which needs none to end.
         on_unconverged: what happens then: `warn` or `raise`.
     """
 
     window: int = 16
     tolerance: float = 1e-2
-    shallow_window: int = 1
     max_sweeps: int | None = None
-    on_unconverged: Literal["warn", "raise"] = "warn"
+    on_unconverged: OnUnconverged = "warn"
 
     def __post_init__(self) -> None:
         sweeps = 1 if self.max_sweeps is None else self.max_sweeps
-        if min(self.window, self.shallow_window, sweeps) < 1 or not self.tolerance >= 0:
-            raise UsageError(f"windows and sweeps must be at least 1 and the tolerance at least 0, not {self}")
+        if min(self.window, sweeps) < 1 or not self.tolerance >= 0:
+            raise UsageError(f"window and sweeps must be at least 1 and the tolerance at least 0, not {self}")
         if self.on_unconverged not in ("warn", "raise"):
             raise UsageError(f"on_unconverged is warn or raise, not {self.on_unconverged!r}")
-
-    def within_frames(self) -> "SlidingWindow":
-        """The solver for shallow blocks."""
-        return replace(self, window=self.shallow_window, tolerance=self.tolerance * SHALLOW_SHARE)
 
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
@@ -118,10 +110,11 @@ class _Walk:
         stays = self._passed(residuals, rows, tokens, offsets).cumprod(dim=1).bool()
         self.v[rows, tokens] = torch.where(stays[rows, offsets, None], old, new)
         worst = torch.where(stays, residuals, 0).amax(dim=1)
-        numbers = torch.stack([stays.sum(dim=1), worst, residuals.isfinite().all(dim=1)], dim=1)
-        runs, worst, finite = zip(*numbers.tolist(), strict=True)  # the one wait for the device
+        numbers = torch.stack([stays.sum(dim=1), residuals.isfinite().all(dim=1), worst], dim=1)
+        runs, finite, settled_residuals = zip(*numbers.tolist(), strict=True)  # the one wait for the device
         num_settled = sum(map(self._move, range(len(windows)), windows, runs, finite))
-        return Solution(1, len(rows), num_settled, max(worst), max(worst) <= self.solver.tolerance)
+        residual = max(settled_residuals)
+        return Solution(1, len(rows), num_settled, residual, residual <= self.solver.tolerance)
 
     def _enter(self, windows: list[range]) -> None:
         """Tokens new to the windows take the values that the previous frame has at their places."""
@@ -133,7 +126,7 @@ class _Walk:
             self.rights[row] = max(self.rights[row], tokens.stop)
 
     def _passed(self, residuals: Tensor, rows: Tensor, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Which tokens of the windows may be settled `(B, window)`: none of a window with a residual that is no number."""
+        """Which tokens of the windows may be settled, `(B, window)`: none where a residual is no number."""
         passed = residuals <= self.solver.tolerance
         if self.solver.max_sweeps is not None:
             self.times[rows, tokens] += 1
