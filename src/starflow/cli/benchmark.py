@@ -131,10 +131,11 @@ def windows(
 
     pipeline = load_pipeline(model, device, dtype)
     rows = measure_windows(pipeline, windows, repeats, seed, _say)
-    click.echo(f"{'blocks':<9}{'window':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12}")
+    click.echo(f"{'blocks':<9}{'window':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12}{'sweep/pass':>11}")
     for row in rows:
         click.echo(
             f"{row.blocks:<9}{row.window:>7}{row.seconds:>9.3f}{row.sweeps:>8}{row.evaluations_per_token:>12.1f}"
+            f"{row.sweep_over_pass:>11.2f}"
         )
     best = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
     click.echo(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow ones")

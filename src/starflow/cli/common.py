@@ -79,8 +79,8 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--tolerance",
             type=click.FloatRange(0, min_open=True),
-            help="How exact a video is: it is the exact one of a noise that differs from the seed's by no more than this "
-            "anywhere (the noise has a standard deviation of 1). Smaller takes longer. [default: the model's]",
+            help="How exact a video is: it is the exact one of a noise that differs nowhere from the seed's by more "
+            "than this (that noise has a standard deviation of 1). Smaller takes longer. [default: the model's]",
         ),
         click.option(
             "--sampler",
