@@ -76,8 +76,8 @@ def samplers(pipeline: StarFlowPipeline) -> dict[str, Solvers]:
     """What is compared, by name."""
     return {
         "sequential": Solvers(sequential, sequential),
-        "published-32": Solvers(PublishedJacobi(32), PublishedJacobi(32)),
-        "published-64": Solvers(PublishedJacobi(64), PublishedJacobi(64)),
+        "published-32": Solvers(PublishedJacobi(32, 128), PublishedJacobi(32, 128)),
+        "published-64": Solvers(PublishedJacobi(64, 512), PublishedJacobi(64, 512)),
         "sliding": pipeline.solvers("sliding"),
     }
 
