@@ -13,9 +13,9 @@ class PublishedJacobi:
     """Video-aware block-wise Jacobi with the released stopping rule (STARFlow-V, arXiv 2511.20462).
 
     `block_size` tokens in the first frame, `later_block_size` after it (32 and 128 in the released code, 64 and 512 in
-    the paper). Blocks may cross frames. One is iterated until the mean square of the change, over the batch, is below `threshold`
-    times that of the values, `max_sweeps` times at most. Its first sweep reads the previous frame's tokens in the place
-    of its own. What comes out is the last sweep's prediction, so that the cache is one sweep behind it.
+    the paper). Blocks may cross frames. One is iterated until the mean square of the change, over the batch, is below
+    `threshold` times that of the values, `max_sweeps` times at most. Its first sweep reads the previous frame's tokens
+    in the place of its own. What comes out is the last sweep's prediction, so that the cache is one sweep behind it.
     """
 
     block_size: int
