@@ -6,7 +6,6 @@ Legend: `B` prompts, `T` latent frames, `H W` latent rows and columns, `D` laten
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +22,9 @@ from starflow.stages import Plan
 
 @dataclass(frozen=True)
 class WindowRow:
-    """One window size in the deep block or in the shallow ones, for one clip; seconds are medians over the repeats.
+    """One window size in the deep block or in the shallow ones, for one clip.
+
+    Seconds are the least of the repeats, which other work on the machine disturbs least.
 
     `sweep_over_pass` is the time of a sweep over that of one plain parallel pass through a block of its kind, over as
     many tokens and as many branches, without a cache and with nothing else around it.
@@ -47,10 +48,10 @@ class _Measured:
         return WindowRow(
             blocks,
             window,
-            seconds=median(self.seconds),
+            seconds=min(self.seconds),
             sweeps=self.done.sweeps,
             evaluations_per_token=self.done.evaluations / self.done.tokens,
-            sweep_over_pass=median(self.seconds) / self.done.sweeps / median(self.pass_seconds),
+            sweep_over_pass=min(self.seconds) / self.done.sweeps / min(self.pass_seconds),
         )
 
 

@@ -107,7 +107,7 @@ HEADER = (
 @click.option(
     "--windows", type=Numbers(), default="1,2,4,8,16,32", show_default=True, help="Tokens at once; 1 is sequential."
 )
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Seconds are medians over these.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Seconds are the least of these.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
 @click.option("--save", is_flag=True, help="Store the fastest with the model, which must be a folder.")
 @model_options
