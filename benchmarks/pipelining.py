@@ -2,8 +2,9 @@
 
     python benchmarks/pipelining.py [--num-frames 17 81] [--repeats 5] [-o pipelining.json]
 
-One after the other, with all threads in every operation, as `pipeline.stream` does; against two Python threads, the
-deep and shallow blocks in one and denoiser and VAE in the other, each with half the threads. By turns; medians.
+One stage after the other, as `pipeline.stream` does it, with all threads in every operation and with half of them;
+against two Python threads with half of them each, deep and shallow blocks in one, denoiser and VAE in the other. By
+turns; medians.
 """
 
 import argparse
@@ -25,14 +26,14 @@ from starflow.pipeline import StarFlowPipeline
 from starflow.stages import denoised, restored, sampled
 
 
-def stream(pipeline: StarFlowPipeline, num_frames: int, *, beside: bool) -> float:
+def stream(pipeline: StarFlowPipeline, num_frames: int, *, num_threads: int, beside: bool) -> float:
     """Seconds from the plan to the last frame, each latent frame going on as soon as it is there."""
     threads = torch.get_num_threads()
     plan = pipeline.plan(PROMPTS[0], num_frames=num_frames, generator=torch.Generator().manual_seed(0))
-    torch.set_num_threads(max(1, threads // 2) if beside else threads)
+    torch.set_num_threads(num_threads)
     start = time.perf_counter()
     noisy = sampled(pipeline.flow, plan, 1, lambda *_: None)
-    noisy = in_thread(noisy, torch.get_num_threads()) if beside else noisy
+    noisy = in_thread(noisy, num_threads) if beside else noisy
     clean = denoised(pipeline.flow, pipeline.denoiser, pipeline.config.noise_std, noisy, plan.text)
     for _ in pipeline.codec.stream_decode(restored(clean, plan.given)):
         pass
@@ -57,7 +58,7 @@ def in_thread(items: Iterator[Tensor], num_threads: int) -> Iterator[Tensor]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="a JSON file for the results")
     parser.add_argument("--model", default="toyworld")
@@ -66,16 +67,20 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = StarFlowPipeline.from_pretrained(arguments.model)
     rows = []
-    print(f"{'frames':>8}{'one after the other, s':>24}{'beside each other, s':>22}{'ratio':>7}")
+    threads, half = torch.get_num_threads(), max(1, torch.get_num_threads() // 2)
+    ways = {
+        f"one after the other, {threads} threads": {"num_threads": threads, "beside": False},
+        f"one after the other, {half}": {"num_threads": half, "beside": False},
+        f"beside each other, {half} each": {"num_threads": half, "beside": True},
+    }
     for num_frames in arguments.num_frames:
-        after: list[float] = []
-        beside: list[float] = []
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.repeats):
-            after.append(stream(pipeline, num_frames, beside=False))
-            beside.append(stream(pipeline, num_frames, beside=True))
-        rows.append({"num_frames": num_frames, "after_s": median(after), "beside_s": median(beside)})
-        ratio = median(after) / median(beside)
-        print(f"{num_frames:>8}{median(after):>24.2f}{median(beside):>22.2f}{ratio:>7.2f}", flush=True)
+            for name, way in ways.items():
+                seconds[name].append(stream(pipeline, num_frames, **way))
+        for name, each in seconds.items():
+            rows.append({"num_frames": num_frames, "way": name, "seconds": median(each)})
+            print(f"{num_frames:>5} frames  {name:<36}{median(each):>8.2f} s", flush=True)
     if arguments.output is not None:
         about = {"machine": describe_machine(pipeline.device), "model": arguments.model, "rows": rows}
         with atomic_write(arguments.output) as temporary:

@@ -117,7 +117,7 @@ class StarFlowPipeline(DiffusionPipeline):
         sampler: str = "sliding",
         block_size: int = 16,
         shallow_block_size: int = 1,
-        tolerance: float = 3e-2,
+        tolerance: float = 1e-2,
     ):
         """
         Args:

@@ -47,8 +47,8 @@ def test_sequential_is_the_reference_and_ours_is_within_its_tolerance(rows: list
             assert (row.max_error, row.evaluations_per_token, row.speedup_over_sequential) == (0, 1, 1)
             assert row.max_residual < 1e-4
         if row.sampler == "sliding":
-            assert 0 < row.max_error < 0.3
-            assert 0 < row.max_residual <= 3e-2 + 1e-5
+            assert 0 < row.max_error < 0.1
+            assert 0 < row.max_residual <= 1e-2 + 1e-5
     fastest = min(row.latency_s for row in rows[:4] if row.sampler.startswith("published"))
     assert rows[3].speedup_over_published == pytest.approx(fastest / rows[3].latency_s)
 

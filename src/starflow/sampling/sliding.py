@@ -39,7 +39,7 @@ class SlidingWindow:
     """
 
     window: int = 16
-    tolerance: float = 3e-2
+    tolerance: float = 1e-2
     max_sweeps: int | None = None
     on_unconverged: OnUnconverged = "warn"
 
