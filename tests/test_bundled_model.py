@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from starflow.pipeline import StarFlowPipeline
+from starflow.sampling.sampler import sample, solvers_named
 from starflow.toyworld.checker import check
 from starflow.zoo import ZOO, bundled_models
 
@@ -66,3 +67,17 @@ def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline
     sequential = pipeline(PROMPTS[:2], generator=generators()[:2], output_type="pt", sampler="sequential")
     assert jacobi.report.deep.converged
     assert (jacobi.frames - sequential.frames).abs().mean() < 1 / 255
+
+
+@pytest.mark.parametrize("shallow_block_size", [1, 8])
+def test_a_sample_encoded_again_has_its_noise_within_the_tolerance(pipeline: StarFlowPipeline, shallow_block_size: int):
+    """The certificate, on trained weights and of the whole flow, shallow blocks included."""
+    text = pipeline.encode_prompt(PROMPTS[:2], fps=8)
+    noise = torch.randn(pipeline.latent_shape(2, 17, 64, 64), generator=generators()[0])
+    solvers = solvers_named("sliding", tolerance=0.03, block_size=8, shallow_block_size=shallow_block_size)
+    with torch.no_grad():
+        x, report = sample(pipeline.flow, noise, text, solver=solvers)
+        off = (pipeline.flow.encode(x, text).z - noise).abs().max().item()
+    assert report.deep.converged
+    assert report.shallow.converged
+    assert 0.5 * 0.03 < off <= 0.03 + 1e-4  # rounding of float32, through all blocks

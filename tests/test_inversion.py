@@ -44,7 +44,7 @@ def test_round_trip_to_the_last_digits(clip: np.ndarray, sampler: str):
     noise = encode_clip(exact, clip, CAPTIONS[0], seed=4)
     assert noise.z.dtype == torch.float64
     text = exact.encode_prompt(CAPTIONS[:1], 8)
-    x, report = sample(exact.flow, noise.z[None], text, solver=exact.solver(sampler, tolerance=1e-12))
+    x, report = sample(exact.flow, noise.z[None], text, solver=exact.solvers(sampler, tolerance=1e-12))
     assert report.deep.converged and report.shallow.converged
     torch.testing.assert_close(x.float(), noised_latents(exact, clip, 4), atol=1e-6, rtol=0)
     torch.testing.assert_close(exact.flow.encode(x, text).z[0], noise.z, atol=1e-10, rtol=0)

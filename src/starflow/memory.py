@@ -23,7 +23,7 @@ from starflow.live_bytes import LiveBytes
 from starflow.parallel import share_of
 from starflow.pipeline import CONTEXT_SHARE
 from starflow.sampling.sampler import Window
-from starflow.sampling.solvers import Gaussians, Progress, Solution
+from starflow.sampling.solvers import Gaussians, Progress, Solution, Solvers
 from starflow.stages import Plan, denoised, sampled
 from starflow.vae import VideoCodec
 
@@ -157,7 +157,7 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
         given=Given(noised, request.hidden) if request.given else None,
         noised=noised if request.given else None,
         window=Window(window, min(window - 1, round(CONTEXT_SHARE * window))) if rolls else Window(),
-        solver=solver,
+        solvers=Solvers(solver, solver),
         num_frames=request.num_frames,
         fps=settings["fps"],
     )
@@ -177,7 +177,7 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
 
 
 class _LastSweep:
-    """A solver that makes only the sweep that takes most: that of the last tokens, when the cache is full."""
+    """A solver that makes only the sweeps that take most: the first, and that of the last tokens to a full cache."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -187,6 +187,7 @@ class _LastSweep:
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
         assert isinstance(gaussians, ConditionalGaussians)
+        gaussians.evaluate(v, start, min(start + self.block_size, stop))  # which takes in what is known
         first = max(start, stop - self.block_size)
         gaussians.cache.length = gaussians.num_text_tokens + first
         gaussians.evaluate(v, first, stop)

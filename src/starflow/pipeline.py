@@ -26,8 +26,9 @@ from starflow.errors import StarflowError, UsageError
 from starflow.finite import is_finite
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import SamplingReport, Window, solver_named
-from starflow.sampling.solvers import Solver, require_finite
+from starflow.sampling.sampler import SamplingReport, Window, solvers_named
+from starflow.sampling.sliding import OnUnconverged
+from starflow.sampling.solvers import Solvers, require_finite
 from starflow.sizes import nearest_aspect_ratio
 from starflow.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
 from starflow.text import encode_text, wrap_caption
@@ -49,6 +50,8 @@ class Options(TypedDict, total=False):
     latents: the noise itself, `(B, T, D, H, W)`, instead of `generator`; frames given and not shown count too.
     sampler, tolerance: how the flow is inverted, see `starflow.sampling.solvers`, and the largest residual it may
         leave, in units of the prior.
+    max_sweeps, on_unconverged: how often `sliding` evaluates a token at most (None: until it has converged), and
+        whether it will `warn` or `raise` when that was not enough.
     context: latent frames that the rolling window keeps when it moves on.
     image: the first frame. last_image: the last one. video: a clip to edit as the prompt says, as long as the result.
         extend: a clip to continue; `num_frames` counts it too. Pictures are PIL images or uint8 arrays `(h, w, 3)`,
@@ -65,6 +68,8 @@ class Options(TypedDict, total=False):
     latents: Tensor | None
     sampler: str | None
     tolerance: float | None
+    max_sweeps: int | None
+    on_unconverged: OnUnconverged
     context: int | None
     image: Picture | Sequence[Picture] | None
     last_image: Picture | Sequence[Picture] | None
@@ -126,7 +131,7 @@ class StarFlowPipeline(DiffusionPipeline):
             later_frame_scale: see `VideoCodec`.
             caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: what is written around captions, see
                 `wrap_caption`.
-            sampler, block_size, shallow_block_size, tolerance: the default solver, see `solver_named`.
+            sampler, block_size, shallow_block_size, tolerance: the default solvers, see `solvers_named`.
         """
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, flow=flow, denoiser=denoiser)
@@ -205,13 +210,21 @@ class StarFlowPipeline(DiffusionPipeline):
         num_latent_frames = self.codec.num_latent_frames(num_frames)
         return batch_size, num_latent_frames, self.codec.latent_channels, height // factor, width // factor
 
-    def solver(self, sampler: str | None = None, tolerance: float | None = None) -> Solver:
+    def solvers(
+        self,
+        sampler: str | None = None,
+        tolerance: float | None = None,
+        max_sweeps: int | None = None,
+        on_unconverged: OnUnconverged = "warn",
+    ) -> Solvers:
         """How blocks are inverted: what is not given is the model's default."""
-        return solver_named(
+        return solvers_named(
             sampler or self.config.sampler,
             tolerance=self.config.tolerance if tolerance is None else tolerance,
             block_size=self.config.block_size,
             shallow_block_size=self.config.shallow_block_size,
+            max_sweeps=max_sweeps,
+            on_unconverged=on_unconverged,
         )
 
     def plan(
@@ -227,6 +240,8 @@ class StarFlowPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         sampler: str | None = None,
         tolerance: float | None = None,
+        max_sweeps: int | None = None,
+        on_unconverged: OnUnconverged = "warn",
         context: int | None = None,
         image: Picture | Sequence[Picture] | None = None,
         last_image: Picture | Sequence[Picture] | None = None,
@@ -269,7 +284,7 @@ class StarFlowPipeline(DiffusionPipeline):
             given=given,
             noised=noised,
             window=window,
-            solver=self.solver(sampler, tolerance),
+            solvers=self.solvers(sampler, tolerance, max_sweeps, on_unconverged),
             num_frames=num_frames,
             fps=fps,
         )

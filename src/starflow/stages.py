@@ -21,7 +21,7 @@ from starflow.flow.denoiser_stream import stream_predictions
 from starflow.flow.model import StarFlow, flow_loss
 from starflow.placement import onload, onloaded
 from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow
-from starflow.sampling.solvers import Solver, require_finite
+from starflow.sampling.solvers import Solvers, require_finite
 
 FrameCallback = Callable[[int, Tensor], None]
 
@@ -43,7 +43,7 @@ class Plan:
     given: Given | None
     noised: Tensor | None
     window: Window
-    solver: Solver
+    solvers: Solvers
     num_frames: int
     fps: float
     report: SamplingReport = field(default_factory=SamplingReport)
@@ -73,7 +73,7 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
         plan.guidance_scale,
         given,
         plan.window,
-        plan.solver,
+        plan.solvers.deep,
         plan.report,
         plan.later_text,
     )
@@ -86,7 +86,9 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
         if is_last:
             next(frames, None)  # which ends it and frees its cache, before the other stages take memory
         if len(ready) == frames_at_once or is_last:
-            yield invert_shallow(flow, torch.cat(ready, dim=1), plan.solver, plan.report).permute(0, 1, 4, 2, 3)
+            yield invert_shallow(flow, torch.cat(ready, dim=1), plan.solvers.shallow, plan.report).permute(
+                0, 1, 4, 2, 3
+            )
             ready = []
 
 

@@ -21,7 +21,7 @@ def test_published_rule_makes_the_released_sample(name: str):
     io = load_file(GOLDEN / f"{name}.io.safetensors")
     want, noise = io["sample.jacobi_cfg3.5_bs4_th1e-3"], io["in.noise"]
     noise = noise if noise.ndim == 5 else noise[:, None]
-    got, report = sample(flow, noise, io["in.text"], io["in.null_text"], 3.5, solver=PublishedJacobi(4))
+    got, report = sample(flow, noise, io["in.text"], io["in.null_text"], 3.5, solver=PublishedJacobi(4, 16))
     torch.testing.assert_close(got.reshape(want.shape), want, atol=1e-4, rtol=0)
     exact, _ = sample(flow, noise, io["in.text"], io["in.null_text"], 3.5, solver=BlockJacobi(4, 1e-6))
     assert (exact.reshape(want.shape) - want).abs().max() > 0.01

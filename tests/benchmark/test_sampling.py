@@ -57,7 +57,7 @@ def test_the_residual_is_measured_on_what_comes_out():
     """Not taken from the solver: the published one measures none, and leaves some."""
     pipeline = tiny_pipeline()
     plan = pipeline.plan("a red circle moves right", generator=torch.Generator().manual_seed(0))
-    plan.solver = samplers(pipeline)["published-32"]
+    plan.solvers = samplers(pipeline)["published-32"]
     accuracy = check(pipeline, plan)
     assert plan.guidance_scale
     assert accuracy.deep.max_residual == 0

@@ -57,3 +57,25 @@ def test_writes_rows_and_a_picture(tmp_path: Path):
 def test_what_was_asked_wrongly(options: list[str], message: str, capsys: pytest.CaptureFixture[str]):
     assert run(["benchmark", "sampling", *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_fastest_windows_are_stored_with_the_model(tmp_path: Path):
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    before = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    options = ["--windows", "1,3", "--repeats", "1", "--device", "cpu", "--model", str(tmp_path / "model")]
+    result = CliRunner().invoke(benchmark, ["windows", *options], catch_exceptions=False)
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text()) == before
+    result = CliRunner().invoke(benchmark, ["windows", *options, "--save"], catch_exceptions=False)
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:5]] == [[b, w] for b in ("deep", "shallow") for w in "13"]
+    stored = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    assert {name for name in stored if stored[name] != before[name]} <= {"block_size", "shallow_block_size"}
+    deep, shallow = stored["block_size"], stored["shallow_block_size"]
+    assert lines[5] == f"fastest: {deep} in the deep block, {shallow} in the shallow ones"
+    assert {deep, shallow} <= {1, 3}
+
+
+def test_windows_are_stored_in_a_folder_only(capsys: pytest.CaptureFixture[str]):
+    assert run(["benchmark", "windows", "--save"]) == 2
+    assert "toyworld is none: give a folder" in capsys.readouterr().err

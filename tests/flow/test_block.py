@@ -52,12 +52,19 @@ def test_evaluating_again_after_a_change_equals_the_whole_pass():
         torch.testing.assert_close(got, (mu[:, start:stop], sigma[:, start:stop]), atol=1e-12, rtol=0)
 
 
-def test_evaluating_past_what_is_settled_is_an_error():
+def test_tokens_that_the_cache_lacks_are_taken_in_on_the_way():
     flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
-    gaussians = deep_gaussians(flow, text=random_text(2))
-    gaussians.evaluate(v, 0, 6)
-    with pytest.raises(ValueError, match="cannot rewind"):
-        gaussians.evaluate(v, 8, 12)
+    text = random_text(2)
+    want = whole_pass(flow, v, text)
+    for held in (0, 6):
+        gaussians = deep_gaussians(flow, text=text)
+        if held:
+            gaussians.evaluate(v, 0, held)
+        got = gaussians.evaluate(v, 9, 13)
+        torch.testing.assert_close(got, tuple(each[:, 9:13] for each in want), atol=1e-12, rtol=0)
+        assert gaussians.cache.length == TEXT_TOKENS + 13
+        gaussians.forget()
+        assert gaussians.cache.length == TEXT_TOKENS
 
 
 def test_guidance_equals_guiding_two_whole_passes():

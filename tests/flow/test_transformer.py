@@ -145,7 +145,7 @@ def test_cached_keys_are_already_rotated():
     cache = KeyValueCache(1, (1, 1, 3, HEAD_DIM), torch.float64, torch.device("cpu"))
     CausalAttend(cache)(*attention.queries_keys_values(h, rotation), 0)
     _, keys, values = attention.qkv(attention.norm(h)).chunk(3, dim=-1)
-    cos, sin = rotation.unbind(1)
+    cos, sin = rotation.real, rotation.imag
     a, b = keys[0, :, 0::2], keys[0, :, 1::2]
     torch.testing.assert_close(cache.buffer[0, 0, 0, 0, :, 0::2], a * cos - b * sin)
     torch.testing.assert_close(cache.buffer[0, 0, 0, 0, :, 1::2], b * cos + a * sin)

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from invertible_maps import CHANNELS, randn, random_text, tiny_flow
 from starflow.errors import StarflowError, UsageError
-from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample, solver_named
+from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample, solvers_named
 from starflow.sampling.sliding import SlidingWindow
-from starflow.sampling.solvers import BlockJacobi, sequential
+from starflow.sampling.solvers import BlockJacobi, Solvers, sequential
 
 HEIGHT, WIDTH = 2, 3
 EXACT = BlockJacobi(block_size=4, tolerance=1e-12)
@@ -39,7 +39,7 @@ def test_the_callers_tensors_are_left_alone():
     assert torch.equal(prefix, before[1])
 
 
-SOLVERS = {"jacobi": EXACT, "sliding": SlidingWindow(4, 1e-12, shallow_window=3)}
+SOLVERS = {"jacobi": EXACT, "sliding": Solvers(SlidingWindow(4, 1e-12), SlidingWindow(3, 1e-12))}
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -57,6 +57,7 @@ def test_the_default_solver_is_close_to_sequential():
     want, _ = sample(flow, noise(3), text, solver=sequential)
     got, report = sample(flow, noise(3), text)
     assert report.deep.max_residual <= 1e-2
+    assert report.shallow.max_residual == 0
     assert 0 < (got - want).abs().max() < 0.1
 
 
@@ -139,7 +140,7 @@ def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
 
 @pytest.mark.parametrize(
     "solver",
-    [sequential, BlockJacobi(6, 0.1), SlidingWindow(6, 0.1, shallow_window=6)],
+    [sequential, BlockJacobi(6, 0.1), SlidingWindow(6, 0.1)],
     ids=["sequential", "jacobi", "sliding"],
 )
 def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
@@ -162,11 +163,13 @@ def test_the_report_counts_tokens_and_admits_failure():
 
 def test_solvers_by_name():
     sizes = {"block_size": 8, "shallow_block_size": 2}
-    assert solver_named("sequential", tolerance=1e-2, **sizes) is sequential
-    assert solver_named("block-jacobi", tolerance=1e-3, **sizes) == BlockJacobi(8, 1e-3)
-    assert solver_named("sliding", tolerance=1e-3, **sizes) == SlidingWindow(8, 1e-3, 2)
+    assert solvers_named("sequential", tolerance=1e-2, **sizes) == (sequential, sequential)
+    assert solvers_named("block-jacobi", tolerance=1.0, **sizes) == (BlockJacobi(8, 0.9), BlockJacobi(2, 0.01))
+    assert solvers_named("sliding", tolerance=1.0, **sizes) == (SlidingWindow(8, 0.9), SlidingWindow(2, 0.01))
+    capped = solvers_named("sliding", tolerance=0.1, block_size=8, shallow_block_size=1, max_sweeps=3)
+    assert capped == (SlidingWindow(8, 0.1, 3), sequential)
     with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi or sequential"):
-        solver_named("gauss-seidel", tolerance=1e-2, **sizes)
+        solvers_named("gauss-seidel", tolerance=1e-2, **sizes)
 
 
 @pytest.mark.parametrize("num_given", [3, 4])

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from starflow.sampling.solvers import Gaussians, Progress, Solution
 
-LATER_BLOCKS = 4  # times as large as those of the first frame
-
 
 @dataclass(frozen=True)
 class PublishedJacobi:
     """Video-aware block-wise Jacobi with the released stopping rule (STARFlow-V, arXiv 2511.20462).
 
-    Blocks may cross frames. One is iterated until the mean square of the change, over the batch, is below `threshold`
-    times that of the values, `max_sweeps` times at most. Its first sweep reads the previous frame's tokens in the place
-    of its own. What comes out is the last sweep's prediction, so that the cache is one sweep behind it.
+    `block_size` tokens in the first frame, `later_block_size` after it (32 and 128 in the released code, 64 and 512 in
+    the paper). Blocks may cross frames. One is iterated until the mean square of the change, over the batch, is below
+    `threshold` times that of the values, `max_sweeps` times at most. Its first sweep reads the previous frame's tokens
+    in the place of its own. What comes out is the last sweep's prediction, so that the cache is one sweep behind it.
     """
 
     block_size: int
+    later_block_size: int
     threshold: float = 1e-3
     max_sweeps: int = 32
 
@@ -29,7 +29,7 @@ class PublishedJacobi:
         """See `starflow.sampling.solvers.Solver`; the residual is not measured."""
         first = start
         while first < stop:
-            size = self.block_size if first <= frame_tokens else LATER_BLOCKS * self.block_size
+            size = self.block_size if first <= frame_tokens else self.later_block_size
             last = min(first + size, stop)
             sweeps = self._solve_block(gaussians, z, v, first, last, frame_tokens)
             tokens = len(v) * (last - first)

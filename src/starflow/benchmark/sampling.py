@@ -18,7 +18,7 @@ from starflow.benchmark.clocks import PeakMemory, Stopwatch
 from starflow.benchmark.published import PublishedJacobi
 from starflow.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport, deep_frames, invert_shallow
-from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver, sequential
+from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver, Solvers, sequential
 from starflow.stages import Plan, denoised, restored, sampled
 from starflow.video import write_video
 
@@ -72,13 +72,13 @@ class Accuracy:
     sweep_overhead: float
 
 
-def samplers(pipeline: StarFlowPipeline) -> dict[str, Solver]:
+def samplers(pipeline: StarFlowPipeline) -> dict[str, Solvers]:
     """What is compared, by name."""
     return {
-        "sequential": sequential,
-        "published-32": PublishedJacobi(32),
-        "published-64": PublishedJacobi(64),
-        "sliding": pipeline.solver("sliding"),
+        "sequential": Solvers(sequential, sequential),
+        "published-32": Solvers(PublishedJacobi(32, 128), PublishedJacobi(32, 128)),
+        "published-64": Solvers(PublishedJacobi(64, 512), PublishedJacobi(64, 512)),
+        "sliding": pipeline.solvers("sliding"),
     }
 
 
@@ -92,26 +92,26 @@ def measure(
     say: Callable[[str], None],
 ) -> list[Row]:
     """The rows of all samplers on `batch_size` clips of `num_frames`; `say` is told what is being done."""
-    solvers = samplers(pipeline)
+    compared = samplers(pipeline)
     prompts = [PROMPTS[index % len(PROMPTS)] for index in range(batch_size)]
     where = f"{num_frames} frames, batch {batch_size}"
     accuracy = {}
-    for name, solver in solvers.items():
+    for name, solvers in compared.items():
         say(f"{where}: error of {name}")
-        accuracy[name] = check(pipeline, _plan(pipeline, prompts, num_frames, seed, solver))
-    clips: dict[str, list[dict[str, float]]] = {name: [] for name in solvers}
-    firsts: dict[str, list[float]] = {name: [] for name in solvers}
-    peaks: dict[str, list[float]] = {name: [] for name in solvers}
+        accuracy[name] = check(pipeline, _plan(pipeline, prompts, num_frames, seed, solvers))
+    clips: dict[str, list[dict[str, float]]] = {name: [] for name in compared}
+    firsts: dict[str, list[float]] = {name: [] for name in compared}
+    peaks: dict[str, list[float]] = {name: [] for name in compared}
     for repeat in range(repeats):
-        for name, solver in solvers.items():
+        for name, solvers in compared.items():
             say(f"{where}: repeat {repeat + 1} of {repeats}, {name}")
             memory = PeakMemory(pipeline.device)
             memory.reset()
-            clips[name].append(make_clips(pipeline, prompts, num_frames, seed, solver))
+            clips[name].append(make_clips(pipeline, prompts, num_frames, seed, solvers))
             peaks[name].append(memory.mb())
-            firsts[name].append(first_frame(pipeline, prompts, num_frames, seed, solver))
-    stages = {name: {s: median(clip[s] for clip in clips[name]) for s in STAGES} for name in solvers}
-    latency = {name: median(clip["deep"] + clip["shallow"] for clip in clips[name]) for name in solvers}
+            firsts[name].append(first_frame(pipeline, prompts, num_frames, seed, solvers))
+    stages = {name: {s: median(clip[s] for clip in clips[name]) for s in STAGES} for name in compared}
+    latency = {name: median(clip["deep"] + clip["shallow"] for clip in clips[name]) for name in compared}
     published = min(latency["published-32"], latency["published-64"])
     exact = accuracy["sequential"].latents
     return [
@@ -144,14 +144,14 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _plan(pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solver: Solver) -> Plan:
+def _plan(pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solvers: Solvers) -> Plan:
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(prompts))]
-    return replace(pipeline.plan(prompts, num_frames=num_frames, generator=generators), solver=solver)
+    return replace(pipeline.plan(prompts, num_frames=num_frames, generator=generators), solvers=solvers)
 
 
 def check(pipeline: StarFlowPipeline, plan: Plan) -> Accuracy:
     """Sample once, looking at every pass through the deep block and measuring what it leaves."""
-    flow, watched, report = pipeline.flow, _Watched(plan.solver), SamplingReport()
+    flow, watched, report = pipeline.flow, _Watched(plan.solvers.deep), SamplingReport()
     noise = plan.noise.permute(0, 1, 3, 4, 2)
     frames = deep_frames(
         flow,
@@ -166,17 +166,17 @@ def check(pipeline: StarFlowPipeline, plan: Plan) -> Accuracy:
         plan.later_text,
     )
     u = torch.cat(list(frames), dim=1)
-    x = invert_shallow(flow, u, plan.solver, report).permute(0, 1, 4, 2, 3)
+    x = invert_shallow(flow, u, plan.solvers.shallow, report).permute(0, 1, 4, 2, 3)
     return Accuracy(x, report.deep, watched.max_residual, watched.seconds / watched.passes.seconds)
 
 
 def make_clips(
-    pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solver: Solver
+    pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solvers: Solvers
 ) -> dict[str, float]:
     """Make and write the clips, as `pipeline(...)` does; the seconds of each stage."""
     watch = Stopwatch(pipeline.device)
     with watch.stage("text"):
-        plan = _plan(pipeline, prompts, num_frames, seed, solver)
+        plan = _plan(pipeline, prompts, num_frames, seed, solvers)
     video = torch.cat(list(_videos(pipeline, plan, plan.noise.shape[1], watch)), dim=1)
     with watch.stage("writing"), TemporaryDirectory() as folder:
         frames = pipeline.video_processor.postprocess_video(video.transpose(1, 2), output_type="np")
@@ -185,10 +185,10 @@ def make_clips(
     return {stage: watch.seconds[stage] for stage in STAGES}
 
 
-def first_frame(pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solver: Solver) -> float:
+def first_frame(pipeline: StarFlowPipeline, prompts: list[str], num_frames: int, seed: int, solvers: Solvers) -> float:
     """Seconds from the prompts to their first pictures, when each latent frame goes on as soon as it is there."""
     start = time.perf_counter()
-    plan = _plan(pipeline, prompts, num_frames, seed, solver)
+    plan = _plan(pipeline, prompts, num_frames, seed, solvers)
     next(_videos(pipeline, plan, 1, Stopwatch(pipeline.device)))
     return time.perf_counter() - start
 

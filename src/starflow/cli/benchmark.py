@@ -103,6 +103,49 @@ HEADER = (
 )
 
 
+@benchmark.command()
+@click.option(
+    "--windows", type=Numbers(), default="1,2,4,8,16,32", show_default=True, help="Tokens at once; 1 is sequential."
+)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Seconds are the least of these.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@click.option("--save", is_flag=True, help="Store the fastest with the model, which must be a folder.")
+@model_options
+def windows(
+    windows: tuple[int, ...], repeats: int, seed: int, save: bool, model: str, device: str | None, dtype: str
+) -> None:
+    """How many tokens at once are fastest on this machine, in the deep block and in the shallow ones.
+
+    One clip of the model's length, by turns. What is fastest is a property of the model and the machine, and is the
+    model's to say (block_size and shallow_block_size in model_index.json): nothing is guessed while sampling.
+
+    \b
+    starflow benchmark windows
+    starflow benchmark windows --model FOLDER --save
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    if save and not Path(model).is_dir():
+        raise UsageError(f"--save writes into the model's folder, and {model} is none: give a folder")
+
+    from starflow.benchmark.windows import fastest, measure_windows
+    from starflow.files import atomic_write
+
+    pipeline = load_pipeline(model, device, dtype)
+    rows = measure_windows(pipeline, windows, repeats, seed, _say)
+    click.echo(f"{'blocks':<9}{'window':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12}{'sweep/pass':>11}")
+    for row in rows:
+        click.echo(
+            f"{row.blocks:<9}{row.window:>7}{row.seconds:>9.3f}{row.sweeps:>8}{row.evaluations_per_token:>12.1f}"
+            f"{row.sweep_over_pass:>11.2f}"
+        )
+    best = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
+    click.echo(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow ones")
+    if save:
+        index = Path(model) / "model_index.json"
+        settings = json.loads(index.read_text(encoding="utf-8")) | best
+        with atomic_write(index) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _line(row: "Row") -> str:
     return (
         f"{row.sampler:<14}{row.num_frames:>7}{row.batch_size:>6}{row.latency_s:>9.2f}"

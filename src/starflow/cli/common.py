@@ -119,12 +119,15 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--tolerance",
             type=click.FloatRange(0, min_open=True),
-            help="Largest error of the sampler, in units of the noise. [default: the model's]",
+            help="How exact a video is: it is the exact one of a noise that differs nowhere from the seed's by more "
+            "than this (that noise has a standard deviation of 1). Smaller takes longer. [default: the model's]",
         ),
         click.option(
             "--sampler",
             type=click.Choice(["sliding", "block-jacobi", "sequential"]),
-            help="How the flow is inverted. [default: the model's]",
+            help="How the flow is inverted: sliding, a window of tokens at once, within --tolerance (fastest); "
+            "block-jacobi, blocks of tokens at once, within it too; sequential, token by token, exact. "
+            "[default: the model's]",
         ),
         click.option(
             "--guidance-scale",

@@ -69,7 +69,7 @@ class AffineBlock(nn.Module):
     def predict(self, v: Tensor, rotation: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `(B, N, D)` of every token of `v` `(B, N, D)`, in one parallel pass.
 
-        `rotation` is `(M + N, 2, d/2)`, text first.
+        `rotation` is `(M + N, d/2)`, text first.
         """
         batch = v.shape[0]
         h = self.embed(torch.cat([self.sos.expand(batch, -1, -1).to(v.dtype), v[:, :-1]], dim=1))
@@ -104,7 +104,7 @@ class ConditionalGaussians:
     ):
         """Start with an empty cache, but for the text.
 
-        `rotation` `(M + N, 2, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come first.
+        `rotation` `(M + N, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come first.
         Raises ValueError when guidance is asked for without `null_text`.
         """
         if guidance_scale and (text is None or null_text is None):
@@ -127,6 +127,10 @@ class ConditionalGaussians:
             both = torch.cat([text, null_text]) if guidance_scale and null_text is not None else text
             self._run(block.embed_text(both))
 
+    def forget(self) -> None:
+        """Empty the cache, but for the text."""
+        self.cache.rewind(self.num_text_tokens)
+
     def _run(self, h: Tensor) -> Tensor:
         """Transformer output of tokens that follow what the cache holds, which takes them in."""
         start = self.cache.length
@@ -138,16 +142,17 @@ class ConditionalGaussians:
         """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1`, given those before each in `v` `(B, N, D)`.
 
         The cache is rewound to `start` first, so tokens before `start` must not have changed since they were evaluated;
-        it is left holding everything up to `stop`. Raises ValueError if tokens before `start` were never evaluated.
+        those that it does not hold are taken in by the same pass. It is left holding everything up to `stop`.
         """
-        self.cache.rewind(self.num_text_tokens + start)
-        if start == 0:
+        first = min(start, self.cache.length - self.num_text_tokens)
+        self.cache.rewind(self.num_text_tokens + first)
+        if first == 0:
             sos = self.block.sos.expand(v.shape[0], -1, -1).to(v.dtype)
             previous = torch.cat([sos, v[:, : stop - 1]], dim=1)
         else:
-            previous = v[:, start - 1 : stop - 1]
-        h = self.block.embed(previous)
-        return self._guided(self._run(h.repeat(self.branches, 1, 1)))
+            previous = v[:, first - 1 : stop - 1]
+        h = self._run(self.block.embed(previous).repeat(self.branches, 1, 1))
+        return self._guided(h[:, start - first :])
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(n, D)` of the `n` tokens of all windows, one of each sample of `v` `(B, N, D)`, in their order.
@@ -158,8 +163,7 @@ class ConditionalGaussians:
         if all(window == windows[0] for window in windows):
             mu, sigma = self.evaluate(v, windows[0].start, windows[0].stop)
             return mu.flatten(0, 1), sigma.flatten(0, 1)
-        packed = [(row, token, token - window.start) for row, window in enumerate(windows) for token in window]
-        rows, tokens, offsets = torch.tensor(packed, device=v.device).unbind(1)
+        rows, tokens, offsets = packed(windows, v.device)
         previous = v[rows, (tokens - 1).clamp(min=0)]
         previous = torch.where((tokens == 0)[:, None], self.block.sos[0].to(v.dtype), previous)
         h = self.block.embed(previous[None]).repeat(1, self.branches, 1)
@@ -175,6 +179,18 @@ class ConditionalGaussians:
         """Transformer output of all branches → `mu, sigma` of the samples."""
         mu, sigma = self.block.gaussians(h)
         return guide(*_split(mu, sigma), self.guidance_scale) if self.guidance_scale else (mu, sigma)
+
+
+def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The `n` tokens of all windows, one after the other: their samples, their indices, and their places in a window.
+
+    All are `(n,)`.
+    """
+    lengths = [len(window) for window in windows]
+    rows = torch.arange(len(windows)).repeat_interleave(torch.tensor(lengths))
+    tokens = torch.cat([torch.arange(window.start, window.stop) for window in windows])
+    offsets = torch.cat([torch.arange(length) for length in lengths])
+    return rows.to(device), tokens.to(device), offsets.to(device)
 
 
 def _split(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -92,7 +92,7 @@ class _LayerStream:
         self.pending: list[Tensor] = []  # h, rotation, q, k, v
 
     def __call__(self, h: Tensor, rotation: Tensor, *, is_last: bool) -> tuple[Tensor, Tensor]:
-        """`(B, n, C)` and `(n, 2, d/2)` of tokens that follow those before → the same of tokens that are ready."""
+        """`(B, n, C)` and `(n, d/2)` of tokens that follow those before → the same of tokens that are ready."""
         self._append(h, rotation)
         h, rotation, q, k, _ = self.pending
         num_text = self.num_text_tokens

@@ -129,7 +129,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         return tokens.unflatten(2, (height, width))
 
     def rotation(self, index: int, grid: tuple[int, int, int], num_text_tokens: int = 0) -> Tensor:
-        """Rotary cosines and sines `(M + n, 2, d/2)` of block `index`'s text and tokens.
+        """Rotary positions `(M + n, d/2)` of block `index`'s text and tokens.
 
         Places in the sequence have raster positions also where the tokens run backwards: the released models were
         trained so.

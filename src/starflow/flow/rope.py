@@ -1,6 +1,7 @@
 """3-D rotary positions (pure functions).
 
-A token at `(row, column, time)` rotates each pair of channels `(2j, 2j + 1)` of its queries and keys by the angle
+A token at `(row, column, time)` turns each pair of channels `(2j, 2j + 1)` of its queries and keys, as the real and
+imaginary part of one complex number, by the angle
 `[row·f, column·f, time·g]_j`, with `s/2` spatial frequencies `f_i = 10000^(-2i/s)`, `s = head_dim/2 - 8`, used once for
 rows and once for columns, and 8 temporal frequencies `g_i = 10000^(-i/8)`.
 Rows and columns are divided by `sqrt(H·W)` and multiplied by the training length `L`, so that a model moves between
@@ -42,9 +43,9 @@ def text_positions(num_tokens: int, length: float) -> Tensor:
 
 
 def rotations(positions: Tensor, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`(n, 3)` positions on the CPU → `(n, 2, d/2)` cosines and sines of the rotation angles, in `dtype` on `device`.
+    """`(n, 3)` positions on the CPU → `(n, d/2)` rotations `exp(i·angle)`, their parts in `dtype`, on `device`.
 
-    The angles are computed in float64, which not every device has, and rounded last.
+    The angles are computed in float64, which not every device has, and rounded last. `dtype` is float32 or float64.
     """
     spatial_dim = head_dim // 2 - TEMPORAL_FREQUENCIES
     index = torch.arange(max(spatial_dim // 2, TEMPORAL_FREQUENCIES), dtype=torch.float64)
@@ -52,14 +53,13 @@ def rotations(positions: Tensor, head_dim: int, dtype: torch.dtype, device: torc
     temporal = BASE ** (-index[:TEMPORAL_FREQUENCIES] / TEMPORAL_FREQUENCIES)
     rows, columns, time = positions.double().unsqueeze(-1).unbind(-2)
     angles = torch.cat([rows * spatial, columns * spatial, time * temporal], dim=-1)
-    return torch.stack([angles.cos(), angles.sin()], dim=-2).to(device, dtype)
+    return torch.polar(torch.ones_like(angles), angles).to(device, dtype.to_complex())
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate the interleaved channel pairs `(a, b)` of `x` to `(a cos - b sin, b cos + a sin)`.
 
-    `x` is `(B, heads, n, d)`, `rotation` `(n, 2, d/2)`.
+    `x` is `(…, d)`, `rotation` broadcasts to `(…, d/2)`. One complex product, in float32 or wider.
     """
-    cos, sin = rotation.to(x.dtype).unbind(-2)
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+    pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)

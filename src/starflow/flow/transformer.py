@@ -58,37 +58,49 @@ class Attend(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor: ...
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
+    """`(n, m)`: which keys each of `n` queries, the last of `m` tokens, sees: those of its own and earlier tokens."""
+    return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of `n` queries, the last of `m` tokens, each to the keys of its own and earlier tokens.
 
-    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made: a square
-    problem uses the kernel's own causal mode, one with a prefix goes by chunks of rows.
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made for many
+    queries: a square problem uses the kernel's own causal mode, one with a prefix goes by chunks of rows. For few,
+    `mask` is their `causal_mask` if it is at hand.
     """
     n, m = q.shape[2], k.shape[2]
     if n == m:
         return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)
     if n == 1:
         return F.scaled_dot_product_attention(q, k, v)
+    if n <= QUERY_CHUNK:
+        mask = causal_mask(n, m, q.device) if mask is None else mask
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     chunks = []
     for start in range(0, n, QUERY_CHUNK):
         rows = q[:, :, start : start + QUERY_CHUNK]
         end = m - n + start + rows.shape[2]
-        mask = torch.ones(rows.shape[2], end, dtype=torch.bool, device=q.device).tril(m - n + start)
-        chunks.append(F.scaled_dot_product_attention(rows, k[:, :, :end], v[:, :, :end], attn_mask=mask))
-    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
+        chunks.append(causal_attention(rows, k[:, :, :end], v[:, :, :end]))
+    return torch.cat(chunks, dim=2)
 
 
 class CausalAttend:
-    """Causal attention, over a `KeyValueCache` when there is one."""
+    """Causal attention in one pass through all layers, over a `KeyValueCache` when there is one."""
 
     def __init__(self, cache: KeyValueCache | None = None):
         self.cache = cache
+        self.mask: Tensor | None = None  # of few queries with a prefix: made once for all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.cache is not None:
             k, v = self.cache.append(layer, k, v)
             k, v = k.to(q.dtype), v.to(q.dtype)
-        return causal_attention(q, k, v)
+            n, m = q.shape[2], k.shape[2]
+            if self.mask is None and 1 < n <= QUERY_CHUNK and n < m:
+                self.mask = causal_mask(n, m, q.device)
+        return causal_attention(q, k, v, self.mask)
 
 
 class RaggedAttend:
@@ -150,8 +162,8 @@ class Attention(nn.Module):
     def queries_keys_values(self, h: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`q`, `k` (both rotated) and `v`, each `(B, h, n, d)`, of tokens `(B, n, C)`."""
         qkv = self.qkv(self.norm(h)).unflatten(-1, (3, -1, self.head_dim))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(q, rotation), rotate(k, rotation), v
+        q, k = rotate(qkv[:, :, :2], rotation[:, None, None]).transpose(1, 3).unbind(2)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def merge(self, attended: Tensor) -> Tensor:
         """Attended values `(B, h, n, d)` → `(B, n, C)`."""
@@ -199,7 +211,7 @@ class Transformer(nn.Module):
         self.final_norm = FinalNorm(width)
 
     def forward(self, h: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
-        """`rotation` `(n, 2, d/2)` is of the `n` tokens in `h`."""
+        """`rotation` `(n, d/2)` is of the `n` tokens in `h`."""
         for index, layer in enumerate(self.layers):
             h = layer(h, rotation, attend, index)
         return self.final_norm(h)

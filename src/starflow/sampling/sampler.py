@@ -13,8 +13,12 @@ from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import at_least_float32
-from starflow.sampling.sliding import SlidingWindow
-from starflow.sampling.solvers import BlockJacobi, Solution, Solver, require_finite, sequential, solve
+from starflow.sampling.sliding import OnUnconverged, SlidingWindow
+from starflow.sampling.solvers import BlockJacobi, Solution, Solver, Solvers, require_finite, sequential, solve
+
+# Residuals of the shallow blocks reach the deep block's noise multiplied, by 5 to 9 in the bundled model (see
+# docs/sampling.md): so much of the tolerance each may leave where both are iterated.
+DEEP_SHARE, SHALLOW_SHARE = 0.9, 0.01
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,35 @@ class SamplingReport:
         )
 
 
-def solver_named(name: str, *, tolerance: float, block_size: int, shallow_block_size: int) -> Solver:
-    """The solver that a user names: `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
+def solvers_named(
+    name: str,
+    *,
+    tolerance: float,
+    block_size: int,
+    shallow_block_size: int,
+    max_sweeps: int | None = None,
+    on_unconverged: OnUnconverged = "warn",
+) -> Solvers:
+    """The solvers that a user names: `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
 
-    `block_size` tokens of the deep block are iterated at once, and by `sliding` `shallow_block_size` tokens of the
-    shallow ones. What is fastest depends on the model and the machine; 1 is token by token.
+    `block_size` tokens of the deep block are iterated at once, and `shallow_block_size` tokens of the shallow ones; 1
+    is token by token. What is fastest depends on the model and the machine: `starflow benchmark windows` finds out.
+    The tolerance is of the whole flow. See `SlidingWindow` for `max_sweeps` and `on_unconverged`, which the others
+    have not: they end by themselves.
     """
+    shallow_is_exact = shallow_block_size == 1 or name == "sequential"
+    deep_tolerance = tolerance if shallow_is_exact else DEEP_SHARE * tolerance
     if name == "sliding":
-        return SlidingWindow(block_size, tolerance, shallow_block_size)
+        deep: Solver = SlidingWindow(block_size, deep_tolerance, max_sweeps, on_unconverged)
+        shallow: Solver = SlidingWindow(shallow_block_size, SHALLOW_SHARE * tolerance, max_sweeps, on_unconverged)
+        return Solvers(deep, sequential if shallow_is_exact else shallow)
     if name == "block-jacobi":
-        return BlockJacobi(block_size, tolerance)
+        return Solvers(
+            BlockJacobi(block_size, deep_tolerance),
+            sequential if shallow_is_exact else BlockJacobi(shallow_block_size, SHALLOW_SHARE * tolerance),
+        )
     if name == "sequential":
-        return sequential
+        return Solvers(sequential, sequential)
     raise UsageError(f"unknown sampler {name!r}: choose sliding, block-jacobi or sequential")
 
 
@@ -120,8 +141,7 @@ def _window_frames(
     z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
     start, stop = known * frame_tokens, num_frames * frame_tokens
     v[:, start:] = z[:, start:]
-    if known:
-        gaussians.evaluate(v, 0, start)
+    gaussians.forget()  # the first sweep takes in the known frames
     frame = known
     for settled, done in solver(gaussians, z, v, start, stop, frame_tokens):
         report.deep += done
@@ -136,8 +156,6 @@ def _window_frames(
 @torch.no_grad()
 def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingReport) -> Tensor:
     """Invert the shallow blocks: `u` `(B, T, H, W, D)` → `x` of the same shape; all frames are one batch."""
-    if isinstance(solver, SlidingWindow):
-        solver = solver.within_frames()
     x = u
     grid = (u.shape[1], u.shape[2], u.shape[3])
     for index in reversed(range(flow.num_blocks - 1)):
@@ -159,7 +177,7 @@ def sample(
     *,
     prefix: Tensor | None = None,
     window: Window | None = None,
-    solver: Solver | None = None,
+    solver: Solver | Solvers | None = None,
     on_frame: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, SamplingReport]:
     """Noise → latents, the inverse of `StarFlow.encode`.
@@ -172,7 +190,8 @@ def sample(
         guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
         prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with; they come back as they are.
         window: for videos longer than training (STARFlow-V, rolling window); the default holds everything.
-        solver: how a block is inverted; `SlidingWindow` by default.
+        solver: how every block is inverted, or `Solvers` for the deep one and the shallow ones; by default
+            `SlidingWindow` for the deep one, and token by token, exactly, for the others.
         on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame as the deep block finishes it.
 
     Returns:
@@ -181,7 +200,8 @@ def sample(
     Raises:
         UsageError: a prefix that leaves nothing to generate. StarflowError: NaN in what was sampled.
     """
-    solver = solver or SlidingWindow()
+    solver = solver or Solvers(SlidingWindow(), sequential)
+    deep, shallow = solver if isinstance(solver, Solvers) else Solvers(solver, solver)
     report = SamplingReport()
     num_given = 0 if prefix is None else prefix.shape[1]
     if num_given >= noise.shape[1]:
@@ -189,9 +209,9 @@ def sample(
     z = at_least_float32(noise).permute(0, 1, 3, 4, 2)
     given = None if prefix is None else flow.encode_shallow(prefix)
     frames = []
-    for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), solver, report):
+    for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), deep, report):
         frames.append(u)
         if on_frame is not None:
             on_frame(num_given + len(frames) - 1, u)
-    x = invert_shallow(flow, torch.cat(frames, dim=1), solver, report).permute(0, 1, 4, 2, 3)
+    x = invert_shallow(flow, torch.cat(frames, dim=1), shallow, report).permute(0, 1, 4, 2, 3)
     return (x if prefix is None else torch.cat([prefix.to(x.dtype), x], dim=1)), report

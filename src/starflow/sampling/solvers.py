@@ -68,6 +68,13 @@ class Solver(Protocol):
     ) -> Iterator[Progress]: ...
 
 
+class Solvers(NamedTuple):
+    """How the deep block is inverted, and how the shallow ones are."""
+
+    deep: Solver
+    shallow: Solver
+
+
 def solve(
     solver: Solver, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int | None = None
 ) -> Solution:

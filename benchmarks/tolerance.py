@@ -1,0 +1,160 @@
+"""What the tolerance costs and what it changes: sweeps, the difference to exact samples, and what the checker says.
+
+    python benchmarks/tolerance.py -o tolerance/ [--num-prompts 100] [--num-nudged 20] [--tolerances 0.001 0.01 …]
+
+Clips of held-out toyworld captions, all from the same noise, sequential (exact) and by `sliding` at each tolerance.
+A sample at tolerance tau is the exact sample of a noise within tau of the one drawn (the certificate): so beside
+each stands the yardstick of what such a difference means, exact samples of noise nudged by up to tau.
+Writes tolerance.json and tolerance.png. Differences are of the pixels that come out, in dB (PSNR).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from starflow.evaluation.clips import Frames
+from starflow.evaluation.compliance import score
+from starflow.evaluation.machine import describe_machine, now
+from starflow.evaluation.prompts import Prompt, held_out_prompts
+from starflow.files import atomic_write
+from starflow.pipeline import StarFlowPipeline
+from starflow.sampling.sampler import SamplingReport
+from starflow.toyworld.checker import check
+
+BATCH = 20
+
+
+def make(
+    pipeline: StarFlowPipeline, prompts: list[Prompt], noise: Tensor, sampler: str, tolerance: float | None
+) -> tuple[Frames, SamplingReport]:
+    """Clips `(n, F, height, width, 3)` of 8 bits, and what the solvers did."""
+    frames, report = [], SamplingReport()
+    for first in range(0, len(noise), BATCH):
+        captions = [prompt.caption for prompt in prompts[first : first + BATCH]]
+        output = pipeline(
+            captions,
+            latents=noise[first : first + BATCH],
+            sampler=sampler,
+            tolerance=tolerance,
+            output_type="np",
+        )
+        frames.append((output.frames * 255).round().astype(np.uint8))
+        report.deep += output.report.deep
+        report.shallow += output.report.shallow
+    return np.concatenate(frames), report
+
+
+def psnr(clips: Frames, exact: Frames) -> np.ndarray:
+    """PSNR of each clip in dB; 99 for clips that are equal to the last bit."""
+    error = np.square(clips.astype(float) - exact[: len(clips)]).mean(axis=(1, 2, 3, 4))
+    return np.minimum(99.0, 10 * np.log10(255**2 / np.maximum(error, 1e-12)))
+
+
+def row(prompts: list[Prompt], clips: Frames, exact: Frames) -> dict[str, Any]:
+    """How far the clips are from the exact ones, and how many show what their captions say."""
+    decibels = psnr(clips, exact)
+    held = score([check(frames, prompt.description) for frames, prompt in zip(clips, prompts, strict=True)])
+    return {
+        "psnr_median": float(np.median(decibels)),
+        "psnr_worst": float(decibels.min()),
+        **{name: held[name] for name in ("color", "shape", "motion", "color_shape_motion")},
+    }
+
+
+def measure(pipeline: StarFlowPipeline, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for sequential sampling, then one for each tolerance."""
+    prompts = held_out_prompts(0, arguments.num_prompts, 1)
+    config, generator = pipeline.config, torch.Generator().manual_seed(0)
+    shape = pipeline.latent_shape(len(prompts), config.num_frames, config.height, config.width)
+    noise = torch.randn(shape, generator=generator)
+    signs = 2 * torch.rand(shape, generator=generator) - 1
+    exact, report = make(pipeline, prompts, noise, "sequential", None)
+    rows = [{"tolerance": 0.0, "evaluations_per_token": 1.0, "max_residual": 0.0, **row(prompts, exact, exact)}]
+    print(
+        f"{'tolerance':>10}{'evals/token':>12}{'median dB':>10}{'worst dB':>10}{'nudged dB':>10}{'all three right':>17}"
+    )
+    for tolerance in arguments.tolerances:
+        clips, report = make(pipeline, prompts, noise, "sliding", tolerance)
+        nudged, some = noise + tolerance * signs, slice(arguments.num_nudged)
+        yardstick, _ = make(pipeline, prompts[some], nudged[some], "sequential", None)
+        decibels = psnr(yardstick, exact)
+        rows.append(
+            {
+                "tolerance": tolerance,
+                "evaluations_per_token": report.deep.evaluations / report.deep.tokens,
+                "max_residual": report.deep.max_residual,
+                "nudged_psnr_median": float(np.median(decibels)),
+                "nudged_psnr_worst": float(decibels.min()),
+                **row(prompts, clips, exact),
+            }
+        )
+        last = rows[-1]
+        print(
+            f"{tolerance:>10}{last['evaluations_per_token']:>12.2f}{last['psnr_median']:>10.1f}{last['psnr_worst']:>10.1f}"
+            f"{last['nudged_psnr_median']:>10.1f}{last['color_shape_motion']['value']:>17.1%}",
+            flush=True,
+        )
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Difference to exact samples, compliance and cost over the tolerance."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    difference, compliance, cost = figure.subplots(1, 3)
+    exact, *others = rows
+    tolerances = [each["tolerance"] for each in others]
+    for name, label in (
+        ("psnr_median", "sliding, median clip"),
+        ("psnr_worst", "sliding, worst clip"),
+        ("nudged_psnr_median", "exact, noise nudged by up to tau, median"),
+    ):
+        difference.plot(tolerances, [each[name] for each in others], "o-", label=label)
+    difference.set_ylabel("PSNR to the exact clip, dB")
+    for name in ("color", "shape", "motion", "color_shape_motion"):
+        label = name.replace("color_shape_motion", "all three")
+        values = np.array([each[name]["value"] for each in others])
+        bounds = np.array([each[name]["interval"] for each in others])
+        (line,) = compliance.plot(tolerances, 100 * values, "o-", label=label)
+        compliance.fill_between(tolerances, *(100 * bounds.T), alpha=0.12, color=line.get_color())
+        compliance.axhline(100 * exact[name]["value"], ls=":", color=line.get_color())
+    compliance.set_ylabel("captions followed, % (dotted: sequential)")
+    cost.plot(tolerances, [each["evaluations_per_token"] for each in others], "o-")
+    cost.set_ylabel("evaluations per token")
+    cost.set_ylim(bottom=0)
+    for axes in (difference, compliance, cost):
+        axes.set_xscale("log")
+        axes.set_xlabel("tolerance")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in (difference, compliance):
+        axes.legend(frameon=False, fontsize="small")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
+
+
+def main() -> None:
+    """Print the table, write the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--model", default="toyworld")
+    parser.add_argument("--num-prompts", type=int, default=100)
+    parser.add_argument("--num-nudged", type=int, default=20)
+    parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0])
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    pipeline = StarFlowPipeline.from_pretrained(arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    rows = measure(pipeline, arguments)
+    about = {"date": now(), "machine": describe_machine(pipeline.device), "model": arguments.model}
+    with atomic_write(arguments.output / "tolerance.json") as temporary:
+        temporary.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
+    draw(rows, arguments.output / "tolerance.png")
+
+
+if __name__ == "__main__":
+    main()
