@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from starflow.conditioning import EXTEND
 from starflow.data.latent_cache import LatentCache
 from starflow.data.mixture import Mixture, TaskWeights
 
@@ -23,9 +22,7 @@ def cache() -> LatentCache:
 
 
 def only(cache: LatentCache, task: str, dropout: float = 0.0) -> Mixture:
-    return Mixture(
-        cache, TaskWeights(**{**vars(NONE), task: 1}), batch_size=8, caption_dropout=dropout, word_dropout=0.0, seed=0
-    )
+    return Mixture(cache, TaskWeights(**{**vars(NONE), task: 1}), batch_size=8, caption_dropout=dropout, seed=0)
 
 
 def numbers(captions: list[str]) -> list[int]:
@@ -51,7 +48,7 @@ def test_each_task_is_what_it_says(cache: LatentCache, task: str, marker: str, e
 
 
 def test_a_batch_follows_from_seed_and_step_alone(cache: LatentCache):
-    mixtures = [Mixture(cache, TaskWeights(), 8, 0.1, 0.1, seed) for seed in (0, 0, 1)]
+    mixtures = [Mixture(cache, TaskWeights(), 8, 0.1, seed) for seed in (0, 0, 1)]
     first, again, other = ([mixture.batch(step).captions for step in range(5)] for mixture in mixtures)
     assert first == again
     assert first != other
@@ -59,7 +56,7 @@ def test_a_batch_follows_from_seed_and_step_alone(cache: LatentCache):
 
 
 def test_tasks_come_as_often_as_their_weights_say(cache: LatentCache):
-    mixture = Mixture(cache, TaskWeights(3, 0, 0, 1, 0), 2, 0.0, 0.0, 0)
+    mixture = Mixture(cache, TaskWeights(3, 0, 0, 1, 0), 2, 0.0, 0)
     edits = sum(mixture.batch(step).captions[0].startswith("(v2v)") for step in range(400))
     assert 0.19 < edits / 400 < 0.31
 
@@ -68,11 +65,3 @@ def test_captions_are_dropped_as_often_as_asked(cache: LatentCache):
     mixture = only(cache, "text_to_video", dropout=0.3)
     captions = [caption for step in range(200) for caption in mixture.batch(step).captions]
     assert 0.25 < captions.count("") / len(captions) < 0.35
-
-
-def test_words_are_dropped_as_often_as_asked_and_markers_never(cache: LatentCache):
-    mixture = Mixture(cache, TaskWeights(**{**vars(NONE), "extend": 1}), 8, 0.0, 0.3, 0)
-    captions = [caption for step in range(200) for caption in mixture.batch(step).captions]
-    assert all(caption.startswith(EXTEND) for caption in captions)
-    words = sum(len(caption.removeprefix(EXTEND).split()) for caption in captions)
-    assert 0.65 < words / (2 * len(captions)) < 0.75

@@ -47,7 +47,7 @@ def step(tmp_path: Path) -> FlowStep:
     cache = LatentCache(clips, clips[:, -1:], clips, captions, captions, [texts[0] for texts in captions])
     tokenizer = build_tokenizer(cache, 300)
     flow, denoiser, text_encoder, _ = build_models(config, tokenizer, CHANNELS)
-    mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0.0, 0)
+    mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0)
     for module in (flow, denoiser):
         randomize(module, dtype=torch.float32).requires_grad_()
     return FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)

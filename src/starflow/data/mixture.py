@@ -50,15 +50,14 @@ class TaskWeights:
 class Mixture:
     """Batches of one task each, drawn from a latent cache.
 
-    `batch_size` is that of text-to-video. A caption is left out with the probability `caption_dropout`, with its
-    marker; of the others each word is, with the probability `word_dropout`.
+    `batch_size` is that of text-to-video. A caption is left out, with its marker, with the probability
+    `caption_dropout`.
     """
 
     cache: LatentCache
     weights: TaskWeights
     batch_size: int
     caption_dropout: float
-    word_dropout: float
     seed: int
 
     def batch(self, step: int) -> Batch:
@@ -76,15 +75,9 @@ class Mixture:
         drawn = task(rng)
         dropped = rng.random(len(drawn.captions)) < self.caption_dropout
         captions = [
-            "" if drop else drawn.marker + self._without_some_words(rng, caption)
-            for drop, caption in zip(dropped, drawn.captions, strict=True)
+            "" if drop else drawn.marker + caption for drop, caption in zip(dropped, drawn.captions, strict=True)
         ]
         return Batch(drawn.latents.float(), captions, is_image=task == self._image)
-
-    def _without_some_words(self, rng: np.random.Generator, caption: str) -> str:
-        words = caption.split()
-        kept = rng.random(len(words)) >= self.word_dropout
-        return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)
 
     def _draw(self, rng: np.random.Generator, population: int, size: int) -> list[int]:
         return rng.integers(population, size=size).tolist()

@@ -141,7 +141,6 @@ class FlowTrainConfig:
     later_frame_scale: float = 1.0  # the same; see `starflow.vae.VideoCodec`
     noise_std: float = 0.3
     caption_dropout: float = 0.1
-    word_dropout: float = 0.0  # of each word of a caption, so that it is understood by its words and not as a whole
     guidance_scale: float = 2.0  # the trained model's default
     batch_size: int = 32
     data: FlowDataConfig = field(default_factory=FlowDataConfig)

@@ -231,9 +231,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         ).frames
         writer.add_image("samples", video_grid(videos), state.step)
 
-    mixture = Mixture(
-        cache, config.tasks, config.batch_size, config.caption_dropout, config.word_dropout, config.loop.seed
-    )
+    mixture = Mixture(cache, config.tasks, config.batch_size, config.caption_dropout, config.loop.seed)
     step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
     # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
