@@ -1,0 +1,56 @@
+"""How far two long clips drift apart whose noise differs by a millionth, sampled exactly, token by token.
+
+    python benchmarks/sensitivity.py [--num-frames 81] [--nudge 1e-6] [-o sensitivity.json]
+
+What comes out bounds what "error against sequential sampling" can mean for any sampler: see docs/sampling.md.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from starflow.benchmark.sampling import PROMPTS
+from starflow.evaluation.machine import describe_machine
+from starflow.files import atomic_write
+from starflow.pipeline import StarFlowPipeline
+from starflow.stages import sampled
+
+
+def latents(pipeline: StarFlowPipeline, noise: Tensor, num_frames: int, guidance_scale: float) -> Tensor:
+    """Latents `(B, T, D, H, W)` at the noise level of training, of one clip for each prompt."""
+    plan = pipeline.plan(
+        list(PROMPTS), num_frames=num_frames, latents=noise, guidance_scale=guidance_scale, sampler="sequential"
+    )
+    return torch.cat(list(sampled(pipeline.flow, plan, noise.shape[1], lambda *_: None)), dim=1)
+
+
+def main() -> None:
+    """Print, for each latent frame, the largest difference of any latent."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, help="a JSON file for the results")
+    parser.add_argument("--model", default="toyworld")
+    parser.add_argument("--num-frames", type=int, default=81)
+    parser.add_argument("--nudge", type=float, default=1e-6)
+    arguments = parser.parse_args()
+    pipeline = StarFlowPipeline.from_pretrained(arguments.model)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    noise = pipeline.plan(list(PROMPTS), num_frames=arguments.num_frames, generator=generator).noise
+    nudged = noise + arguments.nudge * torch.randn(noise.shape, generator=generator)
+    rows = []
+    for guidance_scale in (pipeline.config.guidance_scale, 0.0):
+        one, other = (latents(pipeline, each, arguments.num_frames, guidance_scale) for each in (noise, nudged))
+        differences = (one - other).abs().amax(dim=(0, 2, 3, 4)).tolist()
+        rows.append({"guidance_scale": guidance_scale, "largest_difference": differences})
+        print(f"guidance {guidance_scale:g}: " + " ".join(f"{value:.0e}" for value in differences), flush=True)
+    if arguments.output is not None:
+        about = {"machine": describe_machine(pipeline.device), "model": arguments.model, "rows": rows}
+        with atomic_write(arguments.output) as temporary:
+            temporary.write_text(json.dumps(about, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
