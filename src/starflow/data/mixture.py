@@ -8,7 +8,6 @@ Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,14 +26,6 @@ class Batch:
     is_image: bool
 
 
-class _Drawn(NamedTuple):
-    """Latents and captions of a task, and the marker that the captions get."""
-
-    latents: Tensor
-    captions: list[str]
-    marker: str = ""
-
-
 @dataclass
 class TaskWeights:
     """How often a step is of each task, in proportion."""
@@ -48,11 +39,7 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Batches of one task each, drawn from a latent cache.
-
-    `batch_size` is that of text-to-video. A caption is left out, with its marker, with the probability
-    `caption_dropout`.
-    """
+    """Batches of one task each, drawn from a latent cache. `batch_size` is that of text-to-video."""
 
     cache: LatentCache
     weights: TaskWeights
@@ -72,39 +59,37 @@ class Mixture:
         }
         share = np.array(list(tasks.values())) / sum(tasks.values())
         task = list(tasks)[rng.choice(len(tasks), p=share)]
-        drawn = task(rng)
-        dropped = rng.random(len(drawn.captions)) < self.caption_dropout
-        captions = [
-            "" if drop else drawn.marker + caption for drop, caption in zip(dropped, drawn.captions, strict=True)
-        ]
-        return Batch(drawn.latents.float(), captions, is_image=task == self._image)
+        batch = task(rng)
+        dropped = rng.random(len(batch.captions)) < self.caption_dropout
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
+        return Batch(batch.latents.float(), captions, batch.is_image)
 
     def _draw(self, rng: np.random.Generator, population: int, size: int) -> list[int]:
         return rng.integers(population, size=size).tolist()
 
-    def _captions(self, rng: np.random.Generator, indices: list[int]) -> list[str]:
-        return [str(rng.choice(self.cache.captions[index])) for index in indices]
+    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[str]:
+        return [marker + str(rng.choice(self.cache.captions[index])) for index in indices]
 
-    def _text_to_video(self, rng: np.random.Generator) -> _Drawn:
+    def _text_to_video(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return _Drawn(self.cache.clips[indices], self._captions(rng, indices))
+        return Batch(self.cache.clips[indices], self._captioned(rng, indices), is_image=False)
 
-    def _image(self, rng: np.random.Generator) -> _Drawn:
+    def _image(self, rng: np.random.Generator) -> Batch:
         # An image has a fraction of a clip's tokens: take as many more of them.
         indices = self._draw(rng, len(self.cache.clips), self.batch_size * self.cache.clips.shape[1] // 2)
         captions = [str(rng.choice(self.cache.image_captions[index])) for index in indices]
-        return _Drawn(self.cache.clips[indices, :1], captions)
+        return Batch(self.cache.clips[indices, :1], captions, is_image=True)
 
-    def _extend(self, rng: np.random.Generator) -> _Drawn:
+    def _extend(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return _Drawn(self.cache.clips[indices, 1:], self._captions(rng, indices), EXTEND)
+        return Batch(self.cache.clips[indices, 1:], self._captioned(rng, indices, EXTEND), is_image=False)
 
-    def _video_to_video(self, rng: np.random.Generator) -> _Drawn:
+    def _video_to_video(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.edits), max(1, self.batch_size // 2))
         latents = torch.cat([self.cache.clips[indices], self.cache.edits[indices]], dim=1)
-        return _Drawn(latents, [self.cache.instructions[index] for index in indices], VIDEO_TO_VIDEO)
+        return Batch(latents, [VIDEO_TO_VIDEO + self.cache.instructions[index] for index in indices], is_image=False)
 
-    def _last(self, rng: np.random.Generator) -> _Drawn:
+    def _last(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
         latents = torch.cat([self.cache.last_images[indices], self.cache.clips[indices]], dim=1)
-        return _Drawn(latents, self._captions(rng, indices), LAST)
+        return Batch(latents, self._captioned(rng, indices, LAST), is_image=False)
