@@ -20,7 +20,7 @@ def codec() -> VideoCodec:
 
 
 def open_cache(folder: Path, codec: VideoCodec, **changes) -> LatentCache:
-    arguments = {"source": SOURCE, "codec": codec, "num_clips": 5, "num_edits": 3} | changes
+    arguments = {"source": SOURCE, "codec": codec, "num_clips": 5, "num_edits": 3, "num_long_clips": 2} | changes
     return open_latent_cache(folder, **arguments, show_progress=False)
 
 
@@ -36,6 +36,8 @@ def test_holds_the_latents_and_captions_of_the_source(folder: Path, codec: Video
     assert cache.clips.shape == (5, 5, 4, 4, 4)
     assert cache.last_images.shape == (5, 1, 4, 4, 4)
     assert cache.edits.shape == (3, 5, 4, 4, 4)
+    assert cache.long_clips.shape == (2, 11, 4, 4, 4)
+    torch.testing.assert_close(cache.long_clips[:, :5], cache.clips[:2], atol=2e-3, rtol=1e-2)
     for index in range(5):
         clip = SOURCE.clip(index)
         torch.testing.assert_close(cache.clips[index], codec.encode(to_video_tensor([clip.video]))[0].half())
@@ -43,6 +45,11 @@ def test_holds_the_latents_and_captions_of_the_source(folder: Path, codec: Video
     edit = SOURCE.edit(2)
     torch.testing.assert_close(cache.edits[2], codec.encode(to_video_tensor([edit.video]))[0].half())
     assert cache.instructions[2] == edit.instruction
+
+
+def test_without_edits_and_long_clips(tmp_path: Path, codec: VideoCodec):
+    cache = open_cache(tmp_path, codec, num_edits=0, num_long_clips=0)
+    assert (len(cache.clips), len(cache.edits), len(cache.long_clips)) == (5, 0, 0)
 
 
 def test_is_made_once(folder: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ def cache() -> LatentCache:
         clips=clips,
         last_images=clips[:, -1:] + 0.5,
         edits=-clips[:4],
+        long_clips=torch.arange(6 * 6, dtype=torch.float32).reshape(6, 6, 1, 1, 1) + 100,
         captions=[[f"clip {i}"] for i in range(6)],
         image_captions=[[f"image {i}"] for i in range(6)],
         instructions=[f"edit {i}" for i in range(4)],
@@ -34,7 +35,6 @@ def numbers(captions: list[str]) -> list[int]:
     [
         ("text_to_video", "clip ", lambda c, i: c.clips[i]),
         ("image", "image ", lambda c, i: c.clips[i, :1]),
-        ("extend", "(extend) clip ", lambda c, i: c.clips[i, 1:]),
         ("video_to_video", "(v2v) edit ", lambda c, i: torch.cat([c.clips[i], c.edits[i]])),
         ("last", "(last) clip ", lambda c, i: torch.cat([c.last_images[i], c.clips[i]])),
     ],
@@ -45,6 +45,18 @@ def test_each_task_is_what_it_says(cache: LatentCache, task: str, marker: str, e
     assert all(caption.startswith(marker) for caption in batch.captions)
     for latents, index in zip(batch.latents, numbers(batch.captions), strict=True):
         assert torch.equal(latents, expected(cache, index))
+
+
+def test_continuations_are_windows_of_longer_clips_and_never_begin_where_those_do(cache: LatentCache):
+    length, starts = cache.clips.shape[1], set()
+    for step in range(40):
+        batch = only(cache, "extend").batch(step)
+        assert all(caption.startswith("(extend) clip ") for caption in batch.captions)
+        for latents, index in zip(batch.latents, numbers(batch.captions), strict=True):
+            windows = cache.long_clips[index].unfold(0, length, 1).movedim(-1, 1)
+            (start,) = [s for s, window in enumerate(windows) if torch.equal(latents, window)]
+            starts.add(start)
+    assert starts == {1, 2, 3}
 
 
 def test_a_batch_follows_from_seed_and_step_alone(cache: LatentCache):

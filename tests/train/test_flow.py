@@ -31,7 +31,7 @@ def tiny_config(folder: Path) -> FlowTrainConfig:
         output=str(folder / "run"),
         vae=str(folder / "vae"),
         batch_size=2,
-        data=FlowDataConfig(cache=str(folder / "latents"), num_clips=6, num_edits=3),
+        data=FlowDataConfig(cache=str(folder / "latents"), num_clips=6, num_edits=3, num_long_clips=2),
         flow=FlowModelConfig([1, 1], 1, 20, 20, head_dim=20),
         denoiser=DenoiserModelConfig(20, 1),
         text=TextModelConfig(300, 24, 16, 1),
@@ -44,7 +44,8 @@ def step(tmp_path: Path) -> FlowStep:
     config = tiny_config(tmp_path)
     clips = torch.randn(4, 3, CHANNELS, 2, 2)
     captions = [["a red circle"], ["a blue square"], ["a green triangle"], ["a white circle"]]
-    cache = LatentCache(clips, clips[:, -1:], clips, captions, captions, [texts[0] for texts in captions])
+    long_clips = torch.cat([clips, clips], dim=1)
+    cache = LatentCache(clips, clips[:, -1:], clips, long_clips, captions, captions, [texts[0] for texts in captions])
     tokenizer = build_tokenizer(cache, 300)
     flow, denoiser, text_encoder, _ = build_models(config, tokenizer, CHANNELS)
     mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0)

@@ -28,48 +28,57 @@ from starflow.vae import VideoCodec
 
 SHARD_SIZE = 1024
 ENCODE_BATCH = 32
+KINDS = ("clips", "last_images", "edits", "long_clips")  # of latents; a shard lacks those it has none of
 
 
 @dataclass(frozen=True)
 class LatentCache:
-    """Latents and captions of `n` clips and of edits of the first `m` of them, in memory.
+    """Latents and captions of `n` clips, of edits of the first `m` of them and of how the first `l` go on, in memory.
 
     clips `(n, T, D, H, W)`; last_images `(n, 1, D, H, W)`, each clip's last frame encoded as an image; edits
-    `(m, T, D, H, W)`.
+    `(m, T, D, H, W)`; long_clips `(l, longer T, D, H, W)`, which begin with the clips.
     """
 
     clips: Tensor
     last_images: Tensor
     edits: Tensor
+    long_clips: Tensor
     captions: list[list[str]]
     image_captions: list[list[str]]
     instructions: list[str]
 
 
 def open_latent_cache(
-    folder: Path, source: Toyworld, codec: VideoCodec, num_clips: int, num_edits: int, show_progress: bool = True
+    folder: Path,
+    source: Toyworld,
+    codec: VideoCodec,
+    num_clips: int,
+    num_edits: int,
+    num_long_clips: int,
+    show_progress: bool = True,
 ) -> LatentCache:
     """The latent cache in `folder`, made first (or made complete) if it is not there.
 
     Raises StarflowError if the folder holds the cache of another VAE or source, or a damaged shard.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _check_origin(
-        folder, {"source": asdict(source), "vae": fingerprint(codec), "num_clips": num_clips, "num_edits": num_edits}
-    )
+    numbers = {"num_clips": num_clips, "num_edits": num_edits, "num_long_clips": num_long_clips}
+    _check_origin(folder, {"source": asdict(source), "vae": fingerprint(codec), **numbers})
     starts = range(0, num_clips, SHARD_SIZE)
     shards = []
     for start in tqdm(starts, "encoding clips", unit="shard", disable=not show_progress, mininterval=1):
         stop = min(start + SHARD_SIZE, num_clips)
         path = folder / f"clips-{start:07d}.safetensors"
         if not path.exists() or not path.with_suffix(".json").exists():
-            _write_shard(path, source, codec, range(start, stop), max(0, min(stop, num_edits) - start))
+            counts = (max(0, min(stop, number) - start) for number in (num_edits, num_long_clips))
+            _write_shard(path, source, codec, range(start, stop), *counts)
         shards.append(_read_shard(path))
     tensors, texts = zip(*shards, strict=True)
+    joined = {
+        name: torch.cat([shard[name] for shard in tensors if name in shard] or [torch.empty(0)]) for name in KINDS
+    }
     return LatentCache(
-        clips=torch.cat([shard["clips"] for shard in tensors]),
-        last_images=torch.cat([shard["last_images"] for shard in tensors]),
-        edits=torch.cat([shard["edits"] for shard in tensors]),
+        **joined,
         captions=[caption for text in texts for caption in text["captions"]],
         image_captions=[caption for text in texts for caption in text["image_captions"]],
         instructions=[instruction for text in texts for instruction in text["instructions"]],
@@ -111,14 +120,16 @@ def _encode(codec: VideoCodec, videos: list[NDArray[np.uint8]]) -> Tensor:
     return torch.cat([codec.encode(to_video_tensor(batch)).half() for batch in batches])
 
 
-def _write_shard(path: Path, source: Toyworld, codec: VideoCodec, indices: range, num_edits: int) -> None:
+def _write_shard(
+    path: Path, source: Toyworld, codec: VideoCodec, indices: range, num_edits: int, num_long_clips: int
+) -> None:
     clips: list[CaptionedClip] = [source.clip(index) for index in indices]
     edits: list[EditedClip] = [source.edit(index) for index in indices[:num_edits]]
-    latents = _encode(codec, [clip.video for clip in clips])
-    tensors = {
-        "clips": latents,
-        "last_images": _encode(codec, [clip.video[-1:] for clip in clips]),
-        "edits": _encode(codec, [edit.video for edit in edits]) if edits else latents[:0],
+    videos = {
+        "clips": [clip.video for clip in clips],
+        "last_images": [clip.video[-1:] for clip in clips],
+        "edits": [edit.video for edit in edits],
+        "long_clips": [source.long_video(index) for index in indices[:num_long_clips]],
     }
     texts = {
         "captions": [clip.captions for clip in clips],
@@ -126,7 +137,7 @@ def _write_shard(path: Path, source: Toyworld, codec: VideoCodec, indices: range
         "instructions": [edit.instruction for edit in edits],
     }
     with atomic_write(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        save_file({kind: _encode(codec, videos[kind]).contiguous() for kind in KINDS if videos[kind]}, temporary)
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(texts))
 

@@ -1,8 +1,9 @@
 """The task mixture: what a training step sees is a function of the seed and the step alone, so that resuming is exact.
 
 One model learns all tasks from the same latents (STARFlow-V, arXiv 2511.20462), told apart by a marker before the
-caption: text-to-video; images, a clip's first latent frame; `(extend)`, a clip without its first latent frame; `(v2v)`,
-source frames then target frames; `(last)`, the last frame in front of the clip.
+caption: text-to-video; images, a clip's first latent frame; `(extend)`, a window of a longer clip, anywhere but at its
+beginning, as a rolling window meets them; `(v2v)`, source frames then target frames; `(last)`, the last frame in front
+of the clip.
 
 Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -81,8 +82,11 @@ class Mixture:
         return Batch(self.cache.clips[indices, :1], captions, is_image=True)
 
     def _extend(self, rng: np.random.Generator) -> Batch:
-        indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return Batch(self.cache.clips[indices, 1:], self._captioned(rng, indices, EXTEND), is_image=False)
+        indices = self._draw(rng, len(self.cache.long_clips), self.batch_size)
+        length = self.cache.clips.shape[1]
+        start = int(rng.integers(1, self.cache.long_clips.shape[1] - length + 1))
+        windows = self.cache.long_clips[indices, start : start + length]
+        return Batch(windows, self._captioned(rng, indices, EXTEND), is_image=False)
 
     def _video_to_video(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.edits), max(1, self.batch_size // 2))

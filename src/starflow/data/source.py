@@ -10,6 +10,7 @@ from starflow.toyworld.captions import caption, image_caption
 from starflow.toyworld.edits import sample_edit
 from starflow.toyworld.render import render
 from starflow.toyworld.scene import Split, scene_at
+from starflow.toyworld.vocabulary import LONG_FRAMES
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,11 @@ class EditedClip:
 
 
 class ClipSource(Protocol):
-    """An indexable, deterministic source of clips and of edits of them."""
+    """An indexable, deterministic source of clips, of how they go on, and of edits of them."""
 
     def clip(self, index: int) -> CaptionedClip: ...
+
+    def long_video(self, index: int) -> NDArray[np.uint8]: ...
 
     def edit(self, index: int) -> EditedClip: ...
 
@@ -53,6 +56,10 @@ class Toyworld:
         captions = [caption(scene, rng, self.split) for _ in range(self.paraphrases)]
         image_captions = [image_caption(scene, rng, self.split) for _ in range(self.paraphrases)]
         return CaptionedClip(render(scene), captions, image_captions)
+
+    def long_video(self, index: int) -> NDArray[np.uint8]:
+        """The clip and how it goes on: uint8 `(LONG_FRAMES, height, width, 3)`."""
+        return render(scene_at(self.seed, index, self.split), LONG_FRAMES)
 
     def edit(self, index: int) -> EditedClip:
         instruction, target = sample_edit(scene_at(self.seed, index, self.split), self._rng(index, 2))

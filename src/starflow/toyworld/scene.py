@@ -13,7 +13,7 @@ from starflow.toyworld.vocabulary import BACKGROUNDS, COMBINATIONS, FRAME_SIZE, 
 
 Split = Literal["train", "test"]
 
-SINGLE_OBJECT_PROBABILITY = 0.65
+SINGLE_OBJECT_PROBABILITY = 0.5
 # Half of the widest shape's width over its radius: objects stop, bounce and turn this many radii from the edges,
 # whatever their shape, so that changing the shape leaves the motion as it is.
 REACH = 1.2
@@ -111,8 +111,9 @@ def scene_at(seed: int, index: int, split: Split) -> Scene:
 def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | None = None) -> Scene:
     """Draw a scene whose objects all come from the combinations of ``split``.
 
-    Without ``num_objects`` (1 or 2), 65% of scenes have one object. Two objects differ in color or shape, are apart in
-    the first frame and in at least two thirds of all frames, and in about a seventh of the scenes one hides the other.
+    Without ``num_objects`` (1 or 2), half of the scenes have one object. Two objects differ in color or shape, are
+    apart in the first frame and in at least two thirds of all frames, and in about a seventh of the scenes one hides
+    the other.
     """
     if num_objects is None:
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY else 2

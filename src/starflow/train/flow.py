@@ -208,8 +208,9 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         codec, models = load_codec(config.vae, config.later_frame_scale, device), None
     else:
         config, codec, models = load_init(config)
-    source = Toyworld(config.data.seed, paraphrases=config.data.paraphrases)
-    cache = open_latent_cache(Path(config.data.cache), source, codec, config.data.num_clips, config.data.num_edits)
+    data = config.data
+    source = Toyworld(data.seed, paraphrases=data.paraphrases)
+    cache = open_latent_cache(Path(data.cache), source, codec, data.num_clips, data.num_edits, data.num_long_clips)
     if models is None:
         models = build_models(config, build_tokenizer(cache, config.text.vocab_size), codec.latent_channels)
     flow, denoiser, text_encoder, tokenizer = models
