@@ -132,6 +132,7 @@ def test_training_goes_on_from_a_model(tmp_path: Path):
         torch.testing.assert_close(after.components[name].state_dict(), before.components[name].state_dict())
     assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
     assert after.config.max_text_tokens == before.config.max_text_tokens == 24
+    assert not [path for path in second.rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
 def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):

@@ -4,7 +4,7 @@ Legend: `B` prompts, `T` latent frames, `H W` latent rows and columns, `D` laten
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from starflow.flow.block import AffineBlock
 from starflow.flow.model import StarFlow
 from starflow.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport, deep_frames, invert_shallow, solvers_named
-from starflow.sampling.solvers import Solution
+from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver
 from starflow.stages import Plan
 
 
@@ -24,10 +24,12 @@ from starflow.stages import Plan
 class WindowRow:
     """One window size in the deep block or in the shallow ones, for one clip.
 
-    Seconds are the least of the repeats, which other work on the machine disturbs least.
+    Seconds are of the blocks in all, the caption's way through the deep one included, and the least of the repeats,
+    which other work on the machine disturbs least.
 
-    `sweep_over_pass` is the time of a sweep over that of one plain parallel pass through a block of its kind, over as
-    many tokens and as many branches, without a cache and with nothing else around it.
+    `sweep_over_pass` is the time of a sweep, all that the solver does in it included, over that of one plain parallel
+    pass through a block of its kind, over as many tokens and as many branches, without a cache and with nothing else
+    around it.
     """
 
     blocks: str
@@ -41,6 +43,7 @@ class WindowRow:
 @dataclass
 class _Measured:
     seconds: list[float] = field(default_factory=list)
+    solver_seconds: list[float] = field(default_factory=list)
     pass_seconds: list[float] = field(default_factory=list)
     done: Solution = field(default_factory=Solution)
 
@@ -51,7 +54,7 @@ class _Measured:
             seconds=min(self.seconds),
             sweeps=self.done.sweeps,
             evaluations_per_token=self.done.evaluations / self.done.tokens,
-            sweep_over_pass=min(self.seconds) / self.done.sweeps / min(self.pass_seconds),
+            sweep_over_pass=min(self.solver_seconds) / self.done.sweeps / min(self.pass_seconds),
         )
 
 
@@ -83,14 +86,32 @@ def _sample(flow: StarFlow, plan: Plan, window: int, tolerance: float, deep: _Me
     solvers = solvers_named("sliding", tolerance=tolerance, block_size=window, shallow_block_size=window)
     report, noise = SamplingReport(), plan.noise.permute(0, 1, 3, 4, 2)
     text = plan.text, plan.null_text, plan.guidance_scale
+    deep_solver, shallow_solver = _TimedSolver(solvers.deep), _TimedSolver(solvers.shallow)
 
     def invert_deep() -> Tensor:
-        return torch.cat(list(deep_frames(flow, noise, *text, None, plan.window, solvers.deep, report)), dim=1)
+        return torch.cat(list(deep_frames(flow, noise, *text, None, plan.window, deep_solver, report)), dim=1)
 
     u, seconds = _timed(invert_deep)
     deep.seconds.append(seconds)
-    shallow.seconds.append(_timed(lambda: invert_shallow(flow, u, solvers.shallow, report))[1])
+    deep.solver_seconds.append(deep_solver.seconds)
+    shallow.seconds.append(_timed(lambda: invert_shallow(flow, u, shallow_solver, report))[1])
+    shallow.solver_seconds.append(shallow_solver.seconds)
     deep.done, shallow.done = report.deep, report.shallow
+
+
+class _TimedSolver:
+    """A solver and the seconds that it has taken."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+        self.seconds = 0.0
+
+    def __call__(
+        self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
+    ) -> Iterator[Progress]:
+        steps, seconds = _timed(lambda: list(self.solver(gaussians, z, v, start, stop, frame_tokens)))
+        self.seconds += seconds
+        yield from steps
 
 
 def _one_pass(flow: StarFlow, index: int, rows: int, done: Solution, samples: int) -> float:
@@ -105,7 +126,6 @@ def _one_pass(flow: StarFlow, index: int, rows: int, done: Solution, samples: in
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     result = work()
-    for tensor in result if isinstance(result, tuple) else (result,):
-        if tensor.is_cuda:
-            torch.cuda.synchronize(tensor.device)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return result, time.perf_counter() - start

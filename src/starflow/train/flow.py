@@ -246,6 +246,8 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     """Write the `from_pretrained` layout: half the bytes for what is large, the autoencoder as it is."""
     for name in ("flow", "denoiser", "text_encoder"):
         pipeline.components[name].to(torch.bfloat16)
+    for name in ("flow", "denoiser", "vae"):
+        pipeline.components[name].register_to_config(_name_or_path="")  # no folder of this machine in what is given away
     pipeline.save_pretrained(folder)
 
 

@@ -145,12 +145,13 @@ class VAEStep:
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
         loop, loss_config = self.config.loop, self.config.loss
         stage = stage_at(self.config.stages, step)
-        first = (step * loop.accumulation + micro_step) * max(each.batch_size for each in self.config.stages)
+        number = step * loop.accumulation + micro_step
+        first = number * max(each.batch_size for each in self.config.stages)
         video = load_clips(loop.seed, list(range(first, first + stage.batch_size)), "train", stage.num_frames)
         video = video.to(loop.device)
         # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
         with torch.autocast(loop.device, torch.bfloat16, enabled=loop.bf16, cache_enabled=False):
-            mean = posterior_means(self.vae, video, in_windows=micro_step % 2 == 1).float()
+            mean = posterior_means(self.vae, video, in_windows=number % 2 == 1).float()
             # The decoder will be given a flow's samples, not means: it learns to bear noise, on each clip more or less.
             generator = micro_generator(loop, step, micro_step)
             level = loss_config.latent_noise * torch.rand(
@@ -231,6 +232,7 @@ def save_vae(vae: AutoencoderKLWan, config: VAETrainConfig, folder: Path) -> Non
     """Write a `save_pretrained` folder, with the latents brought to principal axes and their scale in its config."""
     if config.decoder_of is None:
         normalise_latents(vae, training_latents(vae, config.loop.seed, NUM_STATISTICS_CLIPS))
+    vae.register_to_config(_name_or_path="")  # no folder of this machine in what is given away
     with atomic_write(folder) as temporary:
         vae.save_pretrained(temporary)
 
