@@ -247,7 +247,7 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     for name in ("flow", "denoiser", "text_encoder"):
         pipeline.components[name].to(torch.bfloat16)
     for name in ("flow", "denoiser", "vae"):
-        pipeline.components[name].register_to_config(_name_or_path="")  # no folder of this machine in what is given away
+        pipeline.components[name].register_to_config(_name_or_path="")  # names no folder of this machine
     pipeline.save_pretrained(folder)
 
 

@@ -232,7 +232,7 @@ def save_vae(vae: AutoencoderKLWan, config: VAETrainConfig, folder: Path) -> Non
     """Write a `save_pretrained` folder, with the latents brought to principal axes and their scale in its config."""
     if config.decoder_of is None:
         normalise_latents(vae, training_latents(vae, config.loop.seed, NUM_STATISTICS_CLIPS))
-    vae.register_to_config(_name_or_path="")  # no folder of this machine in what is given away
+    vae.register_to_config(_name_or_path="")  # names no folder of this machine
     with atomic_write(folder) as temporary:
         vae.save_pretrained(temporary)
 
