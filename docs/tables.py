@@ -1,18 +1,19 @@
-"""Writes the bundled model's measured figures into the tables of README.md and of its model card.
+"""Writes the bundled model's measured figures into the tables of README.md, of its model card and of docs/sampling.md.
 
-`python docs/tables.py` takes them from the model's evaluation.json, as `starflow evaluate` wrote it. A table is known
-by its header; the sentences around it are written by hand.
+`python docs/tables.py` takes them from the model's evaluation.json, as `starflow evaluate` wrote it, and from
+docs/sampling.json, as `starflow benchmark sampling` did. A table is known by its header; the sentences around it are
+written by hand.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "starflow" / "zoo" / "toyworld"
-PAGES = (ROOT / "README.md", MODEL / "README.md")
+PAGES = (ROOT / "README.md", MODEL / "README.md", ROOT / "docs" / "sampling.md")
 SECONDS = (1, 5, 10, 20, 30)
 
 Results = Mapping[str, Any]
@@ -152,9 +153,54 @@ def surprise(results: Results) -> list[str]:
     )
 
 
-def filled(text: str, results: Results) -> str:
-    """A page with its tables of these results, each in the place of the one that has its header."""
-    made = {lines[0]: lines for lines in (each(results) for each in (captions, likelihood, tasks, drift, surprise))}
+def speed_of_one_clip(rows: Sequence[Results]) -> list[str]:
+    """Seconds and errors of all samplers, a row for each length."""
+    of_length = {each["num_frames"]: {} for each in rows}
+    for each in rows:
+        if each["batch_size"] == 1:
+            of_length[each["num_frames"]][each["sampler"]] = each
+
+    def cell(each: Results) -> str:
+        return f"{each['latency_s']:.2f} s, {each['max_error']:.2g}"
+
+    return table(
+        [
+            "frames; seconds, largest error",
+            "sequential",
+            "published, 32/128",
+            "published, 64/512",
+            "sliding, the default",
+        ],
+        *(row(str(frames), *map(cell, by_sampler.values())) for frames, by_sampler in of_length.items()),
+    )
+
+
+def speed(rows: Sequence[Results]) -> list[str]:
+    header = ["frames, batch", "", "seconds", "against sequential", "largest error", "largest residual", "sweeps"]
+    return table(
+        [*header, "evaluations per token"],
+        *(
+            row(
+                f"{each['num_frames']}, {each['batch_size']}" if each["sampler"] == "sequential" else "",
+                each["sampler"],
+                f"{each['latency_s']:.2f}",
+                f"{each['speedup_over_sequential']:.1f}×",
+                f"{each['max_error']:.2g}",
+                f"{each['max_residual']:.2g}",
+                str(each["sweeps"]),
+                f"{each['evaluations_per_token']:.1f}",
+            )
+            for each in rows
+        ),
+    )
+
+
+def filled(text: str) -> str:
+    """A page with its tables of what was measured, each in the place of the one that has its header."""
+    results = json.loads((MODEL / "evaluation.json").read_text())
+    sampling = json.loads((ROOT / "docs" / "sampling.json").read_text())
+    tables = [each(results) for each in (captions, likelihood, tasks, drift, surprise)]
+    made = {lines[0]: lines for lines in [*tables, speed_of_one_clip(sampling), speed(sampling)]}
     page: list[str] = []
     for is_table, group in groupby(text.split("\n"), lambda line: line.startswith("|")):
         lines = list(group)
@@ -163,9 +209,8 @@ def filled(text: str, results: Results) -> str:
 
 
 def main() -> None:
-    results = json.loads((MODEL / "evaluation.json").read_text())
     for page in PAGES:
-        page.write_text(filled(page.read_text(), results))
+        page.write_text(filled(page.read_text()))
 
 
 if __name__ == "__main__":
