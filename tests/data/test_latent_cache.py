@@ -36,7 +36,7 @@ def test_holds_the_latents_and_captions_of_the_source(folder: Path, codec: Video
     assert cache.clips.shape == (5, 5, 4, 4, 4)
     assert cache.last_images.shape == (5, 1, 4, 4, 4)
     assert cache.edits.shape == (3, 5, 4, 4, 4)
-    assert cache.long_clips.shape == (2, 11, 4, 4, 4)
+    assert cache.long_clips.shape == (2, 21, 4, 4, 4)
     torch.testing.assert_close(cache.long_clips[:, :5], cache.clips[:2], atol=2e-3, rtol=1e-2)
     for index in range(5):
         clip = SOURCE.clip(index)

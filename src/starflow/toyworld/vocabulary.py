@@ -9,7 +9,7 @@ BACKGROUNDS = ("black", "charcoal", "dark gray", "gray")
 
 FRAME_SIZE = 64  # pixels, square
 NUM_FRAMES = 17
-LONG_FRAMES = 41  # of a clip that goes on, for training on windows of longer videos
+LONG_FRAMES = 81  # of a clip that goes on, for training on windows of longer videos
 FPS = 8
 
 Combination = tuple[str, str, str]  # color, shape, motion

@@ -91,7 +91,7 @@ class FlowDataConfig:
     cache: str = MISSING  # folder of the latent cache
     num_clips: int = MISSING
     num_edits: int = MISSING  # so many of the clips also have an edited version, for video-to-video
-    num_long_clips: int = MISSING  # so many of the clips are there at 41 frames too, for continuation and long videos
+    num_long_clips: int = MISSING  # so many of the clips are there at 81 frames too, for continuation and long videos
     paraphrases: int = 4  # captions of each clip
     seed: int = 1
 
