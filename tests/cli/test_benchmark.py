@@ -79,3 +79,21 @@ def test_the_fastest_windows_are_stored_with_the_model(tmp_path: Path):
 def test_windows_are_stored_in_a_folder_only(capsys: pytest.CaptureFixture[str]):
     assert run(["benchmark", "windows", "--save"]) == 2
     assert "toyworld is none: give a folder" in capsys.readouterr().err
+
+
+def test_a_projection_says_that_it_is_one(tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    path = tmp_path / "projection.json"
+    options = ["--model", str(tmp_path / "model"), "--device", "cpu", "--repeats", "1", "--json", str(path)]
+    result = CliRunner().invoke(benchmark, ["projection", *options], catch_exceptions=False)
+    assert "random weights in bfloat16" in result.stdout
+    assert "projected" in result.stdout
+    rows = json.loads(path.read_text())["rows"]
+    assert [line.split()[0] for line in result.stdout.splitlines()[4:]] == [str(row["window"]) for row in rows]
+
+
+def test_a_projection_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["benchmark", "projection", "--model", str(tmp_path / "nowhere")]) != 0
+    assert "nowhere" in capsys.readouterr().err
+    assert run(["benchmark", "projection", "--json", str(tmp_path / "nowhere" / "rows.json")]) == 2
+    assert "does not exist" in capsys.readouterr().err

@@ -3,14 +3,13 @@
 Legend: `B` prompts, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from starflow.benchmark.clocks import timed
 from starflow.benchmark.sampling import PROMPTS
 from starflow.flow.block import AffineBlock
 from starflow.flow.model import StarFlow
@@ -91,10 +90,10 @@ def _sample(flow: StarFlow, plan: Plan, window: int, tolerance: float, deep: _Me
     def invert_deep() -> Tensor:
         return torch.cat(list(deep_frames(flow, noise, *text, None, plan.window, deep_solver, report)), dim=1)
 
-    u, seconds = _timed(invert_deep)
+    u, seconds = timed(invert_deep)
     deep.seconds.append(seconds)
     deep.solver_seconds.append(deep_solver.seconds)
-    shallow.seconds.append(_timed(lambda: invert_shallow(flow, u, shallow_solver, report))[1])
+    shallow.seconds.append(timed(lambda: invert_shallow(flow, u, shallow_solver, report))[1])
     shallow.solver_seconds.append(shallow_solver.seconds)
     deep.done, shallow.done = report.deep, report.shallow
 
@@ -109,7 +108,7 @@ class _TimedSolver:
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
-        steps, seconds = _timed(lambda: list(self.solver(gaussians, z, v, start, stop, frame_tokens)))
+        steps, seconds = timed(lambda: list(self.solver(gaussians, z, v, start, stop, frame_tokens)))
         self.seconds += seconds
         yield from steps
 
@@ -120,12 +119,4 @@ def _one_pass(flow: StarFlow, index: int, rows: int, done: Solution, samples: in
     block: AffineBlock = flow.blocks[index]  # type: ignore[assignment]
     rotation = flow.rotation(index, (1, 1, tokens))
     v = torch.zeros(rows, tokens, block.sos.shape[-1], device=rotation.device)
-    return _timed(lambda: block.predict(v, rotation))[1]
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - start
+    return timed(lambda: block.predict(v, rotation))[1]

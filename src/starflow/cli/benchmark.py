@@ -1,13 +1,14 @@
-"""`starflow benchmark sampling`: how fast and how exact the samplers are."""
+"""`starflow benchmark`: how fast and how exact the samplers are, and what a larger model would take."""
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from starflow.cli.common import load_pipeline, model_options, require_extra
+from starflow.cli.common import DTYPES, device_named, load_pipeline, model_options, require_extra
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def sampling(
     starflow benchmark sampling --frames 17 --batch-sizes 1 --repeats 9
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     for path in (json_path, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"the folder of {path} does not exist: create it first")
+        if path is not None:
+            require_folder(path)
     if plot is not None:
         require_extra("evaluate")
 
@@ -146,6 +147,62 @@ def windows(
             temporary.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@benchmark.command()
+@click.option(
+    "--model",
+    default="starflow-v-7b",
+    show_default=True,
+    help="What to project: a released model, a folder, or a hub id. Its configuration is all that is read.",
+)
+@click.option("--num-frames", type=click.IntRange(1), help="Of the clip. [default: the model's]")
+@click.option("--device", help="cpu, cuda, mps, … [default: the best there is]")
+@click.option("--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Of the weights.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True, help="Seconds are the least of these.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the projection to this file.")
+def projection(
+    model: str, num_frames: int | None, device: str | None, dtype: str, repeats: int, json_path: Path | None
+) -> None:
+    """What a clip of a large model would take on this device, before anybody has its weights.
+
+    Passes through its blocks are timed here, with random weights of its sizes; how many of them a clip takes is what
+    the bundled model takes, with windows of the same share of a frame. The result is a projection, not a measurement.
+
+    \b
+    starflow benchmark projection --device cuda
+    starflow benchmark projection --model starflow-3b --json projection.json
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    if json_path is not None:
+        require_folder(json_path)
+
+    import torch
+
+    from starflow.architecture import load_architecture
+    from starflow.benchmark.projection import count_sweeps, project
+    from starflow.evaluation.machine import describe_machine
+    from starflow.files import atomic_write
+
+    on_device = device_named(device)
+    architecture = load_architecture(model)
+    frames = num_frames or architecture.pipeline().config.num_frames
+    counts = count_sweeps(load_pipeline("toyworld", "cpu", "float32"), 0, _say)
+    projected = project(architecture, counts, frames, on_device, getattr(torch, dtype), repeats, _say)
+    about = describe_machine(on_device)
+    click.echo(f"{model}, random weights in {dtype}, {about['gpu'] or about['cpu']}")
+    click.echo(f"one pass over {projected.num_frames} frames, {projected.num_tokens} tokens: {projected.floor_s:.3g} s")
+    click.echo("seconds are projected: measured sweeps of this model, as many as the bundled model takes")
+    click.echo(
+        f"{'window':>7}{'sweep s':>10}{'sweeps':>9}{'deep s':>10}{'shallow s':>11}{'seconds':>10}{'of passes':>11}"
+    )
+    for row in projected.rows:
+        click.echo(
+            f"{row.window:>7}{row.sweep_s:>10.4f}{row.sweeps:>9.0f}{row.deep_s:>10.2f}{row.shallow_s:>11.2f}"
+            f"{row.seconds:>10.2f}{row.seconds / projected.floor_s:>10.1f}×"
+        )
+    if json_path is not None:
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(asdict(projected), indent=2) + "\n", encoding="utf-8")
+
+
 def _line(row: "Row") -> str:
     return (
         f"{row.sampler:<14}{row.num_frames:>7}{row.batch_size:>6}{row.latency_s:>9.2f}"
@@ -153,6 +210,12 @@ def _line(row: "Row") -> str:
         f"{row.evaluations_per_token:>12.1f}{row.peak_memory_mb:>7.0f}{row.time_to_first_frame_s:>12.2f}"
         f"{row.clip_s:>8.2f}"
     )
+
+
+def require_folder(path: Path) -> None:
+    """Raises UsageError if there is no folder for a file to be written into, before minutes of measuring."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of {path} does not exist: create it first")
 
 
 def _say(what: str) -> None:
