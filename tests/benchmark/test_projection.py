@@ -1,6 +1,5 @@
 """What a larger model would take: the passes that are timed are its own, and the arithmetic is what it says."""
 
-
 import pytest
 import torch
 
