@@ -1,3 +1,4 @@
+import json
 import runpy
 from pathlib import Path
 
@@ -10,6 +11,12 @@ TABLES = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "tables.py"))
 def test_the_tables_are_those_of_what_was_measured(page: Path):
     text = page.read_text()
     assert TABLES["filled"](text) == text
+
+
+def test_retrieval_is_what_was_measured():
+    results = json.loads((TABLES["MODEL"] / "evaluation.json").read_text())
+    sentence = f"likeliest for {TABLES['share'](results['retrieval']['top_1'])} of {results['retrieval']['top_1']['n']}"
+    assert all(sentence in page.read_text() for page in TABLES["PAGES"][:2])
 
 
 def test_every_table_is_there():
