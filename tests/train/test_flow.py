@@ -140,3 +140,11 @@ def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):
     config.vae = None
     with pytest.raises(UsageError, match="set `vae`"):
         train_flow(config)
+
+
+@pytest.mark.parametrize("number", ["num_edits", "num_long_clips"])
+def test_a_task_without_clips_is_refused(tmp_path: Path, number: str):
+    config = tiny_config(tmp_path)
+    setattr(config.data, number, 0)
+    with pytest.raises(UsageError, match=f"set data.{number}"):
+        train_flow(config)

@@ -200,9 +200,11 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     """Train as the config says; returns the folder of the final model, `output`/final, in the `from_pretrained` layout.
 
     Raises:
-        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when there is no autoencoder.
+        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when there is no autoencoder or
+            a task has no clips.
     """
     output, device = Path(config.output), config.loop.device
+    _check_tasks(config)
     seed_everything(config.loop.seed)
     if config.init is None:
         codec, models = load_codec(config.vae, config.later_frame_scale, device), None
@@ -240,6 +242,13 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     with atomic_write(output / "final") as temporary:
         save_model(build_pipeline(state, codec, tokenizer, config), temporary)
     return output / "final"
+
+
+def _check_tasks(config: FlowTrainConfig) -> None:
+    """Raises UsageError if there are no clips for a task that is asked for."""
+    for task, number in (("extend", "num_long_clips"), ("video_to_video", "num_edits")):
+        if getattr(config.tasks, task) and not getattr(config.data, number):
+            raise UsageError(f"tasks.{task} has no clips to draw from: set data.{number}, or tasks.{task}=0")
 
 
 def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
