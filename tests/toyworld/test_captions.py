@@ -39,6 +39,16 @@ def test_every_caption_reads_back(split):
                 assert item.size in {None, *sizes}
 
 
+def test_objects_are_mostly_named_from_left_to_right():
+    in_order = []
+    for scene, text, image_text in samples("train"):
+        if len(scene.objects) == 2:
+            from_left = [(item.color, item.shape) for item in sorted(scene.objects, key=lambda item: item.x)]
+            named = ([(item.color, item.shape) for item in parse(each).objects] for each in (text, image_text))
+            in_order += [each == from_left for each in named]
+    assert 0.8 < np.mean(in_order) < 0.9
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_canonical_captions_read_back(split):
     for scene, text, _ in samples(split, 200):

@@ -18,9 +18,11 @@ from starflow.train.config import (
     LoopConfig,
     OptimizerConfig,
     TextModelConfig,
+    TextTrainConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
 from starflow.train.loop import micro_generator
+from starflow.train.text import load_text, train_text
 from tiny_pipeline import tiny_vae
 
 CHANNELS = 4
@@ -133,6 +135,22 @@ def test_training_goes_on_from_a_model(tmp_path: Path):
     assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
     assert after.config.max_text_tokens == before.config.max_text_tokens == 24
     assert not [path for path in second.rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+def test_training_starts_from_a_trained_text_encoder(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    tiny_vae().save_pretrained(config.vae)
+    text = TextTrainConfig(
+        output=str(tmp_path / "text"), batch_size=2, text=TextModelConfig(350, 24, 16, 2), loop=config.loop
+    )
+    config.text_encoder = str(train_text(text))
+    config.optimizer = OptimizerConfig(lr=0)
+    pipeline = StarFlowPipeline.from_pretrained(train_flow(config))
+    tokenizer, encoder = load_text(config.text_encoder, 16)
+    assert pipeline.tokenizer.get_vocab() == tokenizer.get_vocab()
+    torch.testing.assert_close(
+        pipeline.text_encoder.state_dict(), encoder.to(torch.bfloat16).float().state_dict(), check_dtype=False
+    )
 
 
 def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):

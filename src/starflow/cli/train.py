@@ -1,4 +1,4 @@
-"""`starflow train`: train a VAE or a flow from a config file."""
+"""`starflow train`: train a VAE, a text encoder or a flow from a config file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from starflow.cli.common import require_extra
 
 @click.group()
 def train() -> None:
-    """Train a VAE or a flow from a config file; KEY=VALUE, such as optimizer.lr=1e-3, wins over the file."""
+    """Train a VAE, a text encoder or a flow from a config file; KEY=VALUE (optimizer.lr=1e-3) wins over the file."""
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,6 +42,18 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 
     folder = train_vae(_load(VAETrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained autoencoder: {folder}")
+
+
+@train.command()
+@_options
+def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
+    """Train a small text encoder to read captions, for a flow to start from."""
+    require_extra("train")
+    from starflow.train.config import TextTrainConfig
+    from starflow.train.text import train_text
+
+    folder = train_text(_load(TextTrainConfig, config, overrides, output), resume=resume)
+    click.echo(f"trained text encoder: {folder}")
 
 
 @train.command()

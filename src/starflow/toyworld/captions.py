@@ -1,7 +1,7 @@
 """Captions of toyworld scenes, with many paraphrases, and the parser that reads them back."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from starflow.toyworld.vocabulary import BACKGROUNDS, COLORS, SHAPES
 
 SIZE_PROBABILITY = 0.5
 BACKGROUND_PROBABILITY = 0.3
+LEFT_FIRST_PROBABILITY = 0.85  # of naming the object first that starts further left
 HELD_OUT_PROBABILITY = 0.5  # of a held-out paraphrase, at each place that has one, in the test split
 
 _CLAUSE = re.compile(rf"{NOUN_PHRASE}\b(?:(?: that)? (?P<motion>{any_of(list(MOTION_OF))})\b)?")
@@ -61,10 +62,13 @@ def canonical(description: Description) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
-    """A caption of the clip: color, shape and motion of every object, often its size, now and then the background."""
+    """A caption of the clip: color, shape and motion of every object, often its size, now and then the background.
+
+    Of two objects the one that starts further left is mostly named first.
+    """
     opening = _pick_opening(rng, CLIP_OPENINGS, HELD_OUT_CLIP_OPENING, split)
     clauses = []
-    for item in scene.objects:
+    for item in _in_order_of_naming(scene, rng):
         held_out = split == "test" and rng.random() < HELD_OUT_PROBABILITY
         phrases = (HELD_OUT_PHRASES if held_out else PHRASES)[item.motion]
         phrase = pick_evenly(rng, phrases) if held_out else pick(rng, phrases)
@@ -76,13 +80,18 @@ def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
 def image_caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
     """A caption of the first frame: as ``caption``, without motions."""
     opening = _pick_opening(rng, IMAGE_OPENINGS, HELD_OUT_IMAGE_OPENING, split)
-    noun_phrases = [_noun_phrase(item, rng) for item in scene.objects]
+    noun_phrases = [_noun_phrase(item, rng) for item in _in_order_of_naming(scene, rng)]
     return _assemble(opening, noun_phrases, pick(rng, NOUN_CONNECTORS), scene.background, rng)
 
 
+def _in_order_of_naming(scene: Scene, rng: np.random.Generator) -> list[SceneObject]:
+    """The objects as people name them: from left to right, as a rule."""
+    from_left = sorted(scene.objects, key=lambda item: item.x)
+    return from_left if len(from_left) == 1 or rng.random() < LEFT_FIRST_PROBABILITY else from_left[::-1]
+
+
 def _assemble(opening: str, clauses: list[str], connector: str, background: str, rng: np.random.Generator) -> str:
-    order = rng.permutation(len(clauses))
-    text = opening + connector.join(clauses[i] for i in order)
+    text = opening + connector.join(clauses)
     if rng.random() < BACKGROUND_PROBABILITY:
         where = f"{pick(rng, BACKGROUND_PREPOSITIONS)} {background} background"
         return f"{text} {where}" if opening or rng.random() < 0.7 else f"{where}, {text}"
@@ -107,28 +116,45 @@ def parse(text: str) -> Description:
     Raises:
         StarflowError: the text is outside the grammar; the message quotes where reading stopped.
     """
-    rest = normalize(text)
-    background = None
-    for pattern in (_WHERE_FIRST, _WHERE_LAST):
-        if where := pattern.search(rest):
-            background = where["background"]
-            rest = rest[: where.start()] + rest[where.end() :]
-            break
-    if opening := _OPENING.match(rest):
-        rest = rest[opening.end() :]
-    objects = []
+    rest, _, background = _without_background(normalize(text))
+    return Description(tuple(item for item, _ in _clauses(text, rest)), background)
+
+
+def clause_ends(text: str) -> list[int]:
+    """Where in a caption, as `caption` writes it, what is said of each of its objects ends.
+
+    Raises:
+        StarflowError: the text is outside the grammar.
+    """
+    rest, start, _ = _without_background(text)
+    return [start + end for _, end in _clauses(text, rest)]
+
+
+def _without_background(text: str) -> tuple[str, int, str | None]:
+    """The text without what it says of the background; how much of its beginning that was; and the background."""
+    if where := _WHERE_FIRST.search(text):
+        return text[where.end() :], where.end(), where["background"]
+    if where := _WHERE_LAST.search(text):
+        return text[: where.start()], 0, where["background"]
+    return text, 0, None
+
+
+def _clauses(text: str, rest: str) -> Iterator[tuple[ObjectDescription, int]]:
+    """What `rest`, a part of `text`, says of each object, and where in `rest` it ends."""
+    opening = _OPENING.match(rest)
+    position = opening.end() if opening else 0
     while True:
-        clause = _CLAUSE.match(rest)
+        clause = _CLAUSE.match(rest, position)
         if not clause:
-            raise _outside_grammar(text, rest)
-        objects.append(object_description(clause))
-        rest = rest[clause.end() :]
-        if not rest:
-            return Description(tuple(objects), background)
-        connector = _CONNECTOR.match(rest)
+            raise _outside_grammar(text, rest[position:])
+        position = clause.end()
+        yield object_description(clause), position
+        if position == len(rest):
+            return
+        connector = _CONNECTOR.match(rest, position)
         if not connector:
-            raise _outside_grammar(text, rest)
-        rest = rest[connector.end() :]
+            raise _outside_grammar(text, rest[position:])
+        position = connector.end()
 
 
 def _outside_grammar(text: str, rest: str) -> StarflowError:

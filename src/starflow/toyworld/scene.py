@@ -119,10 +119,15 @@ def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | N
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY[split] else 2
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     if num_objects == 1:
-        return Scene((_place(rng, *_sample_names(rng, split)),), background)
+        return Scene((sample_object(rng, split),), background)
     if num_objects == 2:
         return Scene(_sample_pair(rng, split), background)
     raise ValueError(f"a scene has one or two objects, not {num_objects}")
+
+
+def sample_object(rng: np.random.Generator, split: Split) -> SceneObject:
+    """Draw an object from the combinations of ``split``, somewhere in the frame."""
+    return _place(rng, *_sample_names(rng, split))
 
 
 def _sample_pair(rng: np.random.Generator, split: Split) -> tuple[SceneObject, SceneObject]:

@@ -120,12 +120,23 @@ class DenoiserModelConfig:
 
 @dataclass
 class TextModelConfig:
-    """The small T5 that is trained with the flow."""
+    """The small T5 that reads the captions."""
 
     vocab_size: int = 1024
     max_tokens: int = 48
     width: int = 128
     num_layers: int = 2
+
+
+@dataclass
+class TextTrainConfig:
+    """The keys of `starflow train text`."""
+
+    output: str = MISSING
+    batch_size: int = 128  # of a micro step
+    text: TextModelConfig = field(default_factory=TextModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass
@@ -140,6 +151,7 @@ class FlowTrainConfig:
     init: str | None = None  # a trained model, folder or name, to go on from: also in its autoencoder and architecture
     vae: str | None = None  # folder of the trained autoencoder; for training from the start
     later_frame_scale: float = 1.0  # the same; see `starflow.vae.VideoCodec`
+    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, to start from instead
     noise_std: float = 0.3
     caption_dropout: float = 0.1
     guidance_scale: float = 2.0  # the trained model's default

@@ -34,10 +34,11 @@ from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
 from starflow.train.loop import create_state, micro_generator, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.text import EMBEDDINGS, load_text
 from starflow.vae import VideoCodec
 
-# First and last layers and embeddings, which Muon leaves to AdamW.
-NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos", "shared", "embed_tokens", "relative_attention_bias")
+# First and last layers, which Muon leaves to AdamW.
+NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
 SAMPLE_PROMPTS = (
     "a red circle moves right",
     "a large blue square grows",
@@ -215,11 +216,14 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     cache = open_latent_cache(Path(data.cache), source, codec, data.num_clips, data.num_edits, data.num_long_clips)
     if models is None:
         models = build_models(config, build_tokenizer(cache, config.text.vocab_size), codec.latent_channels)
+    if config.text_encoder is not None:
+        tokenizer, text_encoder = load_text(config.text_encoder, models.flow.config["text_width"])
+        models = models._replace(tokenizer=tokenizer, text_encoder=text_encoder)
     flow, denoiser, text_encoder, tokenizer = models
     modules = {"flow": flow.to(device), "denoiser": denoiser.to(device), "text_encoder": text_encoder.to(device)}
     groups = [
         *parameter_groups("flow", flow, config.optimizer, NOT_MUON),
-        *parameter_groups("text_encoder", text_encoder, config.optimizer, NOT_MUON),
+        *parameter_groups("text_encoder", text_encoder, config.optimizer, EMBEDDINGS),
         *parameter_groups("denoiser", denoiser, config.denoiser_optimizer, NOT_MUON),
     ]
     state = create_state(modules, groups)
