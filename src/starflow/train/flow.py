@@ -5,7 +5,7 @@
 Legend: B batch, T latent frames, H W latent rows and columns, D latent channels, M text tokens.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from math import log, pi
@@ -33,7 +33,15 @@ from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_
 from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
-from starflow.train.loop import create_state, micro_generator, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import (
+    autocast,
+    create_state,
+    micro_generator,
+    parameter_groups,
+    resume_or_start,
+    seed_everything,
+    train,
+)
 from starflow.train.text import EMBEDDINGS, load_text
 from starflow.vae import VideoCodec
 
@@ -71,7 +79,7 @@ class FlowStep:
         noisy = (clean + noise_std * torch.randn(clean.shape, generator=generator, device=device)).requires_grad_()
         weight = scale * noise_std / NOISE_UNIT
 
-        with self._autocast():
+        with autocast(self.config.loop):
             text = self._encode(batch.captions, 0 if batch.is_image else FPS)
             encoded = self.flow(noisy, text)
         loss = flow_loss(encoded)
@@ -80,7 +88,7 @@ class FlowStep:
         # The backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
         assert noisy.grad is not None
         target = score_prediction(noisy.grad / weight, noise_std)
-        with self._autocast():
+        with autocast(self.config.loop):
             prediction = self.denoiser(noisy.detach(), text.detach())
         denoiser_loss = (prediction.float() - target).square().mean()
         (scale * denoiser_loss).backward()
@@ -95,11 +103,6 @@ class FlowStep:
     def _encode(self, captions: list[str], fps: float) -> Tensor:
         wrapped = [wrap_caption(caption, fps=fps) for caption in captions]
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.text.max_tokens)
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
-        device, bf16 = self.flow.device.type, self.config.loop.bf16
-        return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def load_codec(folder: str | None, later_frame_scale: float, device: str) -> VideoCodec:

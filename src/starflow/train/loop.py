@@ -56,6 +56,14 @@ def micro_generator(config: LoopConfig, step: int, micro_step: int) -> torch.Gen
     return torch.Generator(config.device).manual_seed(int(seed) >> 1)
 
 
+def autocast(config: LoopConfig) -> torch.autocast:
+    """The context of a micro step's forward pass, bfloat16 if the config says so.
+
+    It keeps no cache of weights in bfloat16, which would be shared with the micro steps on other threads.
+    """
+    return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bf16, cache_enabled=False)
+
+
 def parameter_groups(
     name: str, module: nn.Module, config: OptimizerConfig, not_muon: Collection[str] = ()
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ to tell, through one linear layer, all that the text says of what the word is ab
 that moves to the right. The linear layer is then dropped.
 """
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from starflow.toyworld.scene import Split
 from starflow.toyworld.vocabulary import FPS
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import TextTrainConfig
-from starflow.train.loop import create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import autocast, create_state, parameter_groups, resume_or_start, seed_everything, train
 
 # Which Muon leaves to AdamW.
 EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
@@ -98,7 +97,7 @@ class TextStep:
         """Add the gradients of `scale` times the cross-entropy; see `starflow.train.loop.TrainingStep`."""
         rng = np.random.default_rng([self.config.loop.seed, step, micro_step])
         texts = lesson(self.tokenizer, rng, "train", self.config.batch_size, self.reader.head.weight.device)
-        with self._autocast():
+        with autocast(self.config.loop):
             guesses = self.reader(texts.input_ids, texts.attention_mask)
         loss = sum(
             F.cross_entropy(guess.flatten(0, 1), labels.flatten(), ignore_index=PADDING)
@@ -107,11 +106,6 @@ class TextStep:
         assert isinstance(loss, Tensor)
         (scale * loss).backward()
         return {"loss": loss.item(), "clips": float(len(texts.labels))}
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
-        device, bf16 = self.reader.head.weight.device.type, self.config.loop.bf16
-        return torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 @torch.no_grad()

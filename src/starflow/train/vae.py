@@ -23,6 +23,7 @@ from starflow.toyworld.vocabulary import NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import Stage, VAEModelConfig, VAETrainConfig
 from starflow.train.loop import (
+    autocast,
     create_state,
     micro_generator,
     parameter_groups,
@@ -149,8 +150,7 @@ class VAEStep:
         first = number * max(each.batch_size for each in self.config.stages)
         video = load_clips(loop.seed, list(range(first, first + stage.batch_size)), "train", stage.num_frames)
         video = video.to(loop.device)
-        # No cache of weights in bfloat16: it would be shared with the micro steps on other threads.
-        with torch.autocast(loop.device, torch.bfloat16, enabled=loop.bf16, cache_enabled=False):
+        with autocast(loop):
             mean = posterior_means(self.vae, video, in_windows=number % 2 == 1).float()
             # The decoder will be given a flow's samples, not means: it learns to bear noise, on each clip more or less.
             generator = micro_generator(loop, step, micro_step)
