@@ -96,9 +96,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
     )
 
 
-def tiny_t5_config(vocab_size: int, width: int = 128, layers: int = 2, heads: int = 4) -> T5Config:
-    """A T5 small enough to be trained together with a toy flow, shaped like flan-t5 (gated GELU), without dropout."""
-    return T5Config(
+def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads: int = 4) -> T5EncoderModel:
+    """A T5 encoder with random weights, small enough to be trained together with a toy flow.
+
+    It is shaped like flan-t5 (gated GELU), without dropout.
+    """
+    config = T5Config(
         vocab_size=vocab_size,
         d_model=width,
         d_kv=width // heads,
@@ -110,8 +113,4 @@ def tiny_t5_config(vocab_size: int, width: int = 128, layers: int = 2, heads: in
         pad_token_id=0,
         eos_token_id=1,
     )
-
-
-def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads: int = 4) -> T5EncoderModel:
-    """An encoder as `tiny_t5_config` says, with random weights."""
-    return T5EncoderModel(tiny_t5_config(vocab_size, width, layers, heads))
+    return T5EncoderModel(config)

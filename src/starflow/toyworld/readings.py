@@ -46,14 +46,14 @@ class Reading:
 
 def sample_reading(rng: np.random.Generator, split: Split) -> Reading:
     """A caption of a clip or of an image, or an instruction, with its reading."""
-    scene = sample_scene_in_words(rng, split, 1 + int(rng.random() < PAIR_PROBABILITY))
+    scene = _sample_scene_in_words(rng, split, 1 + int(rng.random() < PAIR_PROBABILITY))
     kind = list(KIND_PROBABILITY)[rng.choice(len(KIND_PROBABILITY), p=list(KIND_PROBABILITY.values()))]
     if kind == "edit":
         return read_instruction(sample_edit(scene, rng)[0])
     return read_caption((caption if kind == "clip" else image_caption)(scene, rng, split), kind)
 
 
-def sample_scene_in_words(rng: np.random.Generator, split: Split, num_objects: int) -> Scene:
+def _sample_scene_in_words(rng: np.random.Generator, split: Split, num_objects: int) -> Scene:
     """A scene to be described and not to be seen: its objects differ in color or shape, but may be anywhere."""
     while True:
         objects = tuple(sample_object(rng, split) for _ in range(num_objects))
