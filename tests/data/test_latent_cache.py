@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -41,10 +42,12 @@ def test_holds_the_latents_and_captions_of_the_source(folder: Path, codec: Video
     for index in range(5):
         clip = SOURCE.clip(index)
         torch.testing.assert_close(cache.clips[index], codec.encode(to_video_tensor([clip.video]))[0].half())
+        assert np.array_equal(cache.clip_cells[index], clip.cells)
         assert (cache.captions[index], cache.image_captions[index]) == (clip.captions, clip.image_captions)
     edit = SOURCE.edit(2)
     torch.testing.assert_close(cache.edits[2], codec.encode(to_video_tensor([edit.video]))[0].half())
     assert cache.instructions[2] == edit.instruction
+    assert np.array_equal(cache.edit_cells[2], edit.cells)
 
 
 def test_without_edits_and_long_clips(tmp_path: Path, codec: VideoCodec):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from invertible_maps import randomize
 from starflow.data.latent_cache import LatentCache
 from starflow.data.mixture import Mixture, TaskWeights
+from starflow.data.source import Caption
 from starflow.errors import UsageError
 from starflow.flow.model import flow_loss
 from starflow.pipeline import StarFlowPipeline
@@ -21,6 +23,7 @@ from starflow.train.config import (
     TextTrainConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
+from starflow.train.grounding import GroundingHead, states_halfway
 from starflow.train.loop import micro_generator
 from starflow.train.text import load_text, train_text
 from tiny_pipeline import tiny_vae
@@ -41,19 +44,24 @@ def tiny_config(folder: Path) -> FlowTrainConfig:
     )
 
 
-@pytest.fixture
-def step(tmp_path: Path) -> FlowStep:
-    config = tiny_config(tmp_path)
+@pytest.fixture(params=[(0.0, 0.0), (4.0, 0.0), (0.0, 4.0), (4.0, 2.0)])
+def step(request: pytest.FixtureRequest, tmp_path: Path) -> FlowStep:
+    contrast, grounding = request.param
+    config = replace(tiny_config(tmp_path), contrast=contrast, grounding=grounding)
     clips = torch.randn(4, 3, CHANNELS, 2, 2)
-    captions = [["a red circle"], ["a blue square"], ["a green triangle"], ["a white circle"]]
+    texts = ("a red circle", "a blue square", "a green triangle", "a white circle")
+    captions = [[Caption(text, false)] for text, false in zip(texts, texts[1:] + texts[:1], strict=True)]
     long_clips = torch.cat([clips, clips], dim=1)
-    cache = LatentCache(clips, clips[:, -1:], clips, long_clips, captions, captions, [texts[0] for texts in captions])
+    cells = torch.randint(-1, 3, (4, 3, 2, 2), dtype=torch.int8)
+    cache = LatentCache(
+        clips, clips[:, -1:], clips, long_clips, cells, cells, captions, captions, [each for (each,) in captions]
+    )
     tokenizer = build_tokenizer(cache, 300)
     flow, denoiser, text_encoder, _ = build_models(config, tokenizer, CHANNELS)
     mixture = Mixture(cache, TaskWeights(), 4, 0.0, 0)
     for module in (flow, denoiser):
         randomize(module, dtype=torch.float32).requires_grad_()
-    return FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
+    return FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config, GroundingHead(20) if grounding else None)
 
 
 def gradients(module: torch.nn.Module) -> torch.Tensor:
@@ -73,12 +81,29 @@ def test_gradients_are_those_of_the_losses_written_out(step: FlowStep):
     batch = step.mixture.batch(0)
     noise = torch.randn(batch.latents.shape, generator=micro_generator(step.config.loop, 0, 0))
     noisy = (batch.latents + 0.3 * noise).requires_grad_()
-    wrapped = [wrap_caption(caption, fps=0 if batch.is_image else 8) for caption in batch.captions]
-    tokens = step.tokenizer(wrapped, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
-    text = step.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
+    fps = 0 if batch.is_image else 8
+
+    def encode(captions):
+        wrapped = [wrap_caption(caption, fps=fps) for caption in captions]
+        tokens = step.tokenizer(wrapped, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
+        return step.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
+
+    def deep_nats(captions):
+        """Of the deep block on its own, which is all that tells captions apart."""
+        deep = step.flow.step(2, u, encode(captions))
+        return (0.5 * deep.hidden**2 - deep.log_det).sum(dim=(1, 2, 3, 4))
+
+    text = encode([caption.text for caption in batch.captions])
     loss = flow_loss(step.flow(noisy, text))
+    u = step.flow.encode_shallow(noisy).detach()
+    nats = torch.stack([deep_nats([getattr(each, name) for each in batch.captions]) for name in Caption._fields])
+    contrast = -nats.neg().log_softmax(dim=0)[0]
+    total = loss + step.config.contrast * contrast.sum() / noisy.numel()
+    if step.grounding_head is not None:
+        grounding = step.grounding_head(states_halfway(step.flow, u, text, batch.grounded_frame), batch.cells)
+        total = total + step.config.grounding * grounding.sum() / noisy.numel()
     wanted = [
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)])
+        torch.cat([g.flatten() for g in torch.autograd.grad(total, list(module.parameters()), retain_graph=True)])
         for module in (step.flow, step.text_encoder)
     ]
     (score,) = torch.autograd.grad(loss, noisy)
@@ -87,6 +112,7 @@ def test_gradients_are_those_of_the_losses_written_out(step: FlowStep):
     wanted.append(
         torch.cat([g.flatten() for g in torch.autograd.grad(denoiser_loss, list(step.denoiser.parameters()))])
     )
+    assert metrics["contrast_loss"] == pytest.approx(contrast.mean().item() if step.config.contrast else 0, rel=1e-4)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert metrics["denoiser_loss"] == pytest.approx(denoiser_loss.item(), rel=1e-4)
     for mine, theirs in zip(got, wanted, strict=True):

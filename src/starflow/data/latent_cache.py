@@ -21,14 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.data.source import CaptionedClip, EditedClip, Toyworld
+from starflow.data.source import Caption, CaptionedClip, EditedClip, Toyworld
 from starflow.errors import StarflowError
 from starflow.files import atomic_write
 from starflow.vae import VideoCodec
 
 SHARD_SIZE = 1024
 ENCODE_BATCH = 32
+FORMAT = 2  # of the shards: the first had no distractors and no cells
 KINDS = ("clips", "last_images", "edits", "long_clips")  # of latents; a shard lacks those it has none of
+CELLS = ("clip_cells", "edit_cells")
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,19 @@ class LatentCache:
     """Latents and captions of `n` clips, of edits of the first `m` of them and of how the first `l` go on, in memory.
 
     clips `(n, T, D, H, W)`; last_images `(n, 1, D, H, W)`, each clip's last frame encoded as an image; edits
-    `(m, T, D, H, W)`; long_clips `(l, longer T, D, H, W)`, which begin with the clips.
+    `(m, T, D, H, W)`; long_clips `(l, longer T, D, H, W)`, which begin with the clips; clip_cells `(n, 3, H, W)` and
+    edit_cells `(m, 3, H, W)`, what is seen where in first frames (`starflow.toyworld.grounding.ground`).
     """
 
     clips: Tensor
     last_images: Tensor
     edits: Tensor
     long_clips: Tensor
-    captions: list[list[str]]
-    image_captions: list[list[str]]
-    instructions: list[str]
+    clip_cells: Tensor
+    edit_cells: Tensor
+    captions: list[list[Caption]]
+    image_captions: list[list[Caption]]
+    instructions: list[Caption]
 
 
 def open_latent_cache(
@@ -63,7 +68,7 @@ def open_latent_cache(
     """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = {"num_clips": num_clips, "num_edits": num_edits, "num_long_clips": num_long_clips}
-    _check_origin(folder, {"source": asdict(source), "vae": fingerprint(codec), **numbers})
+    _check_origin(folder, {"format": FORMAT, "source": asdict(source), "vae": fingerprint(codec), **numbers})
     starts = range(0, num_clips, SHARD_SIZE)
     shards = []
     for start in tqdm(starts, "encoding clips", unit="shard", disable=not show_progress, mininterval=1):
@@ -75,13 +80,14 @@ def open_latent_cache(
         shards.append(_read_shard(path))
     tensors, texts = zip(*shards, strict=True)
     joined = {
-        name: torch.cat([shard[name] for shard in tensors if name in shard] or [torch.empty(0)]) for name in KINDS
+        name: torch.cat([shard[name] for shard in tensors if name in shard] or [torch.empty(0)])
+        for name in KINDS + CELLS
     }
     return LatentCache(
         **joined,
-        captions=[caption for text in texts for caption in text["captions"]],
-        image_captions=[caption for text in texts for caption in text["image_captions"]],
-        instructions=[instruction for text in texts for instruction in text["instructions"]],
+        captions=[_captions(pairs) for text in texts for pairs in text["captions"]],
+        image_captions=[_captions(pairs) for text in texts for pairs in text["image_captions"]],
+        instructions=[caption for text in texts for caption in _captions(text["instructions"])],
     )
 
 
@@ -136,10 +142,17 @@ def _write_shard(
         "image_captions": [clip.image_captions for clip in clips],
         "instructions": [edit.instruction for edit in edits],
     }
+    cells = {"clip_cells": [clip.cells for clip in clips], "edit_cells": [edit.cells for edit in edits]}
+    tensors = {kind: _encode(codec, videos[kind]).contiguous() for kind in KINDS if videos[kind]}
+    tensors |= {kind: torch.from_numpy(np.stack(cells[kind])) for kind in CELLS if cells[kind]}
     with atomic_write(path) as temporary:
-        save_file({kind: _encode(codec, videos[kind]).contiguous() for kind in KINDS if videos[kind]}, temporary)
+        save_file(tensors, temporary)
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(texts))
+
+
+def _captions(pairs: list[list[str]]) -> list[Caption]:
+    return [Caption(*pair) for pair in pairs]
 
 
 def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]]]:

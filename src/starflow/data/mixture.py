@@ -8,7 +8,7 @@ of the clip.
 Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,15 +16,22 @@ from torch import Tensor
 
 from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.data.latent_cache import LatentCache
+from starflow.data.source import Caption
+from starflow.toyworld.grounding import ATTRIBUTES, NOTHING
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean latents `(B, T, D, H, W)` and their captions with task markers, empty where dropped, not yet wrapped."""
+    """Clean latents `(B, T, D, H, W)` and their captions with task markers, not yet wrapped; "" where dropped.
+
+    `cells` int8 `(B, 3, H, W)` say what is seen where in latent frame `grounded_frame`, as far as the caption tells.
+    """
 
     latents: Tensor
-    captions: list[str]
-    is_image: bool
+    captions: list[Caption]
+    cells: Tensor
+    grounded_frame: int = 0
+    is_image: bool = False
 
 
 @dataclass
@@ -62,38 +69,51 @@ class Mixture:
         task = list(tasks)[rng.choice(len(tasks), p=share)]
         batch = task(rng)
         dropped = rng.random(len(batch.captions)) < self.caption_dropout
-        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-        return Batch(batch.latents.float(), captions, batch.is_image)
+        captions = [Caption("", "") if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
+        cells = batch.cells.masked_fill(torch.from_numpy(dropped).view(-1, 1, 1, 1), NOTHING)
+        return replace(batch, latents=batch.latents.float(), captions=captions, cells=cells)
 
     def _draw(self, rng: np.random.Generator, population: int, size: int) -> list[int]:
         return rng.integers(population, size=size).tolist()
 
-    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[str]:
-        return [marker + str(rng.choice(self.cache.captions[index])) for index in indices]
+    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[Caption]:
+        return [_marked(marker, _choice(rng, self.cache.captions[index])) for index in indices]
 
     def _text_to_video(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return Batch(self.cache.clips[indices], self._captioned(rng, indices), is_image=False)
+        return Batch(self.cache.clips[indices], self._captioned(rng, indices), self.cache.clip_cells[indices])
 
     def _image(self, rng: np.random.Generator) -> Batch:
         # An image has a fraction of a clip's tokens: take as many more of them.
         indices = self._draw(rng, len(self.cache.clips), self.batch_size * self.cache.clips.shape[1] // 2)
-        captions = [str(rng.choice(self.cache.image_captions[index])) for index in indices]
-        return Batch(self.cache.clips[indices, :1], captions, is_image=True)
+        captions = [_choice(rng, self.cache.image_captions[index]) for index in indices]
+        cells = self.cache.clip_cells[indices].clone()
+        cells[:, list(ATTRIBUTES).index("motion")] = NOTHING
+        return Batch(self.cache.clips[indices, :1], captions, cells, is_image=True)
 
     def _extend(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.long_clips), self.batch_size)
         length = self.cache.clips.shape[1]
         start = int(rng.integers(1, self.cache.long_clips.shape[1] - length + 1))
         windows = self.cache.long_clips[indices, start : start + length]
-        return Batch(windows, self._captioned(rng, indices, EXTEND), is_image=False)
+        cells = torch.full_like(self.cache.clip_cells[indices], NOTHING)  # of another frame than the first
+        return Batch(windows, self._captioned(rng, indices, EXTEND), cells)
 
     def _video_to_video(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.edits), max(1, self.batch_size // 2))
         latents = torch.cat([self.cache.clips[indices], self.cache.edits[indices]], dim=1)
-        return Batch(latents, [VIDEO_TO_VIDEO + self.cache.instructions[index] for index in indices], is_image=False)
+        captions = [_marked(VIDEO_TO_VIDEO, self.cache.instructions[index]) for index in indices]
+        return Batch(latents, captions, self.cache.edit_cells[indices], grounded_frame=self.cache.clips.shape[1])
 
     def _last(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
         latents = torch.cat([self.cache.last_images[indices], self.cache.clips[indices]], dim=1)
-        return Batch(latents, self._captioned(rng, indices, LAST), is_image=False)
+        return Batch(latents, self._captioned(rng, indices, LAST), self.cache.clip_cells[indices], grounded_frame=1)
+
+
+def _choice(rng: np.random.Generator, captions: list[Caption]) -> Caption:
+    return captions[int(rng.integers(len(captions)))]
+
+
+def _marked(marker: str, caption: Caption) -> Caption:
+    return Caption(marker + caption.text, marker + caption.distractor)

@@ -28,10 +28,10 @@ def render(scene: Scene, num_frames: int = NUM_FRAMES) -> NDArray[np.uint8]:
     clip = np.empty((num_frames, 3, FRAME_SIZE, FRAME_SIZE), dtype=np.float32)
     clip[:] = background[:, None, None]
     for item in scene.objects:
-        coverage = _coverage(item, num_frames)
+        covered = coverage(item, num_frames)
         for channel, value in enumerate(COLOR_VALUES[item.color]):
             plane = clip[:, channel]
-            plane += coverage * (np.float32(value) - plane)
+            plane += covered * (np.float32(value) - plane)
     clip += 0.5
     return np.ascontiguousarray(clip.astype(np.uint8).transpose(0, 2, 3, 1))
 
@@ -41,7 +41,7 @@ def render_image(scene: Scene) -> NDArray[np.uint8]:
     return render(scene, num_frames=1)[0]
 
 
-def _coverage(item: SceneObject, num_frames: int) -> NDArray[np.float32]:
+def coverage(item: SceneObject, num_frames: int) -> NDArray[np.float32]:
     """How much of each pixel the object covers, 0 to 1: (num_frames, height, width)."""
     x, y, radius = track(item, num_frames).T[:, :, None, None]
     dx = _CENTERS[None, None, :] - x

@@ -13,7 +13,7 @@ from starflow.toyworld.vocabulary import BACKGROUNDS, COMBINATIONS, FRAME_SIZE, 
 
 Split = Literal["train", "test"]
 
-SINGLE_OBJECT_PROBABILITY: dict[Split, float] = {"train": 0.5, "test": 0.65}  # training dwells on what is harder
+SINGLE_OBJECT_PROBABILITY: dict[Split, float] = {"train": 0.35, "test": 0.65}  # training dwells on what is harder
 # Half of the widest shape's width over its radius: objects stop, bounce and turn this many radii from the edges,
 # whatever their shape, so that changing the shape leaves the motion as it is.
 REACH = 1.2
@@ -111,7 +111,7 @@ def scene_at(seed: int, index: int, split: Split) -> Scene:
 def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | None = None) -> Scene:
     """Draw a scene whose objects all come from the combinations of ``split``.
 
-    Without ``num_objects`` (1 or 2), half of the training scenes and 65% of the test scenes have one object. Two
+    Without ``num_objects`` (1 or 2), a third of the training scenes and 65% of the test scenes have one object. Two
     objects differ in color or shape, are apart in the first frame and in at least two thirds of all frames, and in
     about a seventh of the scenes one hides the other.
     """

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -22,17 +23,19 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.config import save_config
 from starflow.data.latent_cache import LatentCache, open_latent_cache
-from starflow.data.mixture import Mixture
-from starflow.data.source import Toyworld
+from starflow.data.mixture import Batch, Mixture
+from starflow.data.source import Caption, Toyworld
 from starflow.errors import UsageError
 from starflow.files import atomic_write
 from starflow.flow.denoiser import NOISE_UNIT, CausalDenoiser, score_prediction
-from starflow.flow.model import StarFlow, flow_loss
+from starflow.flow.model import BlockStep, StarFlow
 from starflow.pipeline import StarFlowPipeline
 from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.toyworld.grounding import NOTHING
 from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
+from starflow.train.grounding import GroundingHead, states_halfway
 from starflow.train.loop import (
     autocast,
     create_state,
@@ -66,9 +69,10 @@ class FlowStep:
         tokenizer: PreTrainedTokenizerBase,
         mixture: Mixture,
         config: FlowTrainConfig,
+        grounding_head: GroundingHead | None = None,
     ):
         self.flow, self.denoiser, self.text_encoder, self.tokenizer = flow, denoiser, text_encoder, tokenizer
-        self.mixture, self.config = mixture, config
+        self.mixture, self.config, self.grounding_head = mixture, config, grounding_head
 
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
         """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
@@ -77,28 +81,60 @@ class FlowStep:
         clean = batch.latents.to(device)
         generator = micro_generator(self.config.loop, step, micro_step)
         noisy = (clean + noise_std * torch.randn(clean.shape, generator=generator, device=device)).requires_grad_()
-        weight = scale * noise_std / NOISE_UNIT
+        fps = 0 if batch.is_image else FPS
+        weight = scale * noise_std / NOISE_UNIT / clean.numel()
 
         with autocast(self.config.loop):
-            text = self._encode(batch.captions, 0 if batch.is_image else FPS)
-            encoded = self.flow(noisy, text)
-        loss = flow_loss(encoded)
-        (weight * loss).backward()
+            text = self._encode([caption.text for caption in batch.captions], fps)
+            *shallow, deep = self.flow.steps(noisy.permute(0, 1, 3, 4, 2), text)
+        nats = _nats(deep) - torch.stack([block.log_det.flatten(1).sum(dim=1) for block in shallow]).sum(dim=0)
+        contrast = self._contrast(shallow[-1].hidden, _nats(deep), batch.captions, fps)
+        grounding = self._ground(shallow[-1].hidden, text, batch)
+        total = nats + self.config.contrast * contrast + self.config.grounding * grounding
+        (weight * total.sum()).backward()
 
         # The backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
         assert noisy.grad is not None
-        target = score_prediction(noisy.grad / weight, noise_std)
+        target = score_prediction(noisy.grad / (weight * clean.numel()), noise_std)
         with autocast(self.config.loop):
             prediction = self.denoiser(noisy.detach(), text.detach())
         denoiser_loss = (prediction.float() - target).square().mean()
         (scale * denoiser_loss).backward()
 
+        loss = nats.mean().item() / clean[0].numel()
         return {
-            "loss": loss.item(),
-            "nats_per_dim": loss.item() + 0.5 * log(2 * pi),
+            "loss": loss,
+            "nats_per_dim": loss + 0.5 * log(2 * pi),
+            "contrast_loss": contrast.mean().item(),
+            "grounding_loss": grounding.sum().item() / max(1, int((batch.cells != NOTHING).sum())),
             "denoiser_loss": denoiser_loss.item(),
             "clips": float(len(clean)),
         }
+
+    def _contrast(self, u: Tensor, nats: Tensor, captions: list[Caption], fps: float) -> Tensor:
+        """`-log P(caption | clip)` `(B)` of each caption and its distractor, in nats; 0 where the caption is dropped.
+
+        `nats` `(B)` are the deep block's for `u` `(B, T, H, W, D)` with the caption, and
+        P(caption | clip) = p(u | caption) / (p(u | caption) + p(u | distractor)). It trains the deep block and the text
+        encoder alone: the gradient at `u`, and so the score, stays that of the likelihood.
+        """
+        told = torch.tensor([caption.text != caption.distractor for caption in captions], device=nats.device)
+        if not self.config.contrast or not told.any():
+            return torch.zeros_like(nats)
+        with autocast(self.config.loop):
+            text = self._encode([caption.distractor for caption in captions], fps)
+            gap = nats - _nats(self.flow.step(self.flow.num_blocks - 1, u.detach(), text))
+        doubt = told * gap.detach().sigmoid()  # P(distractor | clip), the contrast's derivative by `nats`
+        u.register_hook(lambda grad: grad / (1 + self.config.contrast * doubt).view(-1, 1, 1, 1, 1))
+        return told * F.softplus(gap)
+
+    def _ground(self, u: Tensor, text: Tensor, batch: Batch) -> Tensor:
+        """The cross-entropy `(B)` of what is seen where in the first frame, in nats; see `starflow.train.grounding`."""
+        if self.grounding_head is None:
+            return torch.zeros(len(u), device=u.device)
+        with autocast(self.config.loop):
+            states = states_halfway(self.flow, u.detach(), text, batch.grounded_frame)
+            return self.grounding_head(states, batch.cells.to(u.device))
 
     def _encode(self, captions: list[str], fps: float) -> Tensor:
         wrapped = [wrap_caption(caption, fps=fps) for caption in captions]
@@ -117,11 +153,12 @@ def load_codec(folder: str | None, later_frame_scale: float, device: str) -> Vid
 
 def build_tokenizer(cache: LatentCache, vocab_size: int) -> PreTrainedTokenizerBase:
     """A tokenizer of all captions of the cache, wrapped and with their task markers, as the model will see them."""
-    clips = list(chain.from_iterable(cache.captions))
+    clips = [caption.text for caption in chain.from_iterable(cache.captions)]
     marked = [EXTEND + text for text in clips] + [LAST + text for text in clips]
-    edits = [VIDEO_TO_VIDEO + text for text in cache.instructions]
+    edits = [VIDEO_TO_VIDEO + caption.text for caption in cache.instructions]
     videos = [wrap_caption(text, fps=FPS) for text in ["", *clips, *marked, *edits]]
-    images = [wrap_caption(text, fps=0) for text in ["", *chain.from_iterable(cache.image_captions)]]
+    pictures = [caption.text for caption in chain.from_iterable(cache.image_captions)]
+    images = [wrap_caption(text, fps=0) for text in ["", *pictures]]
     return train_tokenizer(chain(videos, images), vocab_size)
 
 
@@ -182,7 +219,7 @@ def build_pipeline(
     state: TrainState, codec: VideoCodec, tokenizer: PreTrainedTokenizerBase, config: FlowTrainConfig
 ) -> StarFlowPipeline:
     """The pipeline of the moving averages of the weights."""
-    trained: dict[str, Any] = dict(state.ema)
+    trained: dict[str, Any] = {name: module for name, module in state.ema.items() if name != "grounding_head"}
     pipeline = StarFlowPipeline(
         vae=codec.vae,
         tokenizer=tokenizer,
@@ -223,12 +260,20 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         tokenizer, text_encoder = load_text(config.text_encoder, models.flow.config["text_width"])
         models = models._replace(tokenizer=tokenizer, text_encoder=text_encoder)
     flow, denoiser, text_encoder, tokenizer = models
-    modules = {"flow": flow.to(device), "denoiser": denoiser.to(device), "text_encoder": text_encoder.to(device)}
+    modules: dict[str, nn.Module] = {
+        "flow": flow.to(device),
+        "denoiser": denoiser.to(device),
+        "text_encoder": text_encoder.to(device),
+    }
     groups = [
         *parameter_groups("flow", flow, config.optimizer, NOT_MUON),
         *parameter_groups("text_encoder", text_encoder, config.optimizer, EMBEDDINGS),
         *parameter_groups("denoiser", denoiser, config.denoiser_optimizer, NOT_MUON),
     ]
+    grounding_head = GroundingHead(flow.config["deep_width"]).to(device) if config.grounding else None
+    if grounding_head is not None:
+        modules["grounding_head"] = grounding_head
+        groups += parameter_groups("grounding_head", grounding_head, config.optimizer, ("heads",))
     state = create_state(modules, groups)
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
@@ -242,7 +287,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         writer.add_image("samples", video_grid(videos), state.step)
 
     mixture = Mixture(cache, config.tasks, config.batch_size, config.caption_dropout, config.loop.seed)
-    step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config)
+    step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config, grounding_head)
     # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         train(state, step, config.loop, output, sample)
@@ -270,3 +315,8 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
 def video_grid(videos: Tensor) -> Tensor:
     """Videos `(B, F, 3, height, width)` → one picture `(3, B·height, f·width)`: a row each, every fourth frame."""
     return videos[:, ::4].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _nats(step: BlockStep) -> Tensor:
+    """`-log p` `(B)` of what a block read, under a normal law of what it made, in nats but for a constant."""
+    return (0.5 * step.hidden.square() - step.log_det).flatten(1).sum(dim=1)
