@@ -87,9 +87,10 @@ class FlowStep:
         with autocast(self.config.loop):
             text = self._encode([caption.text for caption in batch.captions], fps)
             *shallow, deep = self.flow.steps(noisy.permute(0, 1, 3, 4, 2), text)
-        nats = _nats(deep) - torch.stack([block.log_det.flatten(1).sum(dim=1) for block in shallow]).sum(dim=0)
-        contrast = self._contrast(shallow[-1].hidden, _nats(deep), batch.captions, fps)
-        grounding = self._ground(shallow[-1].hidden, text, batch)
+        u, deep_nats = shallow[-1].hidden, _nats(deep)
+        nats = deep_nats - torch.stack([block.log_det.flatten(1).sum(dim=1) for block in shallow]).sum(dim=0)
+        contrast = self._contrast(u, deep_nats, batch.captions, fps)
+        grounding = self._ground(u, text, batch)
         total = nats + self.config.contrast * contrast + self.config.grounding * grounding
         (weight * total.sum()).backward()
 
