@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.data.source import Caption, CaptionedClip, EditedClip, Toyworld
+from starflow.data.source import CaptionedClip, EditedClip, Toyworld
 from starflow.errors import StarflowError
 from starflow.files import atomic_write
 from starflow.vae import VideoCodec
 
 SHARD_SIZE = 1024
 ENCODE_BATCH = 32
-FORMAT = 2  # of the shards: the first had no distractors and no cells
+FORMAT = 3  # of the shards: the first had no cells, the second captions in pairs
 KINDS = ("clips", "last_images", "edits", "long_clips")  # of latents; a shard lacks those it has none of
 CELLS = ("clip_cells", "edit_cells")
 
@@ -48,9 +48,9 @@ class LatentCache:
     long_clips: Tensor
     clip_cells: Tensor
     edit_cells: Tensor
-    captions: list[list[Caption]]
-    image_captions: list[list[Caption]]
-    instructions: list[Caption]
+    captions: list[list[str]]
+    image_captions: list[list[str]]
+    instructions: list[str]
 
 
 def open_latent_cache(
@@ -85,9 +85,9 @@ def open_latent_cache(
     }
     return LatentCache(
         **joined,
-        captions=[_captions(pairs) for text in texts for pairs in text["captions"]],
-        image_captions=[_captions(pairs) for text in texts for pairs in text["image_captions"]],
-        instructions=[caption for text in texts for caption in _captions(text["instructions"])],
+        captions=[caption for text in texts for caption in text["captions"]],
+        image_captions=[caption for text in texts for caption in text["image_captions"]],
+        instructions=[instruction for text in texts for instruction in text["instructions"]],
     )
 
 
@@ -149,10 +149,6 @@ def _write_shard(
         save_file(tensors, temporary)
     with atomic_write(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(texts))
-
-
-def _captions(pairs: list[list[str]]) -> list[Caption]:
-    return [Caption(*pair) for pair in pairs]
 
 
 def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]]]:

@@ -16,21 +16,23 @@ from torch import Tensor
 
 from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.data.latent_cache import LatentCache
-from starflow.data.source import Caption
 from starflow.toyworld.grounding import ATTRIBUTES, NOTHING
+
+SHORT_LENGTH = 2  # latent frames: the first, and the one in which motions show
 
 
 @dataclass(frozen=True)
 class Batch:
     """Clean latents `(B, T, D, H, W)` and their captions with task markers, not yet wrapped; "" where dropped.
 
-    `cells` int8 `(B, 3, H, W)` say what is seen where in latent frame `grounded_frame`, as far as the caption tells.
+    The first `num_given` latent frames are what the others are made from. `cells` int8 `(B, 3, H, W)` say what is seen
+    where in the first frame after them, as far as the caption tells.
     """
 
     latents: Tensor
-    captions: list[Caption]
+    captions: list[str]
     cells: Tensor
-    grounded_frame: int = 0
+    num_given: int = 0
     is_image: bool = False
 
 
@@ -47,11 +49,16 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Batches of one task each, drawn from a latent cache. `batch_size` is that of text-to-video."""
+    """Batches of one task each, drawn from a latent cache. `batch_size` is that of text-to-video.
+
+    `short_clips` of the batches of text-to-video and video-to-video end after the first frames that are made, and have
+    half as many clips more: captions decide there, and the rest of a clip follows from its beginning.
+    """
 
     cache: LatentCache
     weights: TaskWeights
     batch_size: int
+    short_clips: float
     caption_dropout: float
     seed: int
 
@@ -69,19 +76,26 @@ class Mixture:
         task = list(tasks)[rng.choice(len(tasks), p=share)]
         batch = task(rng)
         dropped = rng.random(len(batch.captions)) < self.caption_dropout
-        captions = [Caption("", "") if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
+        captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
         cells = batch.cells.masked_fill(torch.from_numpy(dropped).view(-1, 1, 1, 1), NOTHING)
         return replace(batch, latents=batch.latents.float(), captions=captions, cells=cells)
 
     def _draw(self, rng: np.random.Generator, population: int, size: int) -> list[int]:
         return rng.integers(population, size=size).tolist()
 
-    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[Caption]:
-        return [_marked(marker, _choice(rng, self.cache.captions[index])) for index in indices]
+    def _captioned(self, rng: np.random.Generator, indices: list[int], marker: str = "") -> list[str]:
+        return [marker + _choice(rng, self.cache.captions[index]) for index in indices]
+
+    def _length_and_size(self, rng: np.random.Generator, size: int) -> tuple[int, int]:
+        """How many latent frames are made in a batch, and of how many clips: `size`, or more if they are short."""
+        is_short = rng.random() < self.short_clips
+        return (SHORT_LENGTH, size * 3 // 2) if is_short else (self.cache.clips.shape[1], size)
 
     def _text_to_video(self, rng: np.random.Generator) -> Batch:
-        indices = self._draw(rng, len(self.cache.clips), self.batch_size)
-        return Batch(self.cache.clips[indices], self._captioned(rng, indices), self.cache.clip_cells[indices])
+        length, size = self._length_and_size(rng, self.batch_size)
+        indices = self._draw(rng, len(self.cache.clips), size)
+        clips = self.cache.clips[indices, :length]
+        return Batch(clips, self._captioned(rng, indices), self.cache.clip_cells[indices])
 
     def _image(self, rng: np.random.Generator) -> Batch:
         # An image has a fraction of a clip's tokens: take as many more of them.
@@ -100,20 +114,17 @@ class Mixture:
         return Batch(windows, self._captioned(rng, indices, EXTEND), cells)
 
     def _video_to_video(self, rng: np.random.Generator) -> Batch:
-        indices = self._draw(rng, len(self.cache.edits), max(1, self.batch_size // 2))
-        latents = torch.cat([self.cache.clips[indices], self.cache.edits[indices]], dim=1)
-        captions = [_marked(VIDEO_TO_VIDEO, self.cache.instructions[index]) for index in indices]
-        return Batch(latents, captions, self.cache.edit_cells[indices], grounded_frame=self.cache.clips.shape[1])
+        length, size = self._length_and_size(rng, max(1, self.batch_size // 2))
+        indices = self._draw(rng, len(self.cache.edits), size)
+        latents = torch.cat([self.cache.clips[indices], self.cache.edits[indices, :length]], dim=1)
+        captions = [VIDEO_TO_VIDEO + self.cache.instructions[index] for index in indices]
+        return Batch(latents, captions, self.cache.edit_cells[indices], num_given=self.cache.clips.shape[1])
 
     def _last(self, rng: np.random.Generator) -> Batch:
         indices = self._draw(rng, len(self.cache.clips), self.batch_size)
         latents = torch.cat([self.cache.last_images[indices], self.cache.clips[indices]], dim=1)
-        return Batch(latents, self._captioned(rng, indices, LAST), self.cache.clip_cells[indices], grounded_frame=1)
+        return Batch(latents, self._captioned(rng, indices, LAST), self.cache.clip_cells[indices], num_given=1)
 
 
-def _choice(rng: np.random.Generator, captions: list[Caption]) -> Caption:
+def _choice(rng: np.random.Generator, captions: list[str]) -> str:
     return captions[int(rng.integers(len(captions)))]
-
-
-def _marked(marker: str, caption: Caption) -> Caption:
-    return Caption(marker + caption.text, marker + caption.distractor)

@@ -1,27 +1,19 @@
 """Where captioned clips come from. A source is indexable and gives the same clip for the same index every time."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from starflow.toyworld.captions import caption, image_caption
-from starflow.toyworld.distractors import distractor
-from starflow.toyworld.edits import sample_edit, sample_other_edit
+from starflow.toyworld.edits import sample_edit
 from starflow.toyworld.grounding import ground
 from starflow.toyworld.render import render
 from starflow.toyworld.scene import Split, scene_at
 from starflow.toyworld.vocabulary import LONG_FRAMES
 
 GRID = (4, 4)  # rows and columns of cells in a frame: those of the latents of toyworld's autoencoder
-
-
-class Caption(NamedTuple):
-    """What is said of a clip, and a distractor: nearly the same, and not so."""
-
-    text: str
-    distractor: str
 
 
 @dataclass(frozen=True)
@@ -33,15 +25,15 @@ class CaptionedClip:
 
     video: NDArray[np.uint8]
     cells: NDArray[np.int8]
-    captions: list[Caption]
-    image_captions: list[Caption]
+    captions: list[str]
+    image_captions: list[str]
 
 
 @dataclass(frozen=True)
 class EditedClip:
     """What a clip becomes by an instruction: uint8 `(F, height, width, 3)`, and its `cells`."""
 
-    instruction: Caption
+    instruction: str
     video: NDArray[np.uint8]
     cells: NDArray[np.int8]
 
@@ -71,20 +63,12 @@ class Toyworld:
         scene, rng = scene_at(self.seed, index, self.split), self._rng(index, 1)
         captions = [caption(scene, rng, self.split) for _ in range(self.paraphrases)]
         image_captions = [image_caption(scene, rng, self.split) for _ in range(self.paraphrases)]
-        rng = self._rng(index, 3)
-        return CaptionedClip(
-            render(scene),
-            ground(scene, *GRID),
-            [Caption(text, distractor(text, rng)) for text in captions],
-            [Caption(text, distractor(text, rng)) for text in image_captions],
-        )
+        return CaptionedClip(render(scene), ground(scene, *GRID), captions, image_captions)
 
     def long_video(self, index: int) -> NDArray[np.uint8]:
         """The clip and how it goes on: uint8 `(LONG_FRAMES, height, width, 3)`."""
         return render(scene_at(self.seed, index, self.split), LONG_FRAMES)
 
     def edit(self, index: int) -> EditedClip:
-        scene = scene_at(self.seed, index, self.split)
-        instruction, target = sample_edit(scene, self._rng(index, 2))
-        other = sample_other_edit(scene, target, self._rng(index, 4))
-        return EditedClip(Caption(instruction, other), render(target), ground(target, *GRID))
+        instruction, target = sample_edit(scene_at(self.seed, index, self.split), self._rng(index, 2))
+        return EditedClip(instruction, render(target), ground(target, *GRID))

@@ -116,47 +116,44 @@ def parse(text: str) -> Description:
     Raises:
         StarflowError: the text is outside the grammar; the message quotes where reading stopped.
     """
-    text = normalize(text)
-    start, stop, background = _without_background(text)
-    return Description(tuple(object_description(clause) for clause in _clauses(text, start, stop)), background)
+    rest, _, background = _without_background(normalize(text))
+    return Description(tuple(item for item, _ in _clauses(text, rest)), background)
 
 
-def clauses(text: str) -> list[re.Match[str]]:
-    """What a caption, as `caption` writes it, says of each of its objects, with its words by the names of groups.
-
-    The groups are "size", "color", "shape" and "motion", None for what the caption leaves out.
+def clause_ends(text: str) -> list[int]:
+    """Where in a caption, as `caption` writes it, what is said of each of its objects ends.
 
     Raises:
         StarflowError: the text is outside the grammar.
     """
-    start, stop, _ = _without_background(text)
-    return list(_clauses(text, start, stop))
+    rest, start, _ = _without_background(text)
+    return [start + end for _, end in _clauses(text, rest)]
 
 
-def _without_background(text: str) -> tuple[int, int, str | None]:
-    """Where in the text what is not said of the background starts and stops; and the background."""
+def _without_background(text: str) -> tuple[str, int, str | None]:
+    """The text without what it says of the background; how much of its beginning that was; and the background."""
     if where := _WHERE_FIRST.search(text):
-        return where.end(), len(text), where["background"]
+        return text[where.end() :], where.end(), where["background"]
     if where := _WHERE_LAST.search(text):
-        return 0, where.start(), where["background"]
-    return 0, len(text), None
+        return text[: where.start()], 0, where["background"]
+    return text, 0, None
 
 
-def _clauses(text: str, start: int, stop: int) -> Iterator[re.Match[str]]:
-    """The part of the text from `start` to `stop` read, object by object."""
-    opening = _OPENING.match(text, start, stop)
-    position = opening.end() if opening else start
+def _clauses(text: str, rest: str) -> Iterator[tuple[ObjectDescription, int]]:
+    """What `rest`, a part of `text`, says of each object, and where in `rest` it ends."""
+    opening = _OPENING.match(rest)
+    position = opening.end() if opening else 0
     while True:
-        clause = _CLAUSE.match(text, position, stop)
+        clause = _CLAUSE.match(rest, position)
         if not clause:
-            raise _outside_grammar(text, text[position:stop])
-        yield clause
+            raise _outside_grammar(text, rest[position:])
         position = clause.end()
-        if position == stop:
+        yield object_description(clause), position
+        if position == len(rest):
             return
-        connector = _CONNECTOR.match(text, position, stop)
+        connector = _CONNECTOR.match(rest, position)
         if not connector:
-            raise _outside_grammar(text, text[position:stop])
+            raise _outside_grammar(text, rest[position:])
         position = connector.end()
 
 

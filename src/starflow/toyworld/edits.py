@@ -32,8 +32,6 @@ TEMPLATES: dict[EditKind, tuple[str, ...]] = {
 }
 SHADE_STEPS = {"lighter": 1, "darker": -1}  # along BACKGROUNDS
 
-Choice = tuple[int, str, Scene]  # which object, its new value, and the scene that it leads to
-
 
 @dataclass(frozen=True)
 class Edit:
@@ -54,38 +52,16 @@ def sample_edit(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
     The kinds of edit that the scene allows are equally likely; an object is removed only from scenes of two. What is
     recolored or reshaped never becomes a held-out combination, nor equal in color and shape to the other object.
     """
-    allowed = _allowed_edits(scene)
-    kinds = list(allowed)
-    kind = kinds[int(rng.integers(len(kinds)))]
-    return _sample_of_kind(scene, kind, allowed[kind], rng)
-
-
-def sample_other_edit(scene: Scene, target: Scene, rng: np.random.Generator) -> str:
-    """An instruction that leads from ``scene`` elsewhere than to ``target``: of the same kind, if there is one."""
-    others = {
-        kind: (len(choices), [choice for choice in choices if choice[2] != target])
-        for kind, choices in _allowed_edits(scene).items()
-    }
-    same_kind = [kind for kind, (number, left) in others.items() if 0 < len(left) < number]
-    kinds = same_kind or [kind for kind, (_, left) in others.items() if left]
-    kind = kinds[int(rng.integers(len(kinds)))]
-    return _sample_of_kind(scene, kind, others[kind][1], rng)[0]
-
-
-def _allowed_edits(scene: Scene) -> dict[EditKind, list[Choice]]:
-    """The edits that ``sample_edit`` may choose from, by kind."""
-    choices: dict[EditKind, list[Choice]] = {
+    choices: dict[EditKind, list[tuple[int, str, Scene]]] = {
         "recolor": [(i, color, _with(scene, i, color=color)) for i in range(len(scene.objects)) for color in COLORS],
         "reshape": [(i, shape, _with(scene, i, shape=shape)) for i in range(len(scene.objects)) for shape in SHAPES],
         "remove": [(i, "", _without(scene, i)) for i in range(len(scene.objects))],
         "background": [(0, shade, _shaded(scene, step)) for shade, step in SHADE_STEPS.items()],
     }
     allowed = {kind: [c for c in options if _is_allowed(scene, c[2])] for kind, options in choices.items()}
-    return {kind: options for kind, options in allowed.items() if options}
-
-
-def _sample_of_kind(scene: Scene, kind: EditKind, choices: list[Choice], rng: np.random.Generator) -> tuple[str, Scene]:
-    index, value, target = choices[int(rng.integers(len(choices)))]
+    kinds = [kind for kind, options in allowed.items() if options]
+    kind = kinds[int(rng.integers(len(kinds)))]
+    index, value, target = allowed[kind][int(rng.integers(len(allowed[kind])))]
     words = {"recolor": COLOR_WORDS, "reshape": SHAPE_WORDS}.get(kind, {}).get(value, (value,))
     template = pick(rng, TEMPLATES[kind])
     return template.format(target=_reference(scene, index, rng), value=pick(rng, words)), target

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from starflow.toyworld.captions import caption, clauses, image_caption, parse
+from starflow.toyworld.captions import caption, clause_ends, image_caption, parse
 from starflow.toyworld.edits import TEMPLATES, parse_edit, sample_edit
 from starflow.toyworld.scene import Scene, Split, sample_object
 from starflow.toyworld.vocabulary import BACKGROUNDS, COLORS, MOTIONS, SHAPES, SIZES
@@ -64,7 +64,7 @@ def _sample_scene_in_words(rng: np.random.Generator, split: Split, num_objects: 
 def read_caption(text: str, kind: TextKind) -> Reading:
     """The reading of a caption; what follows the last object belongs to it. Raises StarflowError as `parse` does."""
     description = parse(text)
-    ends = [*(clause.end() for clause in clauses(text)[:-1]), len(text)]
+    ends = [*clause_ends(text)[:-1], len(text)]
     background = {"background": description.background}
     parts = (
         Part(end, _said({"order": order, **asdict(item), **background}))

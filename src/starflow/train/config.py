@@ -154,8 +154,8 @@ class FlowTrainConfig:
     text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, to start from instead
     noise_std: float = 0.3
     caption_dropout: float = 0.1
-    contrast: float = 0.0  # weight of -log P(caption | clip) of a caption and a distractor, beside the clip's -log p
-    grounding: float = 0.0  # the same of what is seen where: see `starflow.train.grounding`
+    short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.mixture`
+    grounding: float = 0.0  # weight of what is seen where, beside the clip's -log p: see `starflow.train.grounding`
     guidance_scale: float = 2.0  # the trained model's default
     batch_size: int = 32
     data: FlowDataConfig = field(default_factory=FlowDataConfig)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,11 +23,11 @@ from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.config import save_config
 from starflow.data.latent_cache import LatentCache, open_latent_cache
 from starflow.data.mixture import Batch, Mixture
-from starflow.data.source import Caption, Toyworld
+from starflow.data.source import Toyworld
 from starflow.errors import UsageError
 from starflow.files import atomic_write
 from starflow.flow.denoiser import NOISE_UNIT, CausalDenoiser, score_prediction
-from starflow.flow.model import BlockStep, StarFlow
+from starflow.flow.model import StarFlow
 from starflow.pipeline import StarFlowPipeline
 from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.toyworld.grounding import NOTHING
@@ -81,60 +80,41 @@ class FlowStep:
         clean = batch.latents.to(device)
         generator = micro_generator(self.config.loop, step, micro_step)
         noisy = (clean + noise_std * torch.randn(clean.shape, generator=generator, device=device)).requires_grad_()
-        fps = 0 if batch.is_image else FPS
-        weight = scale * noise_std / NOISE_UNIT / clean.numel()
+        made = slice(batch.num_given, None)
+        num_dims = clean[:, made].numel()
+        weight = scale * noise_std / NOISE_UNIT / num_dims
 
         with autocast(self.config.loop):
-            text = self._encode([caption.text for caption in batch.captions], fps)
-            *shallow, deep = self.flow.steps(noisy.permute(0, 1, 3, 4, 2), text)
-        u, deep_nats = shallow[-1].hidden, _nats(deep)
-        nats = deep_nats - torch.stack([block.log_det.flatten(1).sum(dim=1) for block in shallow]).sum(dim=0)
-        contrast = self._contrast(u, deep_nats, batch.captions, fps)
-        grounding = self._ground(u, text, batch)
-        total = nats + self.config.contrast * contrast + self.config.grounding * grounding
-        (weight * total.sum()).backward()
+            text = self._encode(batch.captions, fps=0 if batch.is_image else FPS)
+            steps = list(self.flow.steps(noisy.permute(0, 1, 3, 4, 2), text))
+        log_det = sum(block.log_det for block in steps)
+        nats = (0.5 * steps[-1].hidden.square() - log_det)[:, made].flatten(1).sum(dim=1)
+        grounding = self._ground(steps[-2].hidden, text, batch)
+        (weight * (nats + self.config.grounding * grounding).sum()).backward()
 
         # The backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
         assert noisy.grad is not None
         target = score_prediction(noisy.grad / (weight * clean.numel()), noise_std)
         with autocast(self.config.loop):
             prediction = self.denoiser(noisy.detach(), text.detach())
-        denoiser_loss = (prediction.float() - target).square().mean()
+        denoiser_loss = (prediction.float() - target)[:, made].square().mean()
         (scale * denoiser_loss).backward()
 
-        loss = nats.mean().item() / clean[0].numel()
+        loss = nats.sum().item() / num_dims
         return {
             "loss": loss,
             "nats_per_dim": loss + 0.5 * log(2 * pi),
-            "contrast_loss": contrast.mean().item(),
             "grounding_loss": grounding.sum().item() / max(1, int((batch.cells != NOTHING).sum())),
             "denoiser_loss": denoiser_loss.item(),
             "clips": float(len(clean)),
         }
-
-    def _contrast(self, u: Tensor, nats: Tensor, captions: list[Caption], fps: float) -> Tensor:
-        """`-log P(caption | clip)` `(B)` of each caption and its distractor, in nats; 0 where the caption is dropped.
-
-        `nats` `(B)` are the deep block's for `u` `(B, T, H, W, D)` with the caption, and
-        P(caption | clip) = p(u | caption) / (p(u | caption) + p(u | distractor)). It trains the deep block and the text
-        encoder alone: the gradient at `u`, and so the score, stays that of the likelihood.
-        """
-        told = torch.tensor([caption.text != caption.distractor for caption in captions], device=nats.device)
-        if not self.config.contrast or not told.any():
-            return torch.zeros_like(nats)
-        with autocast(self.config.loop):
-            text = self._encode([caption.distractor for caption in captions], fps)
-            gap = nats - _nats(self.flow.step(self.flow.num_blocks - 1, u.detach(), text))
-        doubt = told * gap.detach().sigmoid()  # P(distractor | clip), the contrast's derivative by `nats`
-        u.register_hook(lambda grad: grad / (1 + self.config.contrast * doubt).view(-1, 1, 1, 1, 1))
-        return told * F.softplus(gap)
 
     def _ground(self, u: Tensor, text: Tensor, batch: Batch) -> Tensor:
         """The cross-entropy `(B)` of what is seen where in the first frame, in nats; see `starflow.train.grounding`."""
         if self.grounding_head is None:
             return torch.zeros(len(u), device=u.device)
         with autocast(self.config.loop):
-            states = states_halfway(self.flow, u.detach(), text, batch.grounded_frame)
+            states = states_halfway(self.flow, u.detach(), text, batch.num_given)
             return self.grounding_head(states, batch.cells.to(u.device))
 
     def _encode(self, captions: list[str], fps: float) -> Tensor:
@@ -154,12 +134,11 @@ def load_codec(folder: str | None, later_frame_scale: float, device: str) -> Vid
 
 def build_tokenizer(cache: LatentCache, vocab_size: int) -> PreTrainedTokenizerBase:
     """A tokenizer of all captions of the cache, wrapped and with their task markers, as the model will see them."""
-    clips = [caption.text for caption in chain.from_iterable(cache.captions)]
+    clips = list(chain.from_iterable(cache.captions))
     marked = [EXTEND + text for text in clips] + [LAST + text for text in clips]
-    edits = [VIDEO_TO_VIDEO + caption.text for caption in cache.instructions]
+    edits = [VIDEO_TO_VIDEO + text for text in cache.instructions]
     videos = [wrap_caption(text, fps=FPS) for text in ["", *clips, *marked, *edits]]
-    pictures = [caption.text for caption in chain.from_iterable(cache.image_captions)]
-    images = [wrap_caption(text, fps=0) for text in ["", *pictures]]
+    images = [wrap_caption(text, fps=0) for text in ["", *chain.from_iterable(cache.image_captions)]]
     return train_tokenizer(chain(videos, images), vocab_size)
 
 
@@ -287,7 +266,9 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
         ).frames
         writer.add_image("samples", video_grid(videos), state.step)
 
-    mixture = Mixture(cache, config.tasks, config.batch_size, config.caption_dropout, config.loop.seed)
+    mixture = Mixture(
+        cache, config.tasks, config.batch_size, config.short_clips, config.caption_dropout, config.loop.seed
+    )
     step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config, grounding_head)
     # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
@@ -316,8 +297,3 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
 def video_grid(videos: Tensor) -> Tensor:
     """Videos `(B, F, 3, height, width)` → one picture `(3, B·height, f·width)`: a row each, every fourth frame."""
     return videos[:, ::4].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-
-
-def _nats(step: BlockStep) -> Tensor:
-    """`-log p` `(B)` of what a block read, under a normal law of what it made, in nats but for a constant."""
-    return (0.5 * step.hidden.square() - step.log_det).flatten(1).sum(dim=1)
