@@ -9,6 +9,7 @@ from starflow.errors import UsageError
 from starflow.train import vae as vae_training
 from starflow.train.config import LoopConfig, OptimizerConfig, Stage, VAEModelConfig, VAETrainConfig
 from starflow.train.vae import (
+    MARGIN,
     TYPICAL_SHARE,
     clip_psnr,
     load_clips,
@@ -106,19 +107,20 @@ def test_latents_in_windows_are_those_of_clips_of_their_own():
         torch.testing.assert_close(posterior_means(vae, short, in_windows=True), whole)
 
 
-def test_objects_weigh_more_and_small_ones_as_much_as_large_ones():
-    video = torch.full((2, 3, 2, 8, 8), -0.5)
-    video[0, 0, 1, 2:4, 2:4] = 0.9  # 4 of the clip's 128 pixels
-    video[1, 0, 1, 2:6, 2:6] = 0.9  # 16 of them
+def test_objects_and_what_is_close_weigh_more_and_small_ones_as_much_as_large_ones():
+    video = torch.full((2, 3, 2, 16, 16), -0.5)
+    video[0, 0, 1, 6:8, 6:8] = 0.9  # 4 pixels, 64 with the margin, of the clip's 512
+    video[1, 0, 1, 4:10, 4:10] = 0.9  # 36 and 144
     weights = object_weights(video, 6.0)
     assert weights[:, 0, 0].eq(1).all()
+    assert [int((each > 1).sum()) for each in weights] == [(2 + 2 * MARGIN) ** 2, (6 + 2 * MARGIN) ** 2]
     extra = (weights - 1).sum(dim=(1, 2, 3, 4))
-    torch.testing.assert_close(extra, torch.full((2,), 6 * TYPICAL_SHARE * 128))
-    wrong_object, wrong_background = video.clone(), video.clone()
-    wrong_object[0, :, 1, 2, 2] += 0.1
+    torch.testing.assert_close(extra, torch.full((2,), 6 * TYPICAL_SHARE * 512))
+    wrong_outline, wrong_background = video.clone(), video.clone()
+    wrong_outline[0, :, 1, 6 - MARGIN, 6] += 0.1
     wrong_background[0, :, 1, 0, 0] += 0.1
-    ratio = reconstruction_loss(wrong_object, video, 6.0) / reconstruction_loss(wrong_background, video, 6.0)
-    assert ratio == pytest.approx(1 + 6 * TYPICAL_SHARE * 128 / 4, rel=1e-4)
+    ratio = reconstruction_loss(wrong_outline, video, 6.0) / reconstruction_loss(wrong_background, video, 6.0)
+    assert ratio == pytest.approx(1 + 6 * TYPICAL_SHARE * 512 / 64, rel=1e-4)
 
 
 def test_psnr():
