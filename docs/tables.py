@@ -86,6 +86,10 @@ def tasks(results: Results) -> list[str]:
     def both(name: str, part: Results, key: str, task: str = "") -> str:
         return row(task, name, share(part["generated"][key]), share(part["ceiling"][key]))
 
+    def both_parts(source: str) -> str:
+        made, true = (edit[who]["sources"][source]["both"] for who in ("generated", "ceiling"))
+        return row("", f"both, of {made['n']} with {source} in the source", share(made), share(true))
+
     def steps(who: str) -> str:
         change = image["change"][who]
         return f"{change['first_step']['mean']:.1f}, {change['later_steps']['mean']:.1f}"
@@ -114,6 +118,8 @@ def tasks(results: Results) -> list[str]:
         both("the edit happened", edit, "happened", "video to video, 100 edits"),
         both("everything else stayed", edit, "stayed"),
         both("both", edit, "both"),
+        both_parts("one object"),
+        both_parts("two objects"),
         final_frame("last frame given, 50", "PSNR of the final frame to it (to another clip's)", "last"),
         final_frame("first and last frame given", "the same", "first_and_last"),
     )

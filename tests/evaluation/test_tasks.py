@@ -165,7 +165,10 @@ def test_targets_are_right_and_sources_unedited():
     sources = judge_edits(np.stack([render(task.source) for task in tasks]), tasks)
     assert sources["happened"]["value"] == sources["both"]["value"] == 0
     assert sources["stayed"]["value"] == 1
-    assert sum(kind["happened"]["n"] for kind in sources["kinds"].values()) == 24
+    for groups in ("kinds", "sources"):
+        assert sum(group["happened"]["n"] for group in sources[groups].values()) == 24
+    num_objects = [len(task.source.objects) for task in tasks]
+    assert sources["sources"]["two objects"]["both"]["n"] == num_objects.count(2) > 0
 
 
 def task(kind: str) -> EditTask:

@@ -6,7 +6,6 @@ from typing import Any
 from starflow.evaluation.measured import Card
 from starflow.evaluation.page_pieces import COMPLIANCE_ROWS, clip_cards, mean, share, share_table, table
 from starflow.evaluation.pictures import DRIFT_SHARES, drift_curves
-from starflow.evaluation.video_to_video import KINDS
 
 THROUGH_VAE = "ceiling: true clips through the VAE"
 CHECKED = "what the checker finds right"
@@ -86,13 +85,14 @@ def _video_to_video(part: Mapping[str, Any]) -> str:
     judged = [part[column] for column in columns]
     rows = [[label, *[share(each[name]) for each in judged]] for name, label in labels.items()]
     rows.append(["distance from where it should be", *[mean(each["path_error"], 2, "px") for each in judged]])
-    kinds = [
-        [kind, *[share(part["generated"]["kinds"][kind][name]) for name in ("happened", "stayed", "both")]]
-        for kind in KINDS
+    made = part["generated"]
+    groups = made["kinds"] | {f"{source} in the source": group for source, group in made["sources"].items()}
+    by_group = [
+        [label, *[share(group[name]) for name in ("happened", "stayed", "both")]] for label, group in groups.items()
     ]
     return (
         f"<h2>Video to video: {part['num_edits']} held-out edits</h2>\n{table(['', *columns.values()], rows)}"
-        + table(["by kind of edit, generated", "happened", "everything else stayed", "both"], kinds)
+        + table(["by kind of edit and by source, generated", "happened", "everything else stayed", "both"], by_group)
     )
 
 

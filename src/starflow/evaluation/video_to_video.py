@@ -27,6 +27,7 @@ from starflow.toyworld.scene import Scene, scene_at
 
 PURPOSE = 7  # of noise
 KINDS: tuple[EditKind, ...] = get_args(EditKind)
+SOURCES = ("one object", "two objects")  # what is in a clip that is edited
 EDITED_ATTRIBUTE: dict[EditKind, str] = {"recolor": "color", "reshape": "shape"}  # of one object
 
 
@@ -90,9 +91,10 @@ def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
     """What the checker says of clips `(n, F, height, width, 3)` that should show the targets of tasks.
 
     Returns:
-        Proportions of the clips: see `judge_edit`; `both`, happened and stayed; in `kinds` these three for each kind of
-        edit. `path_error`: summary, in px, of the mean distance of an object's center from where the checker sees it in
-        the target, over the objects that are found; None if none is.
+        Proportions of the clips: see `judge_edit`; `both`, happened and stayed; these three for each kind of edit in
+        `kinds`, and for clips of one and of two objects in `sources`. `path_error`: summary, in px, of the mean
+        distance of an object's center from where the checker sees it in the target, over the objects that are found;
+        None if none is.
     """
     rows, errors = [], []
     for clip, task in zip(clips, tasks, strict=True):
@@ -100,14 +102,22 @@ def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
         result = check(clip, asked)
         rows.append(judge_edit(result, task))
         errors += _path_errors(result, check(render(task.target), asked))
-    kinds = {kind: [row for row, task in zip(rows, tasks, strict=True) if task.kind == kind] for kind in KINDS}
     return {
         **{name: proportion(row[name] for row in rows) for name in rows[0]},
-        "kinds": {
-            kind: {name: proportion(row[name] for row in own) for name in ("happened", "stayed", "both")}
-            for kind, own in kinds.items()
-        },
+        "kinds": _by_group(KINDS, [task.kind for task in tasks], rows),
+        "sources": _by_group(SOURCES, [SOURCES[len(task.source.objects) - 1] for task in tasks], rows),
         "path_error": summary(torch.tensor(errors)) if errors else None,
+    }
+
+
+def _by_group(
+    groups: Sequence[str], group_of: Sequence[str], rows: Sequence[dict[str, bool | None]]
+) -> dict[str, dict[str, Any]]:
+    """Proportions of the rows of each group; `group_of` says which one a row belongs to."""
+    own = {group: [row for row, its in zip(rows, group_of, strict=True) if its == group] for group in groups}
+    return {
+        group: {name: proportion(row[name] for row in own[group]) for name in ("happened", "stayed", "both")}
+        for group in groups
     }
 
 
