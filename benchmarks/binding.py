@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starflow.data.latent_cache import to_video_tensor
+from starflow.data.latents import to_video_tensor
 from starflow.flow.model import negative_log_likelihood
-from starflow.pipeline import StarFlowPipeline
-from starflow.toyworld.captions import canonical, describe_scene
-from starflow.toyworld.grammar import Description
-from starflow.toyworld.render import render
-from starflow.toyworld.scene import Scene, sample_scene
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.world.captions import canonical, describe_scene
+from starflow.toyworld.world.grammar import Description
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import Scene, sample_scene
 
 SWAPPED = ("color", "shape", "motion")
 

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from starflow.toyworld.captions import describe_scene
-from starflow.toyworld.checker import ATTRIBUTES, check
-from starflow.toyworld.grammar import Description
-from starflow.toyworld.render import render
-from starflow.toyworld.scene import Scene, sample_scene
-from starflow.toyworld.vocabulary import FPS
+from starflow.toyworld.reader.checker import ATTRIBUTES, check
+from starflow.toyworld.world.captions import describe_scene
+from starflow.toyworld.world.grammar import Description
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import Scene, sample_scene
+from starflow.toyworld.world.vocabulary import FPS
 
 Clip = NDArray[np.uint8]
 COLUMNS = (*ATTRIBUTES, "count", "background", "all")

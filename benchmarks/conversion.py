@@ -50,7 +50,7 @@ def write_surroundings(preset: str, folder: Path) -> tuple[Path, Path]:
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
     from starflow.convert.presets import released_model
-    from starflow.text import tiny_text_encoder, train_tokenizer
+    from starflow.encoders.text import tiny_text_encoder, train_tokenizer
 
     config = released_model(preset).vae.config()
     small = {"base_dim": 8, "decoder_base_dim": 8} if "dim_mult" in config else {"block_out_channels": [32] * 4}
@@ -79,7 +79,7 @@ def work(task: str, arguments: list[str]) -> None:
 
     import starflow.convert.convert as conversion
     from starflow.convert.presets import released_model
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
     print("ready", flush=True)
     sys.stdin.readline()
@@ -140,7 +140,7 @@ def main() -> None:
     import torch
 
     from starflow.evaluation.machine import describe_machine, now
-    from starflow.files import atomic_write
+    from starflow.media.files import atomic_write
 
     scratch = arguments.output / "scratch"
     scratch.mkdir(parents=True)

@@ -67,7 +67,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Memory over the time that a video takes."""
     from matplotlib.figure import Figure
 
-    from starflow.files import atomic_write
+    from starflow.media.files import atomic_write
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -107,7 +107,7 @@ def main() -> None:
     import torch
 
     from starflow.evaluation.machine import describe_machine, now
-    from starflow.files import atomic_write
+    from starflow.media.files import atomic_write
 
     machine = describe_machine(torch.device("cpu"))
     results = {"date": now(), "machine": machine, "model": arguments.model, "prompt": PROMPT, "rows": rows}

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from starflow.benchmark.sampling import PROMPTS
 from starflow.evaluation.machine import describe_machine
-from starflow.files import atomic_write
-from starflow.pipeline import StarFlowPipeline
-from starflow.stages import denoised, restored, sampled
+from starflow.media.files import atomic_write
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import denoised, restored, sampled
 
 
 def stream(pipeline: StarFlowPipeline, num_frames: int, *, num_threads: int, beside: bool) -> float:

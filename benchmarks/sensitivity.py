@@ -14,9 +14,9 @@ from torch import Tensor
 
 from starflow.benchmark.sampling import PROMPTS
 from starflow.evaluation.machine import describe_machine
-from starflow.files import atomic_write
-from starflow.pipeline import StarFlowPipeline
-from starflow.stages import sampled
+from starflow.media.files import atomic_write
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import sampled
 
 
 def latents(pipeline: StarFlowPipeline, noise: Tensor, num_frames: int, guidance_scale: float) -> Tensor:

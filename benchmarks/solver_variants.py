@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from starflow.benchmark.sampling import PROMPTS
-from starflow.files import atomic_write
-from starflow.pipeline import StarFlowPipeline
+from starflow.media.files import atomic_write
+from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport, deep_frames
 from starflow.sampling.solvers import Gaussians, Progress, Solution
 

@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 
 from starflow.evaluation.machine import describe_machine, now
-from starflow.files import atomic_write
-from starflow.pipeline import StarFlowPipeline
+from starflow.media.files import atomic_write
+from starflow.pipeline.pipeline import StarFlowPipeline
 
 PROMPT = "a red circle orbits"
 

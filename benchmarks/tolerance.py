@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from starflow.evaluation.clips import Frames
-from starflow.evaluation.compliance import score
 from starflow.evaluation.machine import describe_machine, now
-from starflow.evaluation.prompts import Prompt, held_out_prompts
-from starflow.files import atomic_write
-from starflow.pipeline import StarFlowPipeline
+from starflow.media.files import atomic_write
+from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport
-from starflow.toyworld.checker import check
+from starflow.toyworld.evaluation.compliance import score
+from starflow.toyworld.evaluation.prompts import Prompt, held_out_prompts
+from starflow.toyworld.reader.checker import check
 
 BATCH = 20
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from starflow import StarFlowPipeline, log_likelihood
-from starflow.heatmap import write_plot
-from starflow.toyworld.captions import caption
-from starflow.toyworld.violations import plant
+from starflow.likelihood.heatmap import write_plot
+from starflow.toyworld.world.captions import caption
+from starflow.toyworld.world.violations import plant
 
 
 def main() -> None:

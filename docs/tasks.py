@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from starflow import StarFlowPipeline
-from starflow.toyworld.render import render
-from starflow.toyworld.scene import Scene, SceneObject
-from starflow.video import contact_sheet
+from starflow.media.video import contact_sheet
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import Scene, SceneObject
 
 PICTURE = Path(__file__).parent / "tasks.png"
 

@@ -19,7 +19,9 @@ def run_processes(size: int, work: Callable[..., Any], *arguments: Any, log: Pat
     A process that is still at work after `TIMEOUT` seconds is ended, and its exit code is negative.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["starflow.pipeline", "starflow.parallel", "starflow.memory", "starflow.train.vae"])
+    context.set_forkserver_preload(
+        ["starflow.pipeline.pipeline", "starflow.hardware.parallel", "starflow.hardware.memory", "starflow.train.vae"]
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

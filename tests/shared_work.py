@@ -12,12 +12,12 @@ from starflow.cli.main import run
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import Transformer
-from starflow.parallel import parallelize
-from starflow.pipeline import StarFlowPipeline
-from starflow.ranks import Rank, joined
+from starflow.hardware.parallel import parallelize
+from starflow.hardware.ranks import Rank, joined
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import VideoStream, score_step
 from starflow.sampling.sampler import sample
 from starflow.sampling.solvers import sequential
-from starflow.stages import VideoStream, score_step
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
 CPU = torch.device("cpu")

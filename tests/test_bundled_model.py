@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from starflow.pipeline import StarFlowPipeline
+import sample_digests
+from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import sample, solvers_named
-from starflow.toyworld.checker import check
-from starflow.zoo import ZOO, bundled_models
+from starflow.toyworld.reader.checker import check
+from starflow.weights.models import ZOO, bundled_models
 
 FOLDER = ZOO / "toyworld"
 PROMPTS = [
@@ -60,6 +61,18 @@ def test_follows_simple_captions(pipeline: StarFlowPipeline):
     motions = [object_check.motion for result in checks for object_check in result.objects]
     assert sum(map(bool, colors)) >= 5
     assert sum(map(bool, motions)) >= 4
+
+
+@pytest.fixture(scope="module")
+def pipeline_in_float64() -> StarFlowPipeline:
+    return sample_digests.load_in_float64()
+
+
+@pytest.mark.parametrize("name", sample_digests.requests())
+def test_the_same_noise_still_makes_the_same_latents(pipeline_in_float64: StarFlowPipeline, name: str):
+    want = torch.tensor(json.loads(sample_digests.STORED.read_text())[name], dtype=torch.float64)
+    got = torch.tensor(sample_digests.digest(pipeline_in_float64, sample_digests.requests()[name]), dtype=torch.float64)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline):

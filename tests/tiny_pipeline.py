@@ -3,10 +3,10 @@
 from diffusers import AutoencoderKLWan
 
 from invertible_maps import randomize
+from starflow.encoders.text import tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
-from starflow.text import tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import VAEModelConfig
 from starflow.train.vae import build_vae
 

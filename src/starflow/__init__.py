@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 from starflow.errors import StarflowError, UsageError
 
 if TYPE_CHECKING:
+    from starflow.encoders.text import encode_text, wrap_caption
+    from starflow.encoders.video import VideoCodec
     from starflow.flow.denoiser import CausalDenoiser
     from starflow.flow.model import StarFlow
-    from starflow.inversion import decode_clip, encode_clip
-    from starflow.likelihood import log_likelihood
-    from starflow.pipeline import StarFlowPipeline
-    from starflow.text import encode_text, wrap_caption
-    from starflow.vae import VideoCodec
+    from starflow.likelihood.inversion import decode_clip, encode_clip
+    from starflow.likelihood.score import log_likelihood
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "CausalDenoiser": "starflow.flow.denoiser",
     "StarFlow": "starflow.flow.model",
-    "StarFlowPipeline": "starflow.pipeline",
-    "VideoCodec": "starflow.vae",
-    "decode_clip": "starflow.inversion",
-    "encode_clip": "starflow.inversion",
-    "encode_text": "starflow.text",
-    "log_likelihood": "starflow.likelihood",
-    "wrap_caption": "starflow.text",
+    "StarFlowPipeline": "starflow.pipeline.pipeline",
+    "VideoCodec": "starflow.encoders.video",
+    "decode_clip": "starflow.likelihood.inversion",
+    "encode_clip": "starflow.likelihood.inversion",
+    "encode_text": "starflow.encoders.text",
+    "log_likelihood": "starflow.likelihood.score",
+    "wrap_caption": "starflow.encoders.text",
 }
 
 __all__ = [

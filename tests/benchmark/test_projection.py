@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from starflow.architecture import load_architecture
 from starflow.benchmark.projection import SHARES, Projection, SweepCounts, count_sweeps, project
 from starflow.errors import UsageError
+from starflow.hardware.architecture import load_architecture
 from tiny_pipeline import tiny_pipeline
 
 CPU = torch.device("cpu")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from starflow.cli.main import run
-from starflow.inversion import load_noise
-from starflow.video import read_metadata, read_video, write_video
+from starflow.likelihood.inversion import load_noise
+from starflow.media.video import read_metadata, read_video, write_video
 from tiny_pipeline import CAPTIONS
 
 

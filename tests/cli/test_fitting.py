@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from starflow import memory
-from starflow.architecture import load_architecture
 from starflow.cli import generate as command
 from starflow.cli.main import run
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
-from starflow.video import read_metadata, read_video
+from starflow.hardware import memory
+from starflow.hardware.architecture import load_architecture
+from starflow.media.video import read_metadata, read_video
+from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 

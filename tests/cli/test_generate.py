@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from starflow.cli.main import run
-from starflow.stages import VideoStream
-from starflow.video import read_metadata, read_video, write_video
+from starflow.media.video import read_metadata, read_video, write_video
+from starflow.pipeline.stages import VideoStream
 from tiny_pipeline import CAPTIONS
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from processes import run_processes
 from shared_work import generate, generate_and_die, shareable_pipeline
-from starflow.video import read_metadata, read_video
+from starflow.media.video import read_metadata, read_video
 from tiny_pipeline import CAPTIONS
 
 

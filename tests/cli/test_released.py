@@ -17,7 +17,7 @@ from released_checkpoint import (
 )
 from starflow.cli.main import run
 from starflow.convert.presets import released_model
-from starflow.video import read_video
+from starflow.media.video import read_video
 
 
 def converted(folder: Path, arguments: dict) -> Path:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from starflow.cli.main import run
-from starflow.likelihood import log_likelihood
-from starflow.video import read_video, write_video
+from starflow.likelihood.score import log_likelihood
+from starflow.media.video import read_video, write_video
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 

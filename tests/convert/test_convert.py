@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from released_checkpoint import ARGUMENTS, IMAGE, VIDEO, released_state, save, save_components, write_config
-from starflow.components import load_components
 from starflow.convert import convert as convert_module
 from starflow.convert.convert import convert, export
 from starflow.convert.presets import ReleasedModel, released_model
 from starflow.errors import StarflowError, UsageError
-from starflow.pipeline import StarFlowPipeline
-from starflow.zoo import read_index
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.weights.components import load_components
+from starflow.weights.models import read_index
 
 
 @pytest.fixture(scope="module")

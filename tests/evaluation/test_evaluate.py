@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from starflow.errors import StarflowError, UsageError
-from starflow.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, require_writable, write
-from starflow.pipeline import StarFlowPipeline
+from starflow.evaluation.run import Evaluation, EvaluationSettings, evaluate, require_writable, write
+from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import tiny_pipeline
 
 SETTINGS = EvaluationSettings(

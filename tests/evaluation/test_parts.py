@@ -10,17 +10,17 @@ import torch
 
 from starflow.errors import StarflowError
 from starflow.evaluation.clips import CaptionedClips, batches, held_out_clips, to_frames, to_video
-from starflow.evaluation.compliance import evaluate_compliance, score
-from starflow.evaluation.denoising import add_noise, evaluate_denoising
-from starflow.evaluation.likelihood import evaluate_likelihood, noise_entropy
-from starflow.evaluation.prompts import held_out_prompts
-from starflow.evaluation.reconstruction import Reconstruction, clip_psnr, reconstruct
-from starflow.evaluation.sampling import SamplingSettings, generate
+from starflow.evaluation.generation import SamplingSettings, generate
+from starflow.evaluation.metrics.denoising import add_noise, evaluate_denoising
+from starflow.evaluation.metrics.likelihood import evaluate_likelihood, noise_entropy
+from starflow.evaluation.metrics.reconstruction import Reconstruction, clip_psnr, reconstruct
 from starflow.flow.denoiser import NOISE_UNIT
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
-from starflow.toyworld.checker import check
-from starflow.toyworld.render import render
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.evaluation.compliance import evaluate_compliance, score
+from starflow.toyworld.evaluation.prompts import held_out_prompts
+from starflow.toyworld.reader.checker import check
+from starflow.toyworld.world.render import render
 from tiny_pipeline import tiny_pipeline
 
 SAMPLING = SamplingSettings(seed=0, guidance_scale=1.0, sampler=None, tolerance=1e-4)
@@ -132,7 +132,7 @@ class PerfectDenoiser:
 def test_denoising(pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction, monkeypatch):
     monkeypatch.setattr(pipeline, "flow", identity_flow(pipeline))
     noisy = add_noise(clean.latents, pipeline.config.noise_std, seed=0)
-    monkeypatch.setattr("starflow.stages.stream_predictions", PerfectDenoiser(noisy, clean.latents).stream)
+    monkeypatch.setattr("starflow.pipeline.stages.stream_predictions", PerfectDenoiser(noisy, clean.latents).stream)
     denoising = evaluate_denoising(pipeline, clips, clean, noisy, batch_size=2, num_shown=2)
     errors = {name: denoising.results[name]["latent_mse"]["mean"] for name in ("nothing", "score_step", "denoiser")}
     assert errors["nothing"] == pytest.approx((noisy - clean.latents).square().mean().item(), rel=1e-5)

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from invertible_maps import randomize
-from starflow.data.latent_cache import LatentCache
-from starflow.data.mixture import Mixture, TaskWeights
+from starflow.data.latents import LatentCache
+from starflow.data.tasks import Mixture, TaskWeights
+from starflow.encoders.text import wrap_caption
 from starflow.errors import UsageError
-from starflow.pipeline import StarFlowPipeline
-from starflow.text import wrap_caption
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
+from starflow.toyworld.teaching.text import load_text, train_text
 from starflow.train.config import (
     DenoiserModelConfig,
     FlowDataConfig,
@@ -21,9 +23,7 @@ from starflow.train.config import (
     TextTrainConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
-from starflow.train.grounding import GroundingHead, states_halfway
 from starflow.train.loop import micro_generator
-from starflow.train.text import load_text, train_text
 from tiny_pipeline import tiny_vae
 
 CHANNELS = 4

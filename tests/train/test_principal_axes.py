@@ -1,7 +1,7 @@
 import torch
 
+from starflow.encoders.video import VideoCodec, wan_moments
 from starflow.train.vae import normalise_latents
-from starflow.vae import VideoCodec, wan_moments
 from tiny_pipeline import tiny_vae
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from starflow.benchmark.sampling import STAGES, Row
-from starflow.files import atomic_write
+from starflow.media.files import atomic_write
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

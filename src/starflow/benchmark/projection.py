@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from starflow.architecture import Architecture
 from starflow.benchmark.clocks import timed
 from starflow.benchmark.windows import WindowRow, measure_windows
+from starflow.encoders.video import VideoCodec
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
-from starflow.vae import VideoCodec
+from starflow.hardware.architecture import Architecture
+from starflow.pipeline.pipeline import StarFlowPipeline
 
 SHARES = (0.25, 0.5, 1.0, 2.0)  # of a latent frame that a window holds
 WEIGHT_STD = 0.02

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from starflow.benchmark.clocks import PeakMemory, Stopwatch
 from starflow.benchmark.published import PublishedJacobi
-from starflow.pipeline import StarFlowPipeline
+from starflow.media.video import write_video
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import Plan, denoised, restored, sampled
 from starflow.sampling.sampler import SamplingReport, deep_frames, invert_shallow
 from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver, Solvers, sequential
-from starflow.stages import Plan, denoised, restored, sampled
-from starflow.video import write_video
 
 PROMPTS = (
     "a red circle moves right",

@@ -13,10 +13,10 @@ from starflow.benchmark.clocks import timed
 from starflow.benchmark.sampling import PROMPTS
 from starflow.flow.block import AffineBlock
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import Plan
 from starflow.sampling.sampler import SamplingReport, deep_frames, invert_shallow, solvers_named
 from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver
-from starflow.stages import Plan
 
 
 @dataclass(frozen=True)

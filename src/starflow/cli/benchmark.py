@@ -73,7 +73,7 @@ def sampling(
 
     from starflow.benchmark.sampling import as_json, measure
     from starflow.evaluation.machine import describe_machine
-    from starflow.files import atomic_write
+    from starflow.media.files import atomic_write
 
     pipeline = load_pipeline(model, device, dtype)
     for num_frames in frames:
@@ -128,7 +128,7 @@ def windows(
         raise UsageError(f"--save writes into the model's folder, and {model} is none: give a folder")
 
     from starflow.benchmark.windows import fastest, measure_windows
-    from starflow.files import atomic_write
+    from starflow.media.files import atomic_write
 
     pipeline = load_pipeline(model, device, dtype)
     rows = measure_windows(pipeline, windows, repeats, seed, _say)
@@ -176,10 +176,10 @@ def projection(
 
     import torch
 
-    from starflow.architecture import load_architecture
     from starflow.benchmark.projection import count_sweeps, project
     from starflow.evaluation.machine import describe_machine
-    from starflow.files import atomic_write
+    from starflow.hardware.architecture import load_architecture
+    from starflow.media.files import atomic_write
 
     on_device = device_named(device)
     architecture = load_architecture(model)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
@@ -18,7 +18,7 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
     Raises:
         StarflowError: it cannot be read, or is shorter than a latent frame.
     """
-    from starflow.conditioning import load_clip, load_picture
+    from starflow.pipeline.inputs import load_clip, load_picture
 
     config, codec = pipeline.config, pipeline.codec
     if config.num_frames == 1:

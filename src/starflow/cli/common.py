@@ -9,13 +9,13 @@ import click
 from starflow.cli.fitting import Fitting
 from starflow.cli.quiet import hide_loading_bars
 from starflow.errors import StarflowError, UsageError
-from starflow.ranks import Rank
+from starflow.hardware.ranks import Rank
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
@@ -65,8 +65,9 @@ def load_pipeline(
     """
     import torch
 
-    from starflow.pipeline import StarFlowPipeline
-    from starflow.placement import place, quantization_config
+    from starflow.hardware.placement import place
+    from starflow.hardware.quantization import quantization_config
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
     hide_loading_bars()
     on_device = device_named(device) if device is None or isinstance(device, str) else device
@@ -81,7 +82,7 @@ def load_pipeline(
     if fitting.tiling:
         pipeline.vae.enable_tiling()
     if mesh is not None:
-        from starflow.parallel import parallelize
+        from starflow.hardware.parallel import parallelize
 
         for part in (pipeline.flow, pipeline.denoiser):
             if part is not None:

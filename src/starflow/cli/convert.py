@@ -52,7 +52,7 @@ def convert(
 
 def _found(checkpoint: str) -> Path:
     """The file or folder itself, or else what the hub has under that name."""
-    from starflow.hub import hub_file
+    from starflow.weights.hub import hub_file
 
     owner, _, rest = checkpoint.partition("/")
     repository, _, filename = rest.partition("/")

@@ -22,8 +22,8 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: leave it out to decode under the caption of the file")
 
-    from starflow.inversion import decode_clip, load_noise
-    from starflow.video import check_writable, write_video
+    from starflow.likelihood.inversion import decode_clip, load_noise
+    from starflow.media.video import check_writable, write_video
 
     encoded = load_noise(noise)
     check_writable(output, encoded.num_frames)

@@ -33,7 +33,7 @@ def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: 
         raise UsageError(f"the noise is a safetensors file: name it .safetensors, not {output}")
 
     from starflow.cli.clips import read_clip
-    from starflow.inversion import encode_clip, save_noise
+    from starflow.likelihood.inversion import encode_clip, save_noise
 
     pipeline = load_pipeline(model, device, dtype)
     noise = encode_clip(pipeline, read_clip(pipeline, clip), prompt, seed=seed)

@@ -78,9 +78,9 @@ def evaluate(
     starflow evaluate toyworld -o evaluation
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     require_extra("evaluate")
-    from starflow.evaluation.evaluate import EvaluationSettings, require_writable, write
-    from starflow.evaluation.evaluate import evaluate as evaluate_pipeline
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.evaluation.run import EvaluationSettings, require_writable, write
+    from starflow.evaluation.run import evaluate as evaluate_pipeline
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
     hide_loading_bars()
     pipeline = StarFlowPipeline.from_pretrained(model)

@@ -18,7 +18,7 @@ def export(model: str, output: Path) -> None:
     starflow export starflow-v-7b -o starflow-v.pth
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     from starflow.convert.convert import export as export_checkpoint
-    from starflow.zoo import resolve_model
+    from starflow.weights.models import resolve_model
 
     start = time.perf_counter()
     written = export_checkpoint(Path(resolve_model(model)), output)

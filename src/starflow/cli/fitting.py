@@ -11,9 +11,9 @@ from starflow.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from starflow.architecture import Architecture
-    from starflow.memory import Request
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.hardware.architecture import Architecture
+    from starflow.hardware.memory import Request
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Fitting:
 
     def check(self, architecture: "Architecture", processes: int) -> None:
         """Raise UsageError for what a model cannot have, or processes that share one."""
-        from starflow.placement import check_quantizable
+        from starflow.hardware.quantization import check_quantizable
 
         check_quantizable(architecture.flow, architecture.denoiser, self.quantize)
         if processes == 1:
             return
-        from starflow.parallel import check_heads
+        from starflow.hardware.parallel import check_heads
 
         for part in (architecture.flow, architecture.denoiser):
             if part is not None:
@@ -100,13 +100,13 @@ def require_fit(
     Only configuration files are read. `request_for` is given a pipeline with the model's settings that can make
     nothing. Where it is not known what is free, as on the CPU, nothing is refused.
     """
-    from starflow.memory import available_memory, require_memory
+    from starflow.hardware.memory import available_memory, require_memory
 
     available = available_memory(device)
     if available is None and processes == 1 and fitting == Fitting():
         return
 
-    from starflow.architecture import load_architecture
+    from starflow.hardware.architecture import load_architecture
 
     architecture = load_architecture(model)
     fitting.check(architecture, processes)

@@ -15,15 +15,15 @@ from starflow.cli.common import device_named, load_pipeline, model_options, samp
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
-from starflow.ranks import Rank, joined
+from starflow.hardware.ranks import Rank, joined
 
 if TYPE_CHECKING:
     import torch
 
-    from starflow.memory import Request
-    from starflow.pipeline import StarFlowPipeline
-    from starflow.stages import VideoStream
-    from starflow.video import Frames
+    from starflow.hardware.memory import Request
+    from starflow.media.video import Frames
+    from starflow.pipeline.pipeline import StarFlowPipeline
+    from starflow.pipeline.stages import VideoStream
 
 
 @click.command()
@@ -93,8 +93,8 @@ def generate(
     if contact_sheet is not None and rank.size > 1 and not shared:
         raise UsageError("--contact-sheet shows what one process made: leave it out, or start one process")
 
-    from starflow.video import check_writable
-    from starflow.video import contact_sheet as write_contact_sheet
+    from starflow.media.video import check_writable
+    from starflow.media.video import contact_sheet as write_contact_sheet
 
     for path in outputs:
         check_writable(path, asked["num_frames"] or 2, growing=stream)
@@ -173,7 +173,7 @@ def _request(
     """What will be made, as far as its memory goes; clips given count as long as those that the model makes."""
     import torch
 
-    from starflow.memory import Request
+    from starflow.hardware.memory import Request
 
     trained = pipeline.config.num_frames
     num_frames = settings["num_frames"] or (2 * trained - 1 if paths["extend"] else trained)
@@ -195,7 +195,7 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
     """Write a video as it comes; returns the frames that a contact sheet shows of it."""
     import numpy as np
 
-    from starflow import video
+    from starflow.media import video
 
     start = time.perf_counter()
     metadata = metadata | {"num_frames": stream.num_frames}
@@ -269,7 +269,7 @@ def _generator(seed: int) -> "torch.Generator":
 
 def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | None) -> dict[str, int]:
     """Height and width: as asked for, or of an aspect ratio at the area that the model makes by default."""
-    from starflow.sizes import parse_size, size_of_aspect_ratio
+    from starflow.media.sizes import parse_size, size_of_aspect_ratio
 
     width, height = pipeline.config.width, pipeline.config.height
     if size is not None:

@@ -9,7 +9,7 @@ import click
 from starflow.cli.common import say
 
 if TYPE_CHECKING:
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 FILE = click.Path(exists=True, path_type=Path)
 
@@ -36,7 +36,7 @@ def load_given(
     extend: Path | None,
 ) -> dict[str, Any]:
     """The arguments of the pipeline, fitted to height, width and rate; what was changed is said on stderr."""
-    from starflow.conditioning import load_clip, load_picture
+    from starflow.pipeline.inputs import load_clip, load_picture
 
     given: dict[str, Any] = {}
     for name, path in (("image", image), ("last_image", last_image)):

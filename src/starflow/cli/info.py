@@ -8,8 +8,8 @@ from starflow.cli.fitting import Fitting, fitting_options
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
-    from starflow.architecture import Architecture
-    from starflow.memory import MemoryEstimate
+    from starflow.hardware.architecture import Architecture
+    from starflow.hardware.memory import MemoryEstimate
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -53,9 +53,9 @@ def info(
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     import torch
 
-    from starflow.architecture import load_architecture
-    from starflow.memory import GIB, Request, estimate_memory, remedies
-    from starflow.sizes import parse_size
+    from starflow.hardware.architecture import load_architecture
+    from starflow.hardware.memory import GIB, Request, estimate_memory, remedies
+    from starflow.media.sizes import parse_size
 
     architecture = load_architecture(model)
     settings = architecture.settings
@@ -86,7 +86,7 @@ def info(
 
 def _table(architecture: "Architecture", estimate: "MemoryEstimate") -> list[str]:
     """Parameters of the parts, and memory in GiB of the stages."""
-    from starflow.memory import GIB, OVERHEAD
+    from starflow.hardware.memory import GIB, OVERHEAD
 
     lines = [f"{'part':14}{'parameters':>16}{'weights':>10}"]
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in architecture.parts.items()}

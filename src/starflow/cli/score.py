@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from starflow.likelihood import Estimate, Likelihood
-    from starflow.pipeline import StarFlowPipeline
+    from starflow.likelihood.score import Estimate, Likelihood
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 @click.command()
@@ -60,7 +60,7 @@ def score(
     _check(clips, prompts, heatmap)
 
     from starflow.cli.clips import read_clip
-    from starflow.likelihood import log_likelihood
+    from starflow.likelihood.score import log_likelihood
 
     pipeline = load_pipeline(model, device, dtype)
     for path in clips:
@@ -90,7 +90,7 @@ def _check(clips: tuple[str, ...], prompts: tuple[str, ...], heatmap: Path | Non
         raise UsageError("--heatmap draws one clip under one caption: give one of each")
     require_extra("evaluate")
 
-    from starflow.video import check_writable
+    from starflow.media.video import check_writable
 
     check_writable(heatmap, 2)
 
@@ -158,7 +158,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 def _draw(
     path: Path, clip: "NDArray[np.uint8]", likelihood: "Likelihood", pipeline: "StarFlowPipeline", title: str
 ) -> None:
-    from starflow.heatmap import write_heatmap, write_plot
+    from starflow.likelihood.heatmap import write_heatmap, write_plot
 
     factor, fps = pipeline.codec.temporal_factor, pipeline.config.fps
     surprise = likelihood.surprise.numpy()

@@ -49,8 +49,8 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train a small text encoder to read captions, for a flow to start from."""
     require_extra("train")
+    from starflow.toyworld.teaching.text import train_text
     from starflow.train.config import TextTrainConfig
-    from starflow.train.text import train_text
 
     folder = train_text(_load(TextTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained text encoder: {folder}")

@@ -26,8 +26,8 @@ from starflow.convert.stored import (
     write_sharded,
 )
 from starflow.errors import StarflowError, UsageError
-from starflow.files import atomic_write
-from starflow.finite import is_finite
+from starflow.media.files import atomic_write
+from starflow.weights.finite import is_finite
 
 # Tensors of the checkpoint that are no parameters are kept here, so that `export` gives back all of it.
 BUFFERS_NAME = "released_buffers.safetensors"

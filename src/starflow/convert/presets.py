@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from starflow.components import Component, spatial_factor, text_width
 from starflow.convert.released import (
     INERT_ARGUMENTS,
     OPTIONAL_ARGUMENTS,
@@ -17,7 +16,8 @@ from starflow.convert.released import (
     did_you_mean,
 )
 from starflow.errors import UsageError
-from starflow.sizes import size_of_aspect_ratio
+from starflow.media.sizes import size_of_aspect_ratio
+from starflow.weights.components import Component, spatial_factor, text_width
 
 # The released trainer's arguments that are the model constructor's under another name.
 RENAMED_ARGUMENTS = {"channel_size": "in_channels", "blocks": "num_blocks"}

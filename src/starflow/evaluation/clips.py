@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starflow.toyworld.captions import caption
-from starflow.toyworld.render import render
-from starflow.toyworld.scene import scene_at
+from starflow.toyworld.world.captions import caption
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import scene_at
 
 Frames = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from starflow import __version__
-from starflow.pipeline import StarFlowPipeline
+from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 def count_parameters(pipeline: StarFlowPipeline) -> dict[str, int]:

@@ -206,7 +206,9 @@ class Transformer(nn.Module):
     def __init__(self, width: int, num_layers: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
-        self.num_heads = width // head_dim  # of a layer, here: a model may be shared by processes (`starflow.parallel`)
+        self.num_heads = (
+            width // head_dim
+        )  # of a layer, here: a model may be shared by processes (`starflow.hardware.parallel`)
         self.layers = nn.ModuleList(Layer(width, head_dim) for _ in range(num_layers))
         self.final_norm = FinalNorm(width)
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
 from starflow.errors import StarflowError
-from starflow.files import atomic_write, remove
+from starflow.media.files import atomic_write, remove
 
 
 @dataclass

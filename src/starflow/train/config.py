@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from starflow.config import MISSING
-from starflow.data.mixture import TaskWeights
+from starflow.data.tasks import TaskWeights
 
 
 @dataclass
@@ -150,12 +150,14 @@ class FlowTrainConfig:
     output: str = MISSING
     init: str | None = None  # a trained model, folder or name, to go on from: also in its autoencoder and architecture
     vae: str | None = None  # folder of the trained autoencoder; for training from the start
-    later_frame_scale: float = 1.0  # the same; see `starflow.vae.VideoCodec`
+    later_frame_scale: float = 1.0  # the same; see `starflow.encoders.video.VideoCodec`
     text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, to start from instead
     noise_std: float = 0.3
     caption_dropout: float = 0.1
-    short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.mixture`
-    grounding: float = 0.0  # weight of what is seen where, beside the clip's -log p: see `starflow.train.grounding`
+    short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.tasks`
+    grounding: float = (
+        0.0  # weight of what is seen where, beside the clip's -log p: see `starflow.toyworld.teaching.grounding`
+    )
     guidance_scale: float = 2.0  # the trained model's default
     batch_size: int = 32
     data: FlowDataConfig = field(default_factory=FlowDataConfig)

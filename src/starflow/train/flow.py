@@ -19,22 +19,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.conditioning import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.config import save_config
-from starflow.data.latent_cache import LatentCache, open_latent_cache
-from starflow.data.mixture import Batch, Mixture
-from starflow.data.source import Toyworld
+from starflow.data.clip import Toyworld
+from starflow.data.latents import LatentCache, open_latent_cache
+from starflow.data.tasks import Batch, Mixture
+from starflow.encoders.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
-from starflow.files import atomic_write
 from starflow.flow.denoiser import NOISE_UNIT, CausalDenoiser, score_prediction
 from starflow.flow.model import StarFlow
-from starflow.pipeline import StarFlowPipeline
-from starflow.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
-from starflow.toyworld.grounding import NOTHING
-from starflow.toyworld.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
+from starflow.media.files import atomic_write
+from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.teaching.cells import NOTHING
+from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
+from starflow.toyworld.teaching.text import EMBEDDINGS, load_text
+from starflow.toyworld.world.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
-from starflow.train.grounding import GroundingHead, states_halfway
 from starflow.train.loop import (
     autocast,
     create_state,
@@ -44,8 +46,6 @@ from starflow.train.loop import (
     seed_everything,
     train,
 )
-from starflow.train.text import EMBEDDINGS, load_text
-from starflow.vae import VideoCodec
 
 # First and last layers, which Muon leaves to AdamW.
 NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
@@ -110,7 +110,7 @@ class FlowStep:
         }
 
     def _ground(self, u: Tensor, text: Tensor, batch: Batch) -> Tensor:
-        """The cross-entropy `(B)` of what is seen where in the first frame, in nats; see `starflow.train.grounding`."""
+        """The cross-entropy `(B)` of what is seen where in the first frame, in nats; see `starflow.toyworld.teaching.grounding`."""
         if self.grounding_head is None:
             return torch.zeros(len(u), device=u.device)
         with autocast(self.config.loop):

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from starflow.config import save_config
+from starflow.encoders.video import wan_decode, wan_moments
 from starflow.errors import UsageError
-from starflow.files import atomic_write
-from starflow.toyworld.render import render
-from starflow.toyworld.scene import Split, scene_at
-from starflow.toyworld.vocabulary import NUM_FRAMES
+from starflow.media.files import atomic_write
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import Split, scene_at
+from starflow.toyworld.world.vocabulary import NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import Stage, VAEModelConfig, VAETrainConfig
 from starflow.train.loop import (
@@ -33,7 +34,6 @@ from starflow.train.loop import (
     train,
 )
 from starflow.train.principal_axes import turn_to_principal_axes
-from starflow.vae import wan_decode, wan_moments
 
 TEST_SEED = 1_000_003  # of the held-out clips that the PSNR is measured on
 OBJECT_THRESHOLD = 0.02  # how far from the background a pixel of an object is, in [-1, 1]

@@ -1,0 +1,115 @@
+"""Conditioning text: the template around a caption, its encoding by a T5 encoder, and the small T5 of toy models.
+
+The released models use google/flan-t5-xl; any tokenizer and `T5EncoderModel` of transformers go through `encode_text`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
+
+
+def wrap_caption(
+    caption: str, *, fps: float | None = None, noise_std: float | None = None, aspect_ratio: str | None = None
+) -> str:
+    r"""Put a caption into the template a model was trained with; a condition that is None is one it does not use.
+
+    The unconditional branch of guidance is the same template around the empty caption. Task markers, such as "(v2v) ",
+    belong to the caption.
+
+    Args:
+        caption: what is to be seen.
+        fps: frames per second; 0 for an image.
+        noise_std: the noise level of the latents.
+        aspect_ratio: width to height, as in "16:9".
+
+    Returns:
+        For instance "Noise Level 500:\nA video with 16 fps:\na corgi\n\n in a 16:9 aspect ratio.\n", as released.
+    """
+    text = caption
+    if fps is not None:
+        kind = f"A video with {fps:g} fps" if fps > 0 else "An image"
+        text = f"{kind}:\n{text}\n"
+    if noise_std is not None:
+        text = f"Noise Level {int(noise_std * 1000)}:\n{text}"
+    if aspect_ratio is not None:
+        text = f"{text}\n in a {aspect_ratio} aspect ratio.\n"
+    return text
+
+
+def encode_text(
+    tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, captions: Sequence[str], max_length: int
+) -> Tensor:
+    """Encode wrapped captions, padded and truncated to `max_length` tokens. Gradients reach the encoder.
+
+    Returns:
+        (B, M, width) with M = `max_length`, in the encoder's dtype and on its device; zero where there is padding.
+    """
+    tokens = tokenizer(
+        list(captions), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
+    ).to(get_module_execution_device(text_encoder))
+    encodings = text_encoder(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+    return torch.where(tokens.attention_mask[..., None] > 0, encodings, 0)
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Learn a small tokenizer from wrapped captions: whole words where they are frequent, bytes where they are not.
+
+    Byte-level byte-pair encoding, in lower case: any text can be encoded, spaces and line ends are kept, and the end
+    of the text is marked. The same captions give the same tokenizer.
+
+    Args:
+        captions: the texts to learn from, wrapped as they will be encoded.
+        vocab_size: at most this many tokens, of which 3 are special and 256 single bytes; fewer if the words run out.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    # A word is one token wherever it stands, because a space comes before it at the start of a line too.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Prepend(" "), normalizers.Replace("\n", "\n ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", left=1, right=0)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, UNKNOWN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, tokenizer.token_to_id(EOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads: int = 4) -> T5EncoderModel:
+    """A T5 encoder with random weights, small enough to be trained together with a toy flow.
+
+    It is shaped like flan-t5 (gated GELU), without dropout.
+    """
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=width,
+        d_kv=width // heads,
+        d_ff=2 * width,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return T5EncoderModel(config)

@@ -1,0 +1,203 @@
+"""Video and image autoencoders of diffusers behind one interface: pixels ⇄ normalised latents.
+
+Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels.
+Videos are (B, F, 3, height, width) in [-1, 1]; latents are (B, T, D, H, W), about zero mean and unit variance.
+diffusers' own video layout is (B, channels, frames, height, width); it stays inside this file.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify, unpatchify
+from diffusers.utils.torch_utils import get_module_execution_device
+from torch import Tensor
+
+from starflow.encoders.device import onload
+from starflow.encoders.tiling import Features, TiledWanDecoder
+from starflow.errors import UsageError
+
+
+def wan_moments(vae: AutoencoderKLWan, video: Tensor, frames_at_once: int | None = None) -> Tensor:
+    """Posterior moments of whole clips: of the first frame, then of the others, so many at a time.
+
+    Equal to `vae.encode`, which goes through four frames at a time. All at once is faster on small frames: for
+    training.
+
+    Args:
+        vae: the autoencoder.
+        video: (B, 3, F, height, width), F = 1 + 4k.
+        frames_at_once: a multiple of the temporal factor; None for all.
+
+    Returns:
+        Mean and log-variance, (B, 2D, T, H, W).
+    """
+    if vae.config.patch_size is not None:
+        video = patchify(video, patch_size=vae.config.patch_size)
+    features: list[Tensor | None] = [None] * vae._cached_conv_counts["encoder"]
+    pieces = [
+        vae.encoder(piece, feat_cache=features, feat_idx=[0])
+        for stretch in _first_and_rest(video)
+        for piece in stretch.split(frames_at_once or stretch.shape[2], dim=2)
+    ]
+    return vae.quant_conv(torch.cat(pieces, dim=2))
+
+
+class WanDecoderStream:
+    """Decodes a video piece by piece, as the causal decoder allows: its feature cache carries over to the next piece.
+
+    The first piece must be one latent frame (it becomes one video frame); later ones may have any number of latent
+    frames (four video frames each). One stream serves one video, and several streams may run at once. After
+    `vae.enable_tiling()` large frames are decoded in tiles, which takes less memory and changes nothing.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+        self.tiled = TiledWanDecoder(vae) if vae.use_tiling else None
+        self.features: Features = [None] * vae._cached_conv_counts["decoder"]
+        self.started = False
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Decode (B, D, t, H, W), not normalised, to (B, 3, f, height, width), not clamped."""
+        if not self.started and latents.shape[2] != 1:
+            raise ValueError(f"the first piece must be one latent frame, not {latents.shape[2]}")
+        hidden = self.vae.post_quant_conv(latents)
+        if self.tiled is not None:
+            video = self.tiled(hidden, first_chunk=not self.started)
+        else:
+            video = self.vae.decoder(hidden, feat_cache=self.features, feat_idx=[0], first_chunk=not self.started)
+        self.started = True
+        patch_size = self.vae.config.patch_size
+        return video if patch_size is None else unpatchify(video, patch_size=patch_size)
+
+
+def wan_decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Decode whole clips in two passes: (B, D, T, H, W), not normalised, to (B, 3, F, height, width), not clamped."""
+    stream = WanDecoderStream(vae)
+    return torch.cat([stream(piece) for piece in _first_and_rest(latents)], dim=2)
+
+
+def _first_and_rest(frames: Tensor) -> list[Tensor]:
+    """Split (B, C, frames, …) into its first frame and, if there are more, the others."""
+    return [piece for piece in (frames[:, :, :1], frames[:, :, 1:]) if piece.shape[2] > 0]
+
+
+class VideoCodec:
+    """Pixels ⇄ normalised latents, with `AutoencoderKLWan` (video) or `AutoencoderKL` (images: F = T = 1).
+
+    The latents are the posterior's means, normalised by what the autoencoder's config says: per channel
+    (``latents_mean``, ``latents_std``) in Wan's, ``(z - shift_factor) · scaling_factor`` in the image autoencoder's.
+
+    Args:
+        vae: the autoencoder; its device and dtype are used.
+        later_frame_scale: the normalised latents of all frames but the first are multiplied by this (0.6 in
+            STARFlow-V: they vary more than those of the first).
+    """
+
+    def __init__(self, vae: AutoencoderKLWan | AutoencoderKL, later_frame_scale: float = 1.0) -> None:
+        self.vae = vae
+        self.later_frame_scale = later_frame_scale
+        config = vae.config
+        if isinstance(vae, AutoencoderKLWan):
+            self.latent_channels: int = config.z_dim
+            self.temporal_factor = 2 ** sum(config.temperal_downsample)
+            self.spatial_factor = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
+            mean, std = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
+        else:
+            self.latent_channels = config.latent_channels
+            self.temporal_factor = 1
+            self.spatial_factor = 2 ** (len(config.block_out_channels) - 1)
+            mean = torch.tensor([config.shift_factor or 0.0])
+            std = torch.tensor([1 / config.scaling_factor])
+        self._mean, self._std = mean.view(1, 1, -1, 1, 1), std.view(1, 1, -1, 1, 1)
+
+    def num_latent_frames(self, num_frames: int) -> int:
+        """Latent frames T of a clip of `num_frames` frames.
+
+        Raises:
+            UsageError: the autoencoder cannot make that many frames (see `nearest_num_frames`).
+        """
+        if num_frames != self.nearest_num_frames(num_frames):
+            raise UsageError(
+                f"this autoencoder cannot make {num_frames} frames; the nearest it can is "
+                f"{self.nearest_num_frames(num_frames)}"
+            )
+        return 1 if self._is_image else 1 + (num_frames - 1) // self.temporal_factor
+
+    def largest_num_frames(self, num_frames: int) -> int:
+        """The largest number of frames, of at most `num_frames`, that the autoencoder can make."""
+        return 1 if self._is_image else num_frames - (num_frames - 1) % self.temporal_factor
+
+    def nearest_num_frames(self, num_frames: int) -> int:
+        """The number of frames nearest to `num_frames` that the autoencoder can make: 1 + 4k, the larger of two."""
+        if self._is_image:
+            return 1
+        steps = (2 * max(0, num_frames - 1) + self.temporal_factor) // (2 * self.temporal_factor)
+        return 1 + self.temporal_factor * steps
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode (B, F, 3, height, width) in [-1, 1] to normalised latents (B, T, D, H, W), float32.
+
+        Raises:
+            UsageError: the number of frames or the size of the frames does not fit the autoencoder.
+        """
+        self.num_latent_frames(video.shape[1])
+        height, width = video.shape[-2:]
+        if height % self.spatial_factor or width % self.spatial_factor:
+            raise UsageError(f"frames of {height}×{width} are not made of {self.spatial_factor}-pixel squares")
+        onload(self.vae)
+        video = video.to(get_module_execution_device(self.vae), self.vae.dtype)
+        if self._is_image:
+            latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
+        else:
+            moments = wan_moments(self.vae, video.transpose(1, 2), self.temporal_factor)
+            latents = moments.chunk(2, dim=1)[0].transpose(1, 2)
+        return self._normalise(latents.to(self._float(latents)))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode normalised latents (B, T, D, H, W) to a video (B, F, 3, height, width) in [-1, 1], float32."""
+        return torch.cat(list(self.stream_decode([latents])), dim=1)
+
+    @torch.no_grad()
+    def stream_decode(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode normalised latents as they come, with memory for one latent frame: equal to `decode` of them all.
+
+        Args:
+            pieces: (B, t, D, H, W), successive latent frames of the same clips, one or more at a time.
+
+        Yields:
+            For each latent frame its video frames (B, f, 3, height, width) in [-1, 1], float32: f = 1, then 4 each.
+        """
+        stream = None if self._is_image else WanDecoderStream(self.vae)
+        index = 0
+        for piece in pieces:
+            for frame in piece.split(1, dim=1):
+                onload(self.vae)  # for every frame, as what makes the next one may have sent it away
+                raw = self._denormalise(frame, is_first=index == 0).to(
+                    get_module_execution_device(self.vae), self.vae.dtype
+                )
+                if stream is None:
+                    video = self.vae.decode(raw[:, 0]).sample.unsqueeze(1)
+                else:
+                    video = stream(raw.transpose(1, 2)).transpose(1, 2)
+                yield video.to(self._float(video)).clamp(-1, 1)
+                index += 1
+
+    @property
+    def _is_image(self) -> bool:
+        return isinstance(self.vae, AutoencoderKL)
+
+    @staticmethod
+    def _float(tensor: Tensor) -> torch.dtype:
+        return torch.promote_types(tensor.dtype, torch.float32)
+
+    def _normalise(self, latents: Tensor) -> Tensor:
+        latents = (latents - self._mean.to(latents)) / self._std.to(latents)
+        return torch.cat([latents[:, :1], latents[:, 1:] * self.later_frame_scale], dim=1)
+
+    def _denormalise(self, latents: Tensor, *, is_first: bool) -> Tensor:
+        if not is_first:
+            latents = latents / self.later_frame_scale
+        return latents * self._std.to(latents) + self._mean.to(latents)

@@ -1,0 +1,1 @@
+"""Measurements that any model and any source of clips allow, one in each module."""

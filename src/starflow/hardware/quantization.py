@@ -1,0 +1,58 @@
+"""Narrow weights for the flow and the denoiser, by torchao through diffusers."""
+
+import torch
+from diffusers import PipelineQuantizationConfig, TorchAoConfig
+from torch import nn
+
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.transformer import Layer
+
+QUANTIZATIONS = ("int8", "fp8", "int4")
+INT4_GROUP = 128  # weights that share a scale
+NOT_QUANTIZED = ["proj_in", "proj_out", "proj_text"]  # small, and the flow's exactness depends on them
+
+
+def quantization_config(quantize: str, device: str | torch.device = "cpu") -> PipelineQuantizationConfig:
+    """What `from_pretrained(quantization_config=…)` takes, to load flow and denoiser with narrow weights.
+
+    Args:
+        quantize: `int8`, `fp8` or `int4`, with torchao. Activations and the key/value cache stay as they are.
+        device: where the weights will be used, which decides how `int4` packs them; those of `int4` must be loaded
+            there, `from_pretrained(device_map=…)`.
+
+    Raises UsageError for another name, StarflowError if torchao is not installed.
+    """
+    if quantize not in QUANTIZATIONS:
+        raise UsageError(f"unknown quantization {quantize!r}: choose {', '.join(QUANTIZATIONS)}")
+    try:
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+        from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    except ImportError:
+        raise StarflowError(
+            "quantization needs torchao: in the repository, pip install -c constraints.txt -e '.[quantize]'"
+        ) from None
+    weights = {"int8": Int8WeightOnlyConfig(), "fp8": Float8WeightOnlyConfig()}
+    if torch.device(device).type == "cpu":
+        weights["int4"] = PrototypeInt4WeightOnlyConfig(group_size=INT4_GROUP)
+    else:  # torchao's default packing needs a library that it does not bring
+        weights["int4"] = Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d")
+    parts = {name: TorchAoConfig(weights[quantize], list(NOT_QUANTIZED)) for name in ("flow", "denoiser")}
+    return PipelineQuantizationConfig(quant_mapping=parts)
+
+
+def check_quantizable(flow: nn.Module, denoiser: nn.Module | None, quantize: str | None) -> None:
+    """Raise UsageError if `int4` is asked of a model that cannot have it; the others fit every model.
+
+    torchao leaves a matrix whose rows are no multiple of `INT4_GROUP` as it is, and does not say so.
+    """
+    if quantize != "int4":
+        return
+    if denoiser is None:
+        raise UsageError(
+            "this model has no denoiser, and the gradient that denoises in its place cannot pass through int4: choose "
+            "--quantize int8"
+        )
+    layers = [module for part in (flow, denoiser) for module in part.modules() if isinstance(module, Layer)]
+    matrices = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
+    if any(matrix.in_features % INT4_GROUP for matrix in matrices):
+        raise UsageError(f"int4 needs layers whose widths are multiples of {INT4_GROUP}: choose --quantize int8")

@@ -1,0 +1,161 @@
+"""How likely a clip is under a caption: exact, by the change of variables, and placed where it belongs.
+
+    x = latents of the clip + noise_std·ε        what the flow is a density of; ε is drawn K times
+    log p(x) = sum over tokens of deep + shallow
+    deep     = log N(z; 0, I) - log sigma of the deep block = log p(u_t | u_<t, caption)
+    shallow  = -log sigma, summed over the shallow blocks, which see no text
+
+What is measured is the mean of the VAE's posterior, with noise, and not the pixels: what the VAE loses, and the
+variance of its posterior, are no part of it.
+
+Legend: `F` video frames, `K` draws of the noise, `B` batch, `T` latent frames, `H W` latent rows and columns, `D`
+latent channels, `M` text tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starflow.errors import UsageError
+from starflow.flow.model import Encoded, StarFlow, negative_log_likelihood
+from starflow.flow.transformer import at_least_float32
+from starflow.pipeline.inputs import encode_clips
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.sampling.solvers import require_finite
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over draws of the noise, and its standard error, None for a single draw."""
+
+    mean: float
+    standard_error: float | None
+
+    @classmethod
+    def of(cls, draws: Tensor) -> "Estimate":
+        """The mean of `(K,)` values."""
+        error = draws.std().item() / sqrt(len(draws)) if len(draws) > 1 else None
+        return cls(draws.mean().item(), error)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely one clip is under one caption.
+
+    Attributes:
+        deep, shallow: the two parts of each token's log-likelihood in nats, `(K, T, H, W)`, float64 on the CPU.
+        num_dims: dimensions of the clip's latents, `T·D·H·W`.
+    """
+
+    deep: Tensor
+    shallow: Tensor
+    num_dims: int
+
+    @property
+    def tokens(self) -> Tensor:
+        """Each token's log-likelihood in nats, `(K, T, H, W)`."""
+        return self.deep + self.shallow
+
+    @property
+    def log_likelihood(self) -> Estimate:
+        """Of the whole clip, in nats."""
+        return Estimate.of(self.tokens.flatten(1).sum(dim=1))
+
+    @property
+    def nats_per_dim(self) -> float:
+        """The negative log-likelihood per latent dimension, in nats: the lower, the likelier."""
+        return -self.log_likelihood.mean / self.num_dims
+
+    @property
+    def bits_per_dim(self) -> float:
+        """The same in bits."""
+        return self.nats_per_dim / log(2)
+
+    @property
+    def per_frame(self) -> Tensor:
+        """Log-likelihood of each latent frame given those before it, in nats, `(T,)`: its sum is the clip's."""
+        return self.tokens.mean(dim=0).sum(dim=(1, 2))
+
+    @property
+    def surprise(self) -> Tensor:
+        """Negative log-likelihood of each token at its place, in nats, `(T, H, W)`."""
+        return -self.tokens.mean(dim=0)
+
+    def gain(self, other: "Likelihood") -> Estimate:
+        """How many nats likelier the clip is than under `other`, the same clip with the same noise."""
+        return Estimate.of((self.tokens - other.tokens).flatten(1).sum(dim=1))
+
+
+def log_likelihood(
+    pipeline: StarFlowPipeline,
+    clip: NDArray[np.uint8],
+    prompts: Sequence[str],
+    *,
+    noise_samples: int = 1,
+    seed: int = 0,
+) -> list[Likelihood]:
+    """How likely a clip is under each of several captions, all with the same noise.
+
+    Args:
+        pipeline: the model.
+        clip: `(F, height, width, 3)`, RGB, at the model's frame rate.
+        prompts: captions; the empty one is the model's unconditional branch.
+        noise_samples: `K`.
+        seed: of the noise.
+
+    Raises:
+        UsageError: no captions, no draws, or a clip that the VAE cannot take.
+        StarflowError: a likelihood is not finite.
+    """
+    if not prompts or noise_samples < 1:
+        raise UsageError("a likelihood needs at least one caption and one draw of the noise")
+    flow, noise_std = pipeline.flow, pipeline.config.noise_std
+    latents = encode_clips(pipeline.codec, [clip], (clip.shape[1], clip.shape[2])).to(flow.device)
+    texts = pipeline.encode_prompt(prompts, caption_fps(pipeline, latents)).split(1)
+    generator = torch.Generator().manual_seed(seed)
+    deep: list[list[Tensor]] = [[] for _ in prompts]
+    shallow: list[Tensor] = []
+    with pipeline.progress_bar(total=noise_samples * len(prompts)) as bar:
+        bar.set_description("likelihood")
+        for _ in range(noise_samples):
+            x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            u, log_det = shallow_log_det(flow, x)
+            shallow.append(log_det)
+            for draws, text in zip(deep, texts, strict=True):
+                draws.append(deep_log_likelihood(flow, u, text))
+                bar.update()
+    return [Likelihood(_on_cpu(draws), _on_cpu(shallow), latents.numel()) for draws in deep]
+
+
+def caption_fps(pipeline: StarFlowPipeline, latents: Tensor) -> float:
+    """The frame rate that the caption of latents `(B, T, D, H, W)` tells: the model's, 0 for an image."""
+    return pipeline.config.fps if latents.shape[1] > 1 else 0
+
+
+@torch.no_grad()
+def shallow_log_det(flow: StarFlow, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, and the shallow blocks' part of each token `(B, T, H, W)`."""
+    u = x.permute(0, 1, 3, 4, 2)
+    total = torch.zeros_like(at_least_float32(u[..., 0]))
+    for index in range(flow.num_blocks - 1):
+        u, log_det = flow.step(index, u)
+        total = total + log_det.sum(dim=-1)
+    return u, total
+
+
+@torch.no_grad()
+def deep_log_likelihood(flow: StarFlow, u: Tensor, text: Tensor) -> Tensor:
+    """`log p(u_t | u_<t, text)` of each token `(B, T, H, W)`: `u` `(B, T, H, W, D)`, `text` `(B, M, text width)`."""
+    step = flow.step(flow.num_blocks - 1, u, text)
+    return -negative_log_likelihood(Encoded(step.hidden, step.log_det)).sum(dim=-1)
+
+
+def _on_cpu(draws: list[Tensor]) -> Tensor:
+    """`K` times `(1, T, H, W)` → `(K, T, H, W)`, float64 on the CPU, so that sums are as exact as their terms."""
+    return require_finite(torch.cat(draws).cpu().double(), "the likelihood")

@@ -1,0 +1,1 @@
+"""`StarFlowPipeline`: from a prompt to frames. Start with `starflow.pipeline.pipeline`."""

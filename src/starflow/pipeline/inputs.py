@@ -1,0 +1,161 @@
+"""What a video begins with or is made from: pictures and clips, fitted to the model, as latents in front of the noise.
+
+One causal model does every task: what is given goes in front of what is generated, and a marker before the caption says
+how (STARFlow-V, arXiv 2511.20462):
+
+    image                            [image | video …]
+    continuation   (extend)          [clip | what follows …], seen through a window that has left the clip's start
+    video-to-video (v2v)             [source clip, hidden | target clip …]
+    last frame     (last)            [last frame, hidden | video …], the video's first frame too if an image is given
+
+Legend: `B` batch, `F` video frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from starflow.encoders.video import VideoCodec
+from starflow.errors import StarflowError, UsageError
+from starflow.media.video import read_video
+
+EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "
+
+Frames = NDArray[np.uint8]
+Picture = Image.Image | NDArray[np.uint8]
+Clip = NDArray[np.uint8] | Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Clean latents `(B, K, D, H, W)` in front of the video; the first `num_hidden` are no part of it."""
+
+    latents: Tensor
+    num_hidden: int = 0
+    marker: str = ""
+
+    @property
+    def num_frames(self) -> int:
+        """`K`."""
+        return self.latents.shape[1]
+
+
+def encode_given(
+    codec: VideoCodec,
+    size: tuple[int, int],
+    *,
+    image: Sequence[Picture] | None = None,
+    last_image: Sequence[Picture] | None = None,
+    video: Sequence[Clip] | None = None,
+    extend: Sequence[Clip] | None = None,
+) -> Given | None:
+    """What is given to each of `B` videos, as latents; None if that is nothing.
+
+    Args:
+        codec: the autoencoder.
+        size: height and width of the videos, to which everything is fitted (`fit_frames`).
+        image: first frames. last_image: last frames. video: clips to edit. extend: clips to continue.
+
+    Raises:
+        UsageError: things given that exclude each other; a clip with a number of frames that the VAE cannot take; a
+            picture or clip that is not uint8 in RGB.
+    """
+    if sum([video is not None, extend is not None, image is not None or last_image is not None]) > 1:
+        raise UsageError("an image, a video to edit and a video to extend exclude each other: give one of them")
+    if video is not None:
+        latents = encode_clips(codec, video, size)
+        return Given(latents, latents.shape[1], VIDEO_TO_VIDEO)
+    if extend is not None:
+        return Given(encode_clips(codec, extend, size))
+    first, last = (
+        None if pictures is None else _encode_images(codec, pictures, size) for pictures in (image, last_image)
+    )
+    if last is None:
+        return None if first is None else Given(first)
+    return Given(last if first is None else torch.cat([last, first], dim=1), 1, LAST)
+
+
+def one_each(name: str, thing: Any, prompt: str | Sequence[str]) -> Sequence[Any] | None:
+    """A list of what is given to each prompt: `thing` itself to a single one. Raises UsageError on mismatch."""
+    if thing is None or isinstance(prompt, str):
+        return None if thing is None else [thing]
+    if not isinstance(thing, Sequence) or len(thing) != len(prompt):
+        raise UsageError(f"{name}: for {len(prompt)} prompts, give a list of as many")
+    return thing
+
+
+def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int, int]) -> Tensor:
+    return encode_clips(codec, [[image] if isinstance(image, Image.Image) else image[None] for image in images], size)
+
+
+def encode_clips(codec: VideoCodec, clips: Sequence[Clip], size: tuple[int, int]) -> Tensor:
+    """Clean latents `(B, T, D, H, W)` of clips of one length, fitted to `size`, height and width.
+
+    Raises UsageError if their lengths differ, the VAE cannot take them, or one is not uint8 in RGB.
+    """
+    arrays = [fit_frames(_to_array(clip), *size) for clip in clips]
+    if len({len(array) for array in arrays}) > 1:
+        raise UsageError("the clips of a batch must have the same number of frames")
+    videos = torch.from_numpy(np.stack(arrays)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+    return codec.encode(videos)
+
+
+def _to_array(clip: Clip) -> Frames:
+    array = clip if isinstance(clip, np.ndarray) else np.stack([np.asarray(image.convert("RGB")) for image in clip])
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or len(array) == 0:
+        raise UsageError(f"a picture or clip must be PIL images or uint8 RGB arrays, not {array.dtype} {array.shape}")
+    return array
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def fit_frames(frames: Frames, height: int, width: int) -> Frames:
+    """Frames `(F, h, w, 3)` scaled to cover `height`×`width` pixels, and what sticks out cut off evenly."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
+
+
+def resample(frames: Frames, fps: float, new_fps: float) -> Frames:
+    """The frames that are seen at the times of another rate; the clip keeps its duration but for a frame's rounding."""
+    num_frames = max(1, round(len(frames) * new_fps / fps))
+    shown = np.floor((np.arange(num_frames) + 0.5) * fps / new_fps).astype(int)
+    return frames[np.minimum(shown, len(frames) - 1)]
+
+
+def load_picture(path: str | Path, height: int, width: int, say: Callable[[str], None]) -> Frames:
+    """A picture (or a video's first frame) as `(height, width, 3)`; `say` is told when it had to be fitted.
+
+    Raises StarflowError if the file is missing, empty or corrupt.
+    """
+    frames, _ = read_video(path)
+    return _fit_aloud(frames[:1], path, height, width, say)[0]
+
+
+def load_clip(path: str | Path, height: int, width: int, fps: float, say: Callable[[str], None]) -> Frames:
+    """A clip as `(F, height, width, 3)` at `fps`; `say` is told when it had to be fitted or resampled.
+
+    Raises StarflowError if the file is missing, empty, corrupt or without video, or is a still image.
+    """
+    frames, own_fps = read_video(path)
+    if not own_fps:
+        raise StarflowError(f"{path} is a still image: a clip with several frames is needed")
+    if abs(own_fps - fps) > 1e-3 * fps:
+        say(f"{path} has {own_fps:g} fps: resampled to the {fps:g} fps of the model")
+        frames = resample(frames, own_fps, fps)
+    return _fit_aloud(frames, path, height, width, say)
+
+
+def _fit_aloud(frames: Frames, path: str | Path, height: int, width: int, say: Callable[[str], None]) -> Frames:
+    own_height, own_width = frames.shape[1:3]
+    if (own_height, own_width) != (height, width):
+        say(f"{path} is {own_width}×{own_height}: scaled and cropped to {width}×{height}")
+    return fit_frames(frames, height, width)

@@ -1,0 +1,446 @@
+"""`StarFlowPipeline`: a sentence becomes a video, alone or with a picture or a clip.
+
+    plan: captions → text encodings, what is given → latents
+    stages (`starflow.pipeline.stages`): noise → deep block, frame by frame → shallow blocks → denoiser → VAE → frames
+
+Legend: `B` prompts, `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns, `M` text
+tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderKLWan, DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from starflow.encoders.text import encode_text, wrap_caption
+from starflow.encoders.video import VideoCodec
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.model import StarFlow
+from starflow.media.sizes import nearest_aspect_ratio
+from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, encode_given, one_each
+from starflow.pipeline.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
+from starflow.sampling.sampler import SamplingReport, Window, solvers_named
+from starflow.sampling.sliding import OnUnconverged
+from starflow.sampling.solvers import Solvers, require_finite
+from starflow.weights.components import load_components
+from starflow.weights.finite import is_finite
+from starflow.weights.models import read_index, resolve_model
+
+StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
+
+
+class Options(TypedDict, total=False):
+    """What may be said of a video, to `StarFlowPipeline.__call__` and `stream`; what is not is the model's default.
+
+    num_frames, height, width, fps: of the video. `num_frames` is 1 for an image, else one more than a multiple of the
+        VAE's temporal factor; a video longer than those of training is made through a rolling window.
+    guidance_scale: strength of classifier-free guidance, 0 for none.
+    generator: the source of the noise (one for all prompts, or one for each); the same seed, the same video.
+    latents: the noise itself, `(B, T, D, H, W)`, instead of `generator`; frames given and not shown count too.
+    sampler, tolerance: how the flow is inverted, see `starflow.sampling.solvers`, and the largest residual it may
+        leave, in units of the prior.
+    max_sweeps, on_unconverged: how often `sliding` evaluates a token at most (None: until it has converged), and
+        whether it will `warn` or `raise` when that was not enough.
+    context: latent frames that the rolling window keeps when it moves on.
+    image: the first frame. last_image: the last one. video: a clip to edit as the prompt says, as long as the result.
+        extend: a clip to continue; `num_frames` counts it too. Pictures are PIL images or uint8 arrays `(h, w, 3)`,
+        clips lists of PIL images or uint8 arrays `(F, h, w, 3)`; they are scaled and cropped to the video's size. With
+        several prompts, a list of one for each.
+    """
+
+    num_frames: int | None
+    height: int | None
+    width: int | None
+    fps: float | None
+    guidance_scale: float | None
+    generator: torch.Generator | list[torch.Generator] | None
+    latents: Tensor | None
+    sampler: str | None
+    tolerance: float | None
+    max_sweeps: int | None
+    on_unconverged: OnUnconverged
+    context: int | None
+    image: Picture | Sequence[Picture] | None
+    last_image: Picture | Sequence[Picture] | None
+    video: Clip | Sequence[Clip] | None
+    extend: Clip | Sequence[Clip] | None
+
+
+@dataclass
+class StarFlowOutput(BaseOutput):
+    """`frames`: what `output_type` asks for; `report`: what the solvers did, and how exact the sample is."""
+
+    frames: Any
+    report: SamplingReport
+
+
+class StarFlowPipeline(DiffusionPipeline):
+    """Text to video with a normalizing flow (STARFlow-V, arXiv 2511.20462)."""
+
+    model_cpu_offload_seq = "text_encoder->flow->denoiser->vae"
+    _optional_components = ["denoiser"]  # noqa: RUF012 (diffusers' own convention)
+
+    vae: AutoencoderKLWan | AutoencoderKL
+    text_encoder: T5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    flow: StarFlow
+    denoiser: CausalDenoiser | None
+
+    def __init__(
+        self,
+        vae: AutoencoderKLWan | AutoencoderKL,
+        text_encoder: T5EncoderModel,
+        tokenizer: PreTrainedTokenizerBase,
+        flow: StarFlow,
+        denoiser: CausalDenoiser | None = None,
+        noise_std: float = 0.5,
+        num_frames: int = 81,
+        fps: int | float = 16,
+        height: int = 480,
+        width: int = 848,
+        guidance_scale: float = 3.5,
+        max_text_tokens: int = 256,
+        later_frame_scale: float = 1.0,
+        caption_has_fps: bool = True,
+        caption_has_noise_level: bool = False,
+        caption_has_aspect_ratio: bool = False,
+        sampler: str = "sliding",
+        block_size: int = 16,
+        shallow_block_size: int = 1,
+        tolerance: float = 1e-2,
+    ):
+        """
+        Args:
+            vae, text_encoder, tokenizer, flow, denoiser: the models; without a denoiser one step of the flow's own
+                score denoises.
+            noise_std: noise level of the latents that the flow was trained on.
+            num_frames, fps, height, width: of the videos that it was trained on, and makes by default.
+            guidance_scale: the default guidance.
+            max_text_tokens: `M`; captions are padded and truncated to it.
+            later_frame_scale: see `VideoCodec`.
+            caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: what is written around captions, see
+                `wrap_caption`.
+            sampler, block_size, shallow_block_size, tolerance: the default solvers, see `solvers_named`.
+        """
+        super().__init__()
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, flow=flow, denoiser=denoiser)
+        self.register_to_config(
+            noise_std=noise_std,
+            num_frames=num_frames,
+            fps=fps,
+            height=height,
+            width=width,
+            guidance_scale=guidance_scale,
+            max_text_tokens=max_text_tokens,
+            later_frame_scale=later_frame_scale,
+            caption_has_fps=caption_has_fps,
+            caption_has_noise_level=caption_has_noise_level,
+            caption_has_aspect_ratio=caption_has_aspect_ratio,
+            sampler=sampler,
+            block_size=block_size,
+            shallow_block_size=shallow_block_size,
+            tolerance=tolerance,
+        )
+        self.codec = VideoCodec(vae, later_frame_scale)
+        self.video_processor = VideoProcessor(vae_scale_factor=self.codec.spatial_factor)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
+        """Load a bundled model by name (`toyworld`), a folder, or a hub id; in float32 unless `dtype` says else.
+
+        Raises:
+            StarflowError: there is no such model, a file of it is damaged, or a weight is not finite.
+        """
+        path = resolve_model(str(pretrained_model_name_or_path))
+        if "torch_dtype" not in kwargs:  # diffusers' older name of it
+            kwargs.setdefault("dtype", torch.float32)
+        dtype = kwargs.get("dtype")
+        kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
+        try:
+            pipeline = super().from_pretrained(path, **kwargs)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise StarflowError(f"cannot load the model {pretrained_model_name_or_path}: {reason}") from error
+        for name, module in pipeline.components.items():
+            if isinstance(module, torch.nn.Module):
+                _require_finite_weights(name, module)
+        return pipeline
+
+    # --- the stages --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
+        """Captions, wrapped as the model was trained, → `(B, M, width)`.
+
+        `fps` 0 is an image; `size` is height and width of the video, the model's own if not given.
+        """
+        config = self.config
+        height, width = size or (config.height, config.width)
+        wrapped = [
+            wrap_caption(
+                prompt,
+                fps=fps if config.caption_has_fps else None,
+                noise_std=config.noise_std if config.caption_has_noise_level else None,
+                aspect_ratio=nearest_aspect_ratio(width, height) if config.caption_has_aspect_ratio else None,
+            )
+            for prompt in prompts
+        ]
+        return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
+
+    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """`(B, T, D, H, W)` of the latents of such videos.
+
+        Raises:
+            UsageError: a number of frames or a size that the VAE cannot make.
+        """
+        factor = self.codec.spatial_factor
+        if height % factor or width % factor or height < factor or width < factor:
+            raise UsageError(f"{width}×{height} is not made of squares of {factor} pixels, as this model's VAE needs")
+        num_latent_frames = self.codec.num_latent_frames(num_frames)
+        return batch_size, num_latent_frames, self.codec.latent_channels, height // factor, width // factor
+
+    def solvers(
+        self,
+        sampler: str | None = None,
+        tolerance: float | None = None,
+        max_sweeps: int | None = None,
+        on_unconverged: OnUnconverged = "warn",
+    ) -> Solvers:
+        """How blocks are inverted: what is not given is the model's default."""
+        return solvers_named(
+            sampler or self.config.sampler,
+            tolerance=self.config.tolerance if tolerance is None else tolerance,
+            block_size=self.config.block_size,
+            shallow_block_size=self.config.shallow_block_size,
+            max_sweeps=max_sweeps,
+            on_unconverged=on_unconverged,
+        )
+
+    def plan(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        sampler: str | None = None,
+        tolerance: float | None = None,
+        max_sweeps: int | None = None,
+        on_unconverged: OnUnconverged = "warn",
+        context: int | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        last_image: Picture | Sequence[Picture] | None = None,
+        video: Clip | Sequence[Clip] | None = None,
+        extend: Clip | Sequence[Clip] | None = None,
+    ) -> Plan:
+        """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        size = self.config.height if height is None else height, self.config.width if width is None else width
+        fps = self.config.fps if fps is None else fps
+        guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        _check_call(prompts, guidance_scale)
+        given_things = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+        given = encode_given(
+            self.codec, size, **{name: one_each(name, thing, prompt) for name, thing in given_things.items()}
+        )
+        num_frames = self._num_frames(num_frames, given)
+        shape = self.latent_shape(len(prompts), num_frames, *size)
+        window = self._window(shape[1], given, context)
+        noised = None
+        if given is not None:
+            shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
+            if given.num_frames >= shape[1]:
+                raise UsageError(f"what is given already has {num_frames} frames or more: ask for a longer video")
+        noise = self._noise(shape, generator) if latents is None else latents.to(self._execution_device)
+        if tuple(noise.shape) != shape:
+            raise UsageError(f"the noise must have the shape {shape}, not {tuple(noise.shape)}")
+        if given is not None:
+            clean = given.latents.to(noise.device)
+            noised = clean + self.config.noise_std * self._noise(tuple(clean.shape), generator)
+        marker = "" if given is None else given.marker
+        caption_fps = fps if num_frames > 1 else 0
+        text = self.encode_prompt([marker + each for each in prompts], caption_fps, size)
+        return Plan(
+            text=text,
+            later_text=self.encode_prompt([EXTEND + each for each in prompts], caption_fps, size),
+            null_text=self.encode_prompt([""], caption_fps, size).expand_as(text) if guidance_scale else None,
+            guidance_scale=guidance_scale,
+            noise=noise,
+            given=given,
+            noised=noised,
+            window=window,
+            solvers=self.solvers(sampler, tolerance, max_sweeps, on_unconverged),
+            num_frames=num_frames,
+            fps=fps,
+        )
+
+    def _noise(self, shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        return randn_tensor(shape, generator, self._execution_device, torch.float32)
+
+    def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
+        """The length of the video: an edited one's is its source's, a continued one gets that of training more."""
+        if given is None:
+            return self.config.num_frames if num_frames is None else num_frames
+        if given.marker == VIDEO_TO_VIDEO:
+            length = 1 + (given.num_frames - 1) * self.codec.temporal_factor
+            if num_frames not in (None, length):
+                raise UsageError(f"an edited video is as long as its source: {length} frames, not {num_frames}")
+            return length
+        further = max(0, given.num_frames - given.num_hidden - 1) * self.codec.temporal_factor
+        return self.config.num_frames + further if num_frames is None else num_frames
+
+    def _window(self, num_latent_frames: int, given: Given | None, context: int | None) -> Window:
+        """The rolling window of videos longer than those of training, which is as long as those."""
+        size = self.codec.num_latent_frames(self.config.num_frames)
+        if num_latent_frames <= size:
+            return Window()
+        if given is not None and given.num_hidden:
+            raise UsageError(
+                f"with a video to edit or a last frame, a video has at most the {self.config.num_frames} frames that "
+                "this model was trained on: ask for fewer, or cut the source"
+            )
+        return Window(size, round(CONTEXT_SHARE * size) if context is None else context)
+
+    def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
+        """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean ones: by the denoiser, or by one score step."""
+        return torch.cat(list(denoised(self.flow, self.denoiser, self.config.noise_std, [latents], text)), dim=1)
+
+    def _pieces(self, plan: Plan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
+        """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
+        noisy = sampled(self.flow, plan, frames_at_once, on_frame)
+        clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.text)
+        return restored(clean, plan.given)
+
+    # --- all of it ---------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        **options: Unpack[Options],
+    ) -> StarFlowOutput:
+        """Make one video for each prompt.
+
+        Args:
+            prompt: a caption, or several.
+            output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt`
+                `(B, F, 3, height, width)` in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
+            callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` when the deep block has finished
+                a latent frame, `u` `(B, 1, H, W, D)`.
+            options: see `Options`.
+
+        Raises:
+            UsageError: an empty prompt; a number of frames or a size that the VAE cannot make; an unknown output type;
+                things given that exclude each other, or that are as long as the video.
+            StarflowError: NaN in what was sampled.
+        """
+        _check_output_type(output_type, OUTPUT_TYPES)
+        plan = self.plan(prompt, **options)
+        pieces = self._make(plan, plan.noise.shape[1], output_type, callback_on_step_end)
+        frames = torch.cat(list(pieces), dim=1)
+        if output_type != "latent":
+            frames = self._postprocess(frames, output_type)
+        return StarFlowOutput(frames=frames, report=plan.report)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        output_type: str = "pil",
+        frames_at_once: int = 1,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Unpack[Options],
+    ) -> VideoStream:
+        """Make one video and hand out its frames as soon as they are ready, in memory that does not grow with it.
+
+        The frames are those that `__call__` makes from the same noise.
+
+        Args:
+            prompt: a caption.
+            output_type: of a frame's `image`: `pil`, `np` `(height, width, 3)` or `pt` `(3, height, width)` in [0, 1].
+            frames_at_once: how many latent frames go through the shallow blocks together: 1 shows the first frame
+                earliest, more take less time in all.
+            callback_on_step_end, options: as in `__call__`.
+
+        Raises:
+            UsageError, StarflowError: as in `__call__`; those of sampling while frames are taken.
+        """
+        _check_output_type(output_type, OUTPUT_TYPES[:3])
+        if not isinstance(prompt, str):
+            raise UsageError("a stream is of one video: give one prompt")
+        plan = self.plan(prompt, **options)
+        pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
+        images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
+        return VideoStream(images, plan)
+
+    def _make(
+        self, plan: Plan, frames_at_once: int, output_type: str, callback: StepCallback | None
+    ) -> Iterator[Tensor]:
+        """The stages one after the other: videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
+        num_generated = plan.noise.shape[1] - plan.num_given
+        with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
+
+            def on_frame(index: int, u: Tensor) -> None:
+                bar.update()
+                if callback is not None:
+                    callback(self, index, index, {"latents": u})
+
+            bar.set_description("sampling and decoding")
+            pieces = self._pieces(plan, frames_at_once, on_frame)
+            try:
+                if output_type == "latent":
+                    yield from pieces
+                    return
+                for video in self.codec.stream_decode(pieces):
+                    bar.update()
+                    yield require_finite(video, "the decoded video")
+            finally:
+                self.maybe_free_model_hooks()
+
+    def _postprocess(self, video: Tensor, output_type: str) -> Any:
+        return self.video_processor.postprocess_video(video.transpose(1, 2), output_type=output_type)
+
+
+def _check_call(prompts: Sequence[str], guidance_scale: float) -> None:
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        raise UsageError('the prompt is empty: say what is to be seen, such as "a red circle moves right"')
+    if guidance_scale < 0:
+        raise UsageError(f"the guidance scale must be 0 (none) or more, not {guidance_scale}")
+
+
+def _check_output_type(output_type: str, known: Sequence[str]) -> None:
+    if output_type not in known:
+        raise UsageError(f"unknown output type {output_type!r}: choose one of {', '.join(known)}")
+
+
+def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
+    for key, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise StarflowError(f"the weight {key} of the model's {name} is missing: the model is damaged")
+        if not all(map(is_finite, _stored_values(parameter))):
+            raise StarflowError(f"the weight {key} of the model's {name} is not finite: the model is damaged")
+
+
+def _stored_values(parameter: Tensor) -> list[Tensor]:
+    """The floating-point tensors that a weight is kept in: itself, or of a quantized one also its scales."""
+    if type(parameter.data) is Tensor:
+        return [parameter]
+    inner = [getattr(parameter, name) for name in parameter.__tensor_flatten__()[0]]  # type: ignore[attr-defined]
+    return [values.float() for values in inner if values.is_floating_point()]

@@ -1,0 +1,180 @@
+"""The stages of making a video, as generators: each takes what the one before it has ready.
+
+    sampled   noise → deep block, frame by frame → shallow blocks
+    denoised  denoiser, some frames behind
+    restored  what was given is put back as it was, and what is hidden left out
+
+Legend: `B` prompts, `T` latent frames, `t` of them at a time, `K` given ones, `D` latent channels, `H W` latent rows
+and columns, `M` text tokens.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from starflow.encoders.device import onload, onloaded
+from starflow.flow.denoiser import CausalDenoiser, score_prediction, tweedie_step
+from starflow.flow.denoiser_stream import stream_predictions
+from starflow.flow.model import StarFlow, flow_loss
+from starflow.pipeline.inputs import Given
+from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow
+from starflow.sampling.solvers import Solvers, require_finite
+
+FrameCallback = Callable[[int, Tensor], None]
+
+
+@dataclass
+class Plan:
+    """All that is settled before sampling starts.
+
+    `text`, `null_text`, and `later_text` (of windows that have left the first frame behind) are `(B, M, text width)`;
+    `noise` is `(B, T, D, H, W)`, of what is given too; `noised` are the given latents `(B, K, D, H, W)` at the noise
+    level of training.
+    """
+
+    text: Tensor
+    later_text: Tensor
+    null_text: Tensor | None
+    guidance_scale: float
+    noise: Tensor
+    given: Given | None
+    noised: Tensor | None
+    window: Window
+    solvers: Solvers
+    num_frames: int
+    fps: float
+    report: SamplingReport = field(default_factory=SamplingReport)
+
+    @property
+    def num_given(self) -> int:
+        """`K`."""
+        return 0 if self.given is None else self.given.num_frames
+
+
+def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
+    """Latents `(B, t, D, H, W)` at the noise level of training, those given first.
+
+    So many frames go through the shallow blocks at once; `on_frame` is called with the index and `u` `(B, 1, H, W, D)`
+    of each frame as the deep block finishes it.
+    """
+    noise, given = plan.noise.permute(0, 1, 3, 4, 2), None
+    if plan.noised is not None:
+        onload(flow)
+        given = flow.encode_shallow(plan.noised)
+        yield plan.noised
+    frames = deep_frames(
+        flow,
+        noise,
+        plan.text,
+        plan.null_text,
+        plan.guidance_scale,
+        given,
+        plan.window,
+        plan.solvers.deep,
+        plan.report,
+        plan.later_text,
+    )
+    frames = onloaded(flow, frames)
+    ready: list[Tensor] = []
+    for index, u in enumerate(frames, plan.num_given):
+        on_frame(index, u)
+        ready.append(u)
+        is_last = index == noise.shape[1] - 1
+        if is_last:
+            next(frames, None)  # which ends it and frees its cache, before the other stages take memory
+        if len(ready) == frames_at_once or is_last:
+            yield invert_shallow(flow, torch.cat(ready, dim=1), plan.solvers.shallow, plan.report).permute(
+                0, 1, 4, 2, 3
+            )
+            ready = []
+
+
+def denoised(
+    flow: StarFlow, denoiser: CausalDenoiser | None, noise_std: float, pieces: Iterable[Tensor], text: Tensor
+) -> Iterator[Tensor]:
+    """Latents `(B, t, D, H, W)` at noise level `noise_std` → clean ones.
+
+    Without a denoiser, one step along the flow's own score, which needs the whole video first.
+    """
+    if denoiser is None:
+        x = torch.cat(list(pieces), dim=1)
+        onload(flow)
+        yield score_step(flow, x, text, noise_std)
+        return
+    for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
+        yield require_finite(tweedie_step(x, prediction, noise_std), "the denoised video")
+
+
+def _frame_by_frame(pieces: Iterable[Tensor], denoiser: CausalDenoiser) -> Iterator[Tensor]:
+    """Latents `(B, 1, D, H, W)`, for which the denoiser needs least memory; it is on its device when each comes."""
+    for piece in pieces:
+        for frame in piece.split(1, dim=1):
+            onload(denoiser)
+            yield frame
+    onload(denoiser)
+
+
+def restored(pieces: Iterable[Tensor], given: Given | None) -> Iterator[Tensor]:
+    """Clean latents `(B, t, D, H, W)`: those given are what they were, and hidden ones are left out."""
+    index = 0
+    for piece in pieces:
+        if given is not None and index < given.num_frames:
+            known = given.latents[:, index : index + piece.shape[1]].to(piece)
+            piece = torch.cat([known, piece[:, known.shape[1] :]], dim=1)
+        num_hidden = 0 if given is None else max(0, min(given.num_hidden - index, piece.shape[1]))
+        index += piece.shape[1]
+        if num_hidden < piece.shape[1]:
+            yield piece[:, num_hidden:]
+
+
+@dataclass(frozen=True)
+class StreamedFrame:
+    """A frame of a stream: its number, its time in seconds, and the picture as `output_type` asks for it."""
+
+    index: int
+    time: float
+    image: Any
+
+
+class VideoStream:
+    """The frames of one video, as they become ready; closing it frees what was held for the frames to come."""
+
+    def __init__(self, images: Generator[Any], plan: Plan) -> None:
+        self._images, self._index = images, 0
+        self.num_frames, self.fps = plan.num_frames, plan.fps
+        self.report = plan.report
+
+    def __iter__(self) -> "VideoStream":
+        return self
+
+    def __next__(self) -> StreamedFrame:
+        image = next(self._images)
+        self._index += 1
+        return StreamedFrame(self._index - 1, (self._index - 1) / self.fps, image)
+
+    def close(self) -> None:
+        """Stop; no more frames come."""
+        self._images.close()
+
+    def __enter__(self) -> "VideoStream":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
+    """Denoise `x` `(B, T, D, H, W)` by one step along the flow's own score: `x - noise_std² · ∇(-log p(x))`.
+
+    One sample after the other, as the backward pass keeps the results of every layer: memory does not grow with `B`.
+    """
+    clean = []
+    for sample, its_text in zip(x.split(1), text.split(1), strict=True):
+        with torch.enable_grad():
+            noisy = sample.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
+        clean.append(tweedie_step(sample, score_prediction(grad, noise_std), noise_std))
+    return torch.cat(clean)

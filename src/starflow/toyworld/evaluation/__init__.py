@@ -1,0 +1,1 @@
+"""Measurements that only toyworld allows, because what its clips show can be checked."""

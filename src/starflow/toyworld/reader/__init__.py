@@ -1,0 +1,1 @@
+"""The checker: reads what a clip shows from its pixels alone."""

@@ -1,0 +1,1 @@
+"""Training that only toyworld needs: grounding, and text lessons."""

@@ -1,0 +1,164 @@
+"""Training the small text encoder by itself, before the flow: it learns which words of a caption belong together.
+
+A flow teaches its text encoder only what changes the likelihood by much, and which of two motions is whose is worth few
+of a clip's nats; the T5 of the released models has learnt it from text, long before. So here every word's encoding has
+to tell, through one linear layer, all that the text says of what the word is about: "moves" that it is a red circle
+that moves to the right. The linear layer is then dropped.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5EncoderModel
+
+from starflow.config import save_config
+from starflow.encoders.text import tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.errors import UsageError
+from starflow.media.files import atomic_write
+from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
+from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
+from starflow.toyworld.world.scene import Split
+from starflow.toyworld.world.vocabulary import FPS
+from starflow.train.checkpoint import TrainState
+from starflow.train.config import TextTrainConfig
+from starflow.train.loop import autocast, create_state, parameter_groups, resume_or_start, seed_everything, train
+
+# Which Muon leaves to AdamW.
+EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
+MARKERS = {"clip": ("", "", EXTEND, LAST), "image": ("",), "edit": (VIDEO_TO_VIDEO,)}
+TOKENIZER_TEXTS = 20_000
+TEST_SEED = 1_000_003
+NUM_TEST_TEXTS = 1000
+PADDING = -100  # a label that the cross-entropy leaves out
+
+
+class Reader(nn.Module):
+    """A text encoder, and for every word a guess at each aspect of what the word is about."""
+
+    def __init__(self, encoder: T5EncoderModel):
+        super().__init__()
+        self.encoder = encoder
+        self.sizes = [1 + len(names) for names in ASPECTS.values()]
+        self.head = nn.Linear(encoder.config.d_model, sum(self.sizes))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Tokens `(B, M)` → for each aspect logits `(B, M, 1 + names)`, first that the text says nothing of it."""
+        encoding = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return list(self.head(encoding).float().split(self.sizes, dim=-1))
+
+
+class Lesson(NamedTuple):
+    """Tokens and mask `(B, M)`, and labels `(B, M, aspects)`: 0 for what is not said, `PADDING` for padding."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+def lesson(
+    tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, split: Split, size: int, device: torch.device
+) -> Lesson:
+    """Texts as a flow will meet them, padded to the longest, and what each of their words is about."""
+    readings = [sample_reading(rng, split) for _ in range(size)]
+    texts = [wrap(reading, rng) for reading in readings]
+    tokens = tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)
+    stops = tokens.offset_mapping[..., 1].contiguous()
+    labels = torch.full((*tokens.input_ids.shape, len(ASPECTS)), PADDING)
+    for row, (reading, text) in enumerate(zip(readings, texts, strict=True)):
+        ends = torch.tensor([part.end for part in reading.parts]) + text.index(reading.text)
+        about = torch.bucketize(stops[row], ends).clamp(max=len(ends) - 1)
+        said = torch.tensor([_indices(part.says) for part in reading.parts])
+        labels[row] = torch.where(tokens.attention_mask[row, :, None] > 0, said[about], PADDING)
+    return Lesson(tokens.input_ids.to(device), tokens.attention_mask.to(device), labels.to(device))
+
+
+def _indices(says: dict[str, str]) -> list[int]:
+    return [1 + names.index(says[aspect]) if aspect in says else 0 for aspect, names in ASPECTS.items()]
+
+
+def wrap(reading: Reading, rng: np.random.Generator) -> str:
+    """A reading's text as a flow will meet it, with the marker of a task that its kind may have."""
+    markers = MARKERS[reading.kind]
+    return wrap_caption(markers[rng.integers(len(markers))] + reading.text, fps=0 if reading.kind == "image" else FPS)
+
+
+class TextStep:
+    """One training step: what each word of a text is about."""
+
+    def __init__(self, reader: Reader, tokenizer: PreTrainedTokenizerBase, config: TextTrainConfig):
+        self.reader, self.tokenizer, self.config = reader, tokenizer, config
+
+    def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
+        """Add the gradients of `scale` times the cross-entropy; see `starflow.train.loop.TrainingStep`."""
+        rng = np.random.default_rng([self.config.loop.seed, step, micro_step])
+        texts = lesson(self.tokenizer, rng, "train", self.config.batch_size, self.reader.head.weight.device)
+        with autocast(self.config.loop):
+            guesses = self.reader(texts.input_ids, texts.attention_mask)
+        loss = sum(
+            F.cross_entropy(guess.flatten(0, 1), labels.flatten(), ignore_index=PADDING)
+            for guess, labels in zip(guesses, texts.labels.unbind(-1), strict=True)
+        )
+        assert isinstance(loss, Tensor)
+        (scale * loss).backward()
+        return {"loss": loss.item(), "clips": float(len(texts.labels))}
+
+
+@torch.no_grad()
+def words_read(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of the words of texts of the test split for which every aspect is guessed right."""
+    texts = lesson(tokenizer, np.random.default_rng(TEST_SEED), "test", NUM_TEST_TEXTS, reader.head.weight.device)
+    guesses = reader(texts.input_ids, texts.attention_mask)
+    right = torch.stack([guess.argmax(-1) for guess in guesses], dim=-1) == texts.labels
+    return right.all(dim=-1)[texts.attention_mask > 0].float().mean().item()
+
+
+def build_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of texts as a flow will meet them, the empty caption among them."""
+    rng = np.random.default_rng([seed, TOKENIZER_TEXTS])
+    empty = [wrap_caption("", fps=FPS), wrap_caption("", fps=0)]
+    texts = (wrap(sample_reading(rng, "train"), rng) for _ in range(TOKENIZER_TEXTS))
+    return train_tokenizer((*empty, *texts), vocab_size)
+
+
+def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
+    """Train as the config says; returns `output`/final, with the folders `text_encoder` and `tokenizer`.
+
+    Raises:
+        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does.
+    """
+    output = Path(config.output)
+    seed_everything(config.loop.seed)
+    tokenizer = build_tokenizer(config.text.vocab_size, config.loop.seed)
+    encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
+    reader = Reader(encoder).to(config.loop.device)
+    state = create_state({"reader": reader}, parameter_groups("reader", reader, config.optimizer, EMBEDDINGS))
+    resume_or_start(state, output, resume)
+    with atomic_write(output / "config.yaml") as temporary:
+        save_config(config, temporary)
+
+    def sample(state: TrainState, writer: SummaryWriter) -> None:
+        writer.add_scalar("words_read", words_read(state.ema["reader"], tokenizer), state.step)  # type: ignore[arg-type]
+
+    train(state, TextStep(reader, tokenizer, config), config.loop, output, sample)
+    with atomic_write(output / "final") as temporary:
+        state.ema["reader"].encoder.save_pretrained(temporary / "text_encoder")  # type: ignore[operator, union-attr]
+        tokenizer.save_pretrained(temporary / "tokenizer")
+    return output / "final"
+
+
+def load_text(folder: str, width: int) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """The tokenizer and the text encoder that `train_text` left in `folder`.
+
+    Raises UsageError if there is none, or its encodings are not `width` wide.
+    """
+    if not Path(folder, "text_encoder", "config.json").is_file():
+        raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")
+    encoder = T5EncoderModel.from_pretrained(Path(folder, "text_encoder"))
+    if encoder.config.d_model != width:
+        raise UsageError(f"the text encoder at {folder} is {encoder.config.d_model} wide, and the flow reads {width}")
+    return PreTrainedTokenizerFast.from_pretrained(Path(folder, "tokenizer")), encoder

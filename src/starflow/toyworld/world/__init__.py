@@ -1,0 +1,1 @@
+"""The procedural world: scenes, their rendering, captions, edits and violations."""

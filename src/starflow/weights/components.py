@@ -1,0 +1,164 @@
+"""The parts of a pipeline that a model's folder names instead of holding: the VAE and the text encoder.
+
+A folder's `model_index.json` may say, under `_components`, where they are:
+
+    "_components": {"vae": "Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae", "text_encoder": "google/flan-t5-xl"}
+
+each a folder, or on the Hugging Face hub `owner/name`, or `owner/name/subfolder`. The tokenizer lies with the text
+encoder. `load_components` loads them, `StarFlowPipeline.from_pretrained` calls it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starflow.errors import StarflowError, UsageError
+from starflow.weights.hub import hub_file
+
+if TYPE_CHECKING:
+    import torch
+
+# What the released models use, as far as it decides sizes: known without a network.
+KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae": {
+        "_class_name": "AutoencoderKLWan",
+        "base_dim": 160,
+        "decoder_base_dim": 256,
+        "z_dim": 48,
+        "dim_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "temperal_downsample": [False, True, True],
+        "is_residual": True,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "scale_factor_temporal": 4,
+        "scale_factor_spatial": 16,
+        "latents_mean": [0.0] * 48,
+        "latents_std": [1.0] * 48,
+    },
+    "stabilityai/sd-vae-ft-ema": {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "sample_size": 256,
+    },
+    "google/flan-t5-xl": {
+        "model_type": "t5",
+        "d_model": 2048,
+        "d_kv": 64,
+        "d_ff": 5120,
+        "num_layers": 24,
+        "num_heads": 32,
+        "vocab_size": 32128,
+        "feed_forward_proj": "gated-gelu",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Where a VAE or a text encoder is: a folder, or a repository of the hub and a folder in it."""
+
+    source: str
+    subfolder: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> "Component":
+        """A folder's path, `owner/name` or `owner/name/subfolder`. Raises UsageError for anything else."""
+        if name and Path(name).is_dir():
+            return cls(str(Path(name).resolve()))
+        owner, _, rest = name.partition("/")
+        repository, _, subfolder = rest.partition("/")
+        if not owner or not repository or name.startswith((".", "~")):
+            raise UsageError(f"no model at {name}: give a folder, or a hub id (owner/name or owner/name/subfolder)")
+        return cls(f"{owner}/{repository}", subfolder)
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.subfolder}" if self.subfolder else self.source
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.source).is_absolute()
+
+    def config(self) -> dict[str, Any]:
+        """Its `config.json`; of the released models' components what decides their sizes, without a network.
+
+        Raises StarflowError if it cannot be had.
+        """
+        if str(self) in KNOWN_CONFIGS:
+            return KNOWN_CONFIGS[str(self)]
+        path = Path(self.source) / "config.json" if self.is_local else self._download("config.json")
+        try:
+            return json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StarflowError(f"there is no model in {self}: no readable config.json") from error
+
+    def _download(self, filename: str) -> Path:
+        return hub_file(self.source, f"{self.subfolder}/{filename}" if self.subfolder else filename)
+
+
+def spatial_factor(vae_config: Mapping[str, Any]) -> int:
+    """Pixels per latent, along a side, of an `AutoencoderKLWan` or an `AutoencoderKL`, from its config."""
+    if "dim_mult" in vae_config:
+        return 2 ** (len(vae_config["dim_mult"]) - 1) * (vae_config.get("patch_size") or 1)
+    if "block_out_channels" in vae_config:
+        return 2 ** (len(vae_config["block_out_channels"]) - 1)
+    raise StarflowError("the VAE is neither an AutoencoderKLWan nor an AutoencoderKL")
+
+
+def text_width(text_config: Mapping[str, Any]) -> int:
+    """Width of the encodings of a T5 encoder, from its config."""
+    if "d_model" not in text_config:
+        raise StarflowError("the text encoder is not a T5")
+    return text_config["d_model"]
+
+
+def named_components(index: Mapping[str, Any]) -> dict[str, Component]:
+    """What a `model_index.json` names under `_components`, by the part's name."""
+    return {name: Component.parse(source) for name, source in index.get("_components", {}).items()}
+
+
+def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None) -> dict[str, Any]:
+    """The components that a `model_index.json` names, as arguments for `DiffusionPipeline.from_pretrained`.
+
+    Args:
+        index: what is in the file.
+        dtype: of their weights; None for the files' own.
+
+    Returns:
+        `vae`, `text_encoder` and `tokenizer`, as far as they are named; nothing for a folder that holds everything.
+
+    Raises:
+        StarflowError: one of them cannot be found, downloaded or read.
+    """
+    from diffusers import AutoModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    loaded: dict[str, Any] = {}
+    for name, component in named_components(index).items():
+        place = {"subfolder": component.subfolder} if component.subfolder else {}
+        try:
+            if name == "text_encoder":
+                loaded["tokenizer"] = AutoTokenizer.from_pretrained(component.source, **place)
+                loaded[name] = T5EncoderModel.from_pretrained(component.source, dtype=dtype or "auto", **place).eval()
+            else:
+                loaded[name] = AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)
+        except Exception as error:
+            raise StarflowError(f"cannot load the {name} {component}: {_reason(error, component)}") from error
+    return loaded
+
+
+def _reason(error: Exception, component: Component) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    if component.is_local:
+        return first_line
+    return (
+        f"{first_line} (without a network, run `hf download {component.source}` first where there is one, or name a "
+        "folder with `starflow convert --vae … --text-encoder …`)"
+    )

@@ -1,0 +1,198 @@
+"""Offloading and quantization, as far as a machine without an accelerator can tell: hooks are there, and harmless."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.utils.torch_utils import get_module_execution_device
+from torch import nn
+
+from invertible_maps import randomize
+from starflow.encoders.device import onload, onloaded
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.model import StarFlow
+from starflow.flow.transformer import Layer
+from starflow.hardware.placement import OFFLOADS, place
+from starflow.hardware.quantization import INT4_GROUP, QUANTIZATIONS, check_quantizable, quantization_config
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.sampling.sampler import sample
+from starflow.sampling.sliding import SlidingWindow
+from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
+
+
+def frames(pipeline: StarFlowPipeline) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline("a red circle", generator=torch.Generator().manual_seed(0), output_type="pt").frames
+
+
+@pytest.fixture
+def pipeline() -> StarFlowPipeline:
+    return tiny_pipeline()
+
+
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_offloading_changes_nothing(offload: str, pipeline: StarFlowPipeline):
+    want = frames(pipeline)
+    placed = place(pipeline, "cpu", offload)
+    assert placed is pipeline
+    for _ in range(2):  # a second video finds everything in place again
+        torch.testing.assert_close(frames(pipeline), want, atol=1e-5, rtol=0)
+    assert {get_module_execution_device(part).type for part in (pipeline.vae, pipeline.flow)} == {"cpu"}
+
+
+def test_groups_are_layers_matrices_and_convolutions(pipeline: StarFlowPipeline):
+    place(pipeline, "cpu", "group")
+    hooked = {name for name, module in pipeline.flow.named_modules() if hasattr(module, "_diffusers_hook")}
+    layers = {name for name, module in pipeline.flow.named_modules() if isinstance(module, Layer)}
+    assert layers <= hooked
+    assert not any(name.endswith(("proj_in", "proj_out", "proj_text")) for name in hooked)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        leaves = [module for module in part.modules() if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding)]
+        assert all(hasattr(module, "_diffusers_hook") for module in leaves)
+
+
+class Recorder:
+    """A hook of diffusers' that notes the modules it is asked to bring."""
+
+    def __init__(self, log: list[str], name: str):
+        self.log, self.name = log, name
+
+    def pre_forward(self, module: nn.Module) -> None:
+        self.log.append(self.name)
+
+
+def test_every_stage_brings_its_part_first(pipeline: StarFlowPipeline):
+    log: list[str] = []
+    for name in ("flow", "denoiser", "vae"):
+        getattr(pipeline, name)._hf_hook = Recorder(log, name)
+    stream = pipeline.stream("a red circle", output_type="pt", frames_at_once=3)
+    list(stream)
+    order = [name for index, name in enumerate(log) if index == 0 or log[index - 1] != name]
+    assert order[:3] == ["flow", "denoiser", "vae"]
+    assert set(log) == {"flow", "denoiser", "vae"}
+    last_flow = len(log) - 1 - log[::-1].index("flow")
+    assert "vae" not in log[:last_flow]  # so the flow is needed no more when decoding starts
+
+
+def test_what_makes_items_is_brought_for_each():
+    log: list[str] = []
+    module = nn.Identity()
+    module._hf_hook = Recorder(log, "module")
+    assert list(onloaded(module, (log.append(letter) or letter for letter in "ab"))) == ["a", "b"]
+    assert log == ["module", "a", "module", "b", "module"]
+    onload(nn.Identity())  # nothing to bring
+
+
+def test_groups_need_a_denoiser(pipeline: StarFlowPipeline):
+    pipeline.register_modules(denoiser=None)
+    with pytest.raises(UsageError, match=r"no denoiser.*choose --offload model"):
+        place(pipeline, "cpu", "group")
+    place(pipeline, "cpu", "model")
+    assert frames(pipeline).isfinite().all()
+
+
+def test_wrong_names_and_devices(pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match="unknown offloading 'some': choose none, model, group"):
+        place(pipeline, "cpu", "some")
+    with pytest.raises(UsageError, match="unknown quantization 'int2': choose int8, fp8, int4"):
+        quantization_config("int2")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="cannot use the device cuda"):
+            place(pipeline, "cuda")
+
+
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantization_says_what_it_needs(quantize: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # as if it were not installed
+    with pytest.raises(StarflowError, match=r"pip install .*\[quantize\]"):
+        quantization_config(quantize)
+
+
+@pytest.mark.parametrize(("quantize", "error"), [("int8", 0.5), ("fp8", 0.2)])
+def test_quantized_weights_sample_nearly_the_same(quantize: str, error: float, tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    plain = StarFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    config = quantization_config(quantize)
+    narrow = StarFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16, quantization_config=config)
+    layer = narrow.flow.deep.transformer.layers[0]
+    assert type(layer.mlp.up.weight.data) is not torch.Tensor
+    assert type(narrow.flow.deep.proj_out.weight.data) is torch.Tensor
+    latents = []
+    for pipeline in (plain, narrow):
+        pipeline.set_progress_bar_config(disable=True)
+        output = pipeline("a red circle", generator=torch.Generator().manual_seed(0), output_type="latent")
+        assert output.report.deep.converged
+        latents.append(output.frames.float())
+    assert 0 < (latents[0] - latents[1]).std() / latents[0].std() < error
+
+
+def wide_pipeline() -> StarFlowPipeline:
+    """Wide enough for int4, whose groups are of 128 weights."""
+    pipeline = tiny_pipeline()
+    flow = StarFlow(LATENT_CHANNELS, [1, 1], 1, INT4_GROUP, INT4_GROUP, 32, TEXT_WIDTH, position_length=2)
+    denoiser = CausalDenoiser(LATENT_CHANNELS, INT4_GROUP, 1, 32, TEXT_WIDTH, position_length=2)
+    pipeline.register_modules(flow=randomize(flow, dtype=flow.dtype), denoiser=denoiser)
+    return pipeline
+
+
+def inverted(flow: StarFlow, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample, and how far the noise that the flow encodes it to is from the one that it was made from."""
+    noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
+    x, report = sample(flow, noise.to(flow.device), text.to(flow.device), solver=SlidingWindow(8, tolerance))
+    assert report.deep.max_residual <= tolerance
+    with torch.no_grad():
+        return x, (flow.encode(x, text.to(flow.device)).z.cpu() - noise).abs().max()
+
+
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantized_flows_stay_invertible(quantize: str, tmp_path: Path):
+    wide_pipeline().save_pretrained(tmp_path)
+    plain = StarFlowPipeline.from_pretrained(tmp_path).flow
+    flow = StarFlowPipeline.from_pretrained(tmp_path, quantization_config=quantization_config(quantize)).flow
+    x, error = inverted(flow, 1e-3)
+    assert error < 1.1e-3
+    torch.manual_seed(0)
+    with torch.no_grad():
+        noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
+        assert (plain.encode(x, text).z - noise).abs().max() > 2e-3  # as it is another model
+
+
+@pytest.mark.gpu
+def test_int4_on_a_gpu(tmp_path: Path):
+    wide_pipeline().save_pretrained(tmp_path)
+    flow = StarFlowPipeline.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, quantization_config=quantization_config("int4", "cuda"), device_map="cuda"
+    ).flow
+    _, error = inverted(flow, 1e-1)
+    assert error < 2e-1  # the activations are bfloat16
+
+
+def test_int4_and_what_it_needs():
+    wide, narrow = wide_pipeline(), tiny_pipeline()
+    check_quantizable(wide.flow, wide.denoiser, "int4")
+    check_quantizable(narrow.flow, None, "int8")
+    with pytest.raises(UsageError, match="multiples of 128"):
+        check_quantizable(narrow.flow, narrow.denoiser, "int4")
+    with pytest.raises(UsageError, match="no denoiser"):
+        check_quantizable(wide.flow, None, "int4")
+
+
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_quantized_weights_that_are_not_finite(quantize: str, tmp_path: Path):
+    pipeline = wide_pipeline()
+    pipeline.flow.deep.transformer.layers[0].mlp.up.weight.data[3, 5] = float("nan")
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(StarflowError, match=r"mlp\.up\.weight of the model's flow is not finite"):
+        StarFlowPipeline.from_pretrained(
+            tmp_path, dtype=torch.bfloat16, quantization_config=quantization_config(quantize)
+        )
+
+
+def test_a_narrow_cache_samples_nearly_the_same(pipeline: StarFlowPipeline):
+    want = frames(pipeline)
+    pipeline.flow.cache_dtype = torch.float8_e4m3fn
+    got = frames(pipeline)
+    assert not torch.equal(got, want)
+    assert (got - want).std() / want.std() < 0.3

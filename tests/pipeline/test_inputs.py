@@ -1,0 +1,212 @@
+"""What is given to the pipeline beside the prompt, long videos and streams, on tiny random weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from starflow.errors import StarflowError, UsageError
+from starflow.media.video import write_video
+from starflow.pipeline.inputs import fit_frames, load_clip, load_picture, resample
+from starflow.pipeline.pipeline import StarFlowPipeline
+from tiny_pipeline import CAPTIONS, tiny_pipeline
+
+PROMPT = CAPTIONS[0]
+EXACT = {"tolerance": 1e-6, "guidance_scale": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StarFlowPipeline:
+    torch.manual_seed(0)
+    return tiny_pipeline()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def clip(num_frames: int = 9, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, 32, 32, 3), dtype=np.uint8)
+
+
+def reconstruction(pipeline: StarFlowPipeline, frames: np.ndarray) -> torch.Tensor:
+    """`(F, 3, height, width)` in [0, 1], through the VAE and back."""
+    video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
+    return pipeline.codec.decode(pipeline.codec.encode(video))[0] / 2 + 0.5
+
+
+def make(pipeline: StarFlowPipeline, **options) -> torch.Tensor:
+    return pipeline(PROMPT, generator=seeded(), output_type="pt", **(EXACT | options)).frames[0]
+
+
+def test_an_image_is_the_first_frame_and_changes_what_follows(pipeline: StarFlowPipeline):
+    image = clip(1)[0]
+    video = make(pipeline, image=image)
+    assert video.shape == (9, 3, 32, 32)
+    torch.testing.assert_close(video[:1], reconstruction(pipeline, image[None]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(make(pipeline, image=Image.fromarray(image)), video)
+    other = make(pipeline, image=clip(1, seed=1)[0])
+    assert not torch.allclose(video[1:], other[1:], atol=1e-3)
+
+
+def test_a_continued_clip_is_the_clip_and_what_follows(pipeline: StarFlowPipeline):
+    given = clip(13)
+    video = make(pipeline, extend=given, num_frames=29)
+    assert video.shape[0] == 29
+    torch.testing.assert_close(video[:13], reconstruction(pipeline, given), atol=1e-5, rtol=0)
+    assert make(pipeline, extend=given).shape[0] == 13 + 8  # by default, as much more as the model makes
+    with pytest.raises(UsageError, match="longer"):
+        make(pipeline, extend=given, num_frames=13)
+
+
+def test_an_edited_video_is_as_long_as_its_source_and_depends_on_it(pipeline: StarFlowPipeline):
+    video = make(pipeline, video=clip(9))
+    assert video.shape[0] == 9
+    assert not torch.allclose(video, make(pipeline, video=clip(9, seed=1)), atol=1e-3)
+    assert make(pipeline, video=clip(5)).shape[0] == 5
+    with pytest.raises(UsageError, match="as long as its source"):
+        make(pipeline, video=clip(5), num_frames=9)
+    with pytest.raises(UsageError, match="at most the 9 frames"):
+        make(pipeline, video=clip(13))
+
+
+def test_edited_videos_see_the_source_in_front_and_the_marker(pipeline: StarFlowPipeline):
+    plan = pipeline.plan(PROMPT, video=clip(9), generator=seeded())
+    assert plan.noise.shape[1] == 6
+    torch.testing.assert_close(plan.text, pipeline.encode_prompt(["(v2v) " + PROMPT], 8))
+    frames = make(pipeline, video=clip(9), latents=plan.noise)
+    moved = plan.noise.clone()
+    moved[:, :3] += 1  # the noise of what is given is not used
+    torch.testing.assert_close(make(pipeline, video=clip(9), latents=moved), frames)
+
+
+def test_a_last_image_alone_and_with_a_first_one(pipeline: StarFlowPipeline):
+    last, first = clip(1)[0], clip(1, seed=1)[0]
+    alone = make(pipeline, last_image=last)
+    both = make(pipeline, last_image=last, image=first)
+    assert alone.shape[0] == both.shape[0] == 9
+    assert not torch.allclose(alone, make(pipeline, last_image=first), atol=1e-3)
+    torch.testing.assert_close(both[:1], reconstruction(pipeline, first[None]), atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match="at most the 9 frames"):
+        make(pipeline, last_image=last, num_frames=13)
+
+
+def test_a_batch_has_one_image_each(pipeline: StarFlowPipeline):
+    images = list(clip(2))
+    options = EXACT | {"output_type": "pt"}
+    both = pipeline(CAPTIONS[:2], image=images, generator=[seeded(0), seeded(1)], **options).frames
+    for index in range(2):
+        alone = pipeline(CAPTIONS[index], image=images[index], generator=seeded(index), **options).frames[0]
+        torch.testing.assert_close(both[index], alone, atol=1e-3, rtol=0)
+    with pytest.raises(UsageError, match="list of as many"):
+        pipeline(CAPTIONS[:2], image=images[:1])
+
+
+def test_things_that_exclude_each_other(pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match="exclude each other"):
+        make(pipeline, image=clip(1)[0], video=clip(9))
+    with pytest.raises(UsageError, match="uint8"):
+        make(pipeline, image=clip(1)[0].astype(float))
+
+
+# --- long videos and streams -----------------------------------------------------------------------------------------
+
+
+def test_a_long_video_begins_like_a_short_one_and_goes_on(pipeline: StarFlowPipeline):
+    noise = torch.randn(1, 8, 4, 2, 2, generator=seeded())
+    short = make(pipeline, latents=noise[:, :3])
+    long = make(pipeline, latents=noise, num_frames=29, context=2)
+    assert long.shape[0] == 29
+    torch.testing.assert_close(long[:5], short[:5], atol=1e-3, rtol=0)  # before the denoiser looks at what comes next
+    assert not torch.allclose(long, make(pipeline, latents=noise, num_frames=29, context=1), atol=1e-3)
+    with pytest.raises(UsageError, match="context"):
+        make(pipeline, num_frames=29, context=3)
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_frames": 29}, {"image": clip(1)[0]}, {"extend": clip(13)}, {"video": clip(9)}, {"num_frames": 1}],
+    ids=["text", "long", "image", "extend", "video", "one frame"],
+)
+def test_a_stream_is_the_whole_clip(pipeline: StarFlowPipeline, frames_at_once: int, options: dict):
+    whole = make(pipeline, **options)
+    with pipeline.stream(
+        PROMPT, generator=seeded(), output_type="pt", frames_at_once=frames_at_once, **(EXACT | options)
+    ) as stream:
+        frames = list(stream)
+    assert [frame.index for frame in frames] == list(range(stream.num_frames))
+    assert [frame.time for frame in frames] == [index / 8 for index in range(stream.num_frames)]
+    torch.testing.assert_close(torch.stack([frame.image for frame in frames]), whole, atol=1e-4, rtol=0)
+    assert stream.report.deep.converged
+
+
+def test_the_default_tolerance_streams_what_it_makes_whole(pipeline: StarFlowPipeline):
+    """A frame's values do not depend on how many are solved together."""
+    options = {"num_frames": 29, "guidance_scale": 1.0}
+    whole = pipeline(PROMPT, generator=seeded(), output_type="pt", **options).frames[0]
+    stream = pipeline.stream(PROMPT, generator=seeded(), output_type="pt", **options)
+    torch.testing.assert_close(torch.stack([frame.image for frame in stream]), whole, atol=1e-4, rtol=0)
+
+
+def test_frames_come_before_the_video_is_finished(pipeline: StarFlowPipeline):
+    made = []
+    stream = pipeline.stream(
+        PROMPT, generator=seeded(), num_frames=41, callback_on_step_end=lambda *step: made.append(step[1])
+    )
+    next(stream)
+    assert max(made) == 1  # the tiny denoiser's one layer looks one latent frame ahead
+    stream.close()
+    assert list(stream) == []
+
+
+def test_a_stream_is_of_one_prompt(pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match="one prompt"):
+        pipeline.stream(CAPTIONS)
+    with pytest.raises(UsageError, match="output type"):
+        pipeline.stream(PROMPT, output_type="latent")
+
+
+def test_without_a_denoiser_a_stream_waits_and_is_the_same(pipeline: StarFlowPipeline):
+    bare = tiny_pipeline()
+    bare.denoiser = None
+    whole = make(bare)
+    stream = bare.stream(PROMPT, generator=seeded(), output_type="pt", **EXACT)
+    torch.testing.assert_close(torch.stack([frame.image for frame in stream]), whole, atol=1e-4, rtol=0)
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_scaled_and_cropped_about_the_centre():
+    wide = np.zeros((2, 10, 30, 3), np.uint8)
+    wide[:, :, 10:20] = 200  # the middle third
+    assert (fit_frames(wide, 20, 20)[:, :, 4:-4] == 200).all()
+    same = clip(3)
+    assert fit_frames(same, 32, 32) is same
+
+
+@pytest.mark.parametrize(
+    ("fps", "new_fps", "shown"), [(16, 8, [1, 3, 5, 7]), (4, 8, [0, 0, 1, 1, 2, 2]), (8, 8, [0, 1])]
+)
+def test_resampling_shows_the_frames_of_each_moment(fps: float, new_fps: float, shown: list[int]):
+    num_frames = round(len(shown) * fps / new_fps)
+    frames = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    assert resample(frames, fps, new_fps)[:, 0, 0, 0].tolist() == shown
+
+
+def test_files_are_fitted_and_it_is_said(tmp_path):
+    said = []
+    path = write_video(tmp_path / "clip.gif", clip(8).repeat(2, axis=2), 20)
+    assert load_clip(path, 32, 32, 10, said.append).shape == (4, 32, 32, 3)
+    assert len(said) == 2
+    assert "20 fps" in said[0]
+    assert "64×32" in said[1]
+    assert load_picture(path, 32, 64, said.append).shape == (32, 64, 3)
+    assert len(said) == 2
+    still = write_video(tmp_path / "still.png", clip(1), 0)
+    with pytest.raises(StarflowError, match="still image"):
+        load_clip(still, 32, 32, 8, said.append)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(StarflowError, match="0 bytes"):
+        load_picture(tmp_path / "empty.png", 32, 32, said.append)

@@ -1,0 +1,200 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from starflow.encoders.text import wrap_caption
+from starflow.errors import StarflowError, UsageError
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import score_step
+from tiny_pipeline import CAPTIONS, tiny_pipeline
+
+PROMPT = CAPTIONS[0]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StarFlowPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture
+def saved(pipeline: StarFlowPipeline, tmp_path: Path) -> Path:
+    pipeline.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def frames(pipeline: StarFlowPipeline, seed: int = 0, **arguments):
+    arguments = {"prompt": PROMPT, "output_type": "pt", "guidance_scale": 1.0} | arguments
+    return pipeline(generator=seeded(seed), **arguments).frames
+
+
+def test_output_types(pipeline: StarFlowPipeline):
+    video = frames(pipeline)
+    assert video.shape == (1, 9, 3, 32, 32)
+    assert video.min() >= 0
+    assert video.max() <= 1
+    np.testing.assert_allclose(frames(pipeline, output_type="np"), video.permute(0, 1, 3, 4, 2).numpy())
+    images = frames(pipeline, output_type="pil")
+    assert len(images) == 1
+    assert len(images[0]) == 9
+    assert images[0][0].size == (32, 32)
+    assert frames(pipeline, output_type="latent").shape == (1, 3, 4, 2, 2)
+    with pytest.raises(UsageError, match="output type"):
+        frames(pipeline, output_type="gif")
+
+
+def test_same_seed_same_video_and_another_seed_another(pipeline: StarFlowPipeline):
+    assert torch.equal(frames(pipeline, 1), frames(pipeline, 1))
+    assert not torch.equal(frames(pipeline, 1), frames(pipeline, 2))
+
+
+def test_a_batch_gives_the_videos_that_its_prompts_give_alone(pipeline: StarFlowPipeline):
+    batch = pipeline(CAPTIONS, generator=[seeded(i) for i in range(3)], output_type="latent", tolerance=1e-6).frames
+    for index, prompt in enumerate(CAPTIONS):
+        alone = pipeline(prompt, generator=seeded(index), output_type="latent", tolerance=1e-6).frames
+        torch.testing.assert_close(batch[index : index + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_prompt_and_guidance_matter(pipeline: StarFlowPipeline):
+    video = frames(pipeline, output_type="latent")
+    assert not torch.allclose(video, frames(pipeline, prompt=CAPTIONS[1], output_type="latent"), atol=1e-3)
+    assert not torch.allclose(video, frames(pipeline, guidance_scale=0.0, output_type="latent"), atol=1e-3)
+
+
+def test_default_sampler_agrees_with_sequential(pipeline: StarFlowPipeline):
+    jacobi = pipeline(PROMPT, generator=seeded(), output_type="latent")
+    assert jacobi.report.deep.converged
+    assert jacobi.report.deep.max_residual <= pipeline.config.tolerance
+    sequential = frames(
+        pipeline, guidance_scale=pipeline.config.guidance_scale, output_type="latent", sampler="sequential"
+    )
+    torch.testing.assert_close(jacobi.frames, sequential, atol=0.2, rtol=0)
+    exact = pipeline(PROMPT, generator=seeded(), output_type="latent", tolerance=1e-6).frames
+    torch.testing.assert_close(exact, sequential, atol=1e-4, rtol=0)
+
+
+def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
+    settings = {"prompt": PROMPT, "output_type": "latent", "tolerance": 1e-9, "max_sweeps": 2}
+    with pytest.warns(RuntimeWarning, match="after 2 sweeps a token's residual is .* above the tolerance"):
+        report = pipeline(generator=seeded(), **settings).report
+    assert str(report).endswith("NOT converged")
+    with pytest.raises(StarflowError, match="allow more sweeps"):
+        pipeline(generator=seeded(), on_unconverged="raise", **settings)
+    with pytest.raises(UsageError, match="on_unconverged is warn or raise, not 'ignore'"):
+        pipeline(generator=seeded(), on_unconverged="ignore", **settings)
+
+
+def test_noise_given_as_latents(pipeline: StarFlowPipeline):
+    noise = torch.randn(1, 3, 4, 2, 2, generator=seeded())
+    assert torch.equal(frames(pipeline), pipeline(PROMPT, latents=noise, output_type="pt", guidance_scale=1.0).frames)
+    with pytest.raises(UsageError, match="noise must have the shape"):
+        pipeline(PROMPT, latents=noise[:, :2])
+
+
+def test_callback_sees_every_latent_frame(pipeline: StarFlowPipeline):
+    seen = []
+    pipeline(PROMPT, callback_on_step_end=lambda *args: seen.append((args[1], args[3]["latents"].shape)))
+    assert seen == [(frame, (1, 1, 2, 2, 4)) for frame in range(3)]
+
+
+def test_image(pipeline: StarFlowPipeline):
+    assert frames(pipeline, num_frames=1).shape == (1, 1, 3, 32, 32)
+
+
+def test_another_size_and_length(pipeline: StarFlowPipeline):
+    assert frames(pipeline, num_frames=13, width=48).shape == (1, 13, 3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"prompt": " "}, {"prompt": []}, {"num_frames": 8}, {"height": 40}, {"width": 0}, {"guidance_scale": -1.0}],
+)
+def test_bad_arguments(pipeline: StarFlowPipeline, arguments):
+    with pytest.raises(UsageError):
+        frames(pipeline, **arguments)
+
+
+def test_prompts_are_wrapped_as_the_model_was_trained(pipeline: StarFlowPipeline):
+    encoded = pipeline.encode_prompt([PROMPT], fps=8)
+    wrapped = pipeline.tokenizer(wrap_caption(PROMPT, fps=8), truncation=True, max_length=32, return_tensors="pt")
+    direct = pipeline.text_encoder(**wrapped).last_hidden_state
+    torch.testing.assert_close(encoded[:, : direct.shape[1]], direct)
+
+
+def test_without_a_denoiser_one_score_step_denoises(pipeline: StarFlowPipeline):
+    x, text = torch.randn(1, 3, 4, 2, 2), pipeline.encode_prompt([PROMPT], 8)
+    plain = StarFlowPipeline(**{**pipeline.components, "denoiser": None}, noise_std=0.3)
+    torch.testing.assert_close(plain.denoise(x, text), score_step(pipeline.flow, x, text, 0.3))
+    assert not torch.allclose(plain.denoise(x, text), pipeline.denoise(x, text))
+
+
+def test_score_step_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPipeline):
+    x, text = torch.randn(2, 1, 4, 2, 2), pipeline.encode_prompt(CAPTIONS[:2], 8)
+    noisy = x.clone().requires_grad_()
+    encoded = pipeline.flow(noisy, text)
+    log_prob = torch.distributions.Normal(0, 1).log_prob(encoded.z).sum() + encoded.log_det.sum()
+    (gradient,) = torch.autograd.grad(log_prob, noisy)
+    torch.testing.assert_close(score_step(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_save_and_load(pipeline: StarFlowPipeline, saved: Path):
+    loaded = StarFlowPipeline.from_pretrained(saved)
+    loaded.set_progress_bar_config(disable=True)
+    # a file lies elsewhere in memory, and sums over it are rounded otherwise
+    torch.testing.assert_close(frames(loaded), frames(pipeline), atol=1e-4, rtol=0)
+    assert loaded.config.noise_std == 0.3
+    half = StarFlowPipeline.from_pretrained(saved, dtype=torch.bfloat16)
+    assert half.flow.dtype == torch.bfloat16
+
+
+def test_missing_models(tmp_path: Path):
+    with pytest.raises(StarflowError, match="no model at"):
+        StarFlowPipeline.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(StarflowError, match=r"model_index\.json"):
+        StarFlowPipeline.from_pretrained(tmp_path)
+
+
+def test_damaged_weights(saved: Path):
+    weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(StarflowError, match="cannot load the model"):
+        StarFlowPipeline.from_pretrained(saved)
+    weights.write_bytes(b"not a safetensors file")
+    with pytest.raises(StarflowError, match="cannot load the model"):
+        StarFlowPipeline.from_pretrained(saved)
+    weights.unlink()
+    with pytest.raises(StarflowError, match="cannot load the model"):
+        StarFlowPipeline.from_pretrained(saved)
+
+
+def test_nan_in_the_weights(saved: Path):
+    weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["blocks.2.proj_in.weight"][0, 0] = torch.nan
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(StarflowError, match=r"blocks\.2\.proj_in\.weight .* not finite"):
+        StarFlowPipeline.from_pretrained(saved)
+
+
+def test_a_missing_weight(saved: Path):
+    weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["blocks.2.proj_in.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(StarflowError, match=r"blocks\.2\.proj_in\.weight .* missing"):
+        StarFlowPipeline.from_pretrained(saved)
+
+
+def test_the_caption_names_the_size(monkeypatch: pytest.MonkeyPatch):
+    pipeline, wrapped = tiny_pipeline(caption_has_aspect_ratio=True, height=48, width=80), []
+    monkeypatch.setattr("starflow.pipeline.pipeline.encode_text", lambda _, __, texts, *rest: wrapped.extend(texts))
+    pipeline.encode_prompt([PROMPT], 8)
+    pipeline.encode_prompt([PROMPT], 8, (80, 48))
+    expected = [wrap_caption(PROMPT, fps=8, aspect_ratio=name) for name in ("16:9", "9:16")]
+    assert wrapped == expected

@@ -1,0 +1,78 @@
+"""Digests of the bundled model's latents, a few numbers per latent frame, which tell whether a change moved any sample.
+
+    python tests/sample_digests.py    writes tests/sample_digests.json anew
+
+Everything is computed in float64, where rounding differs too little between machines to matter.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.scene import scene_at
+
+STORED = Path(__file__).with_suffix(".json")
+NUM_PROJECTIONS = 4
+PROMPT = "a small red circle moves right"
+
+
+def load_in_float64() -> StarFlowPipeline:
+    pipeline = StarFlowPipeline.from_pretrained("toyworld", dtype=torch.float64)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def requests() -> dict[str, dict[str, Any]]:
+    """One request for each task, by its name: arguments of the pipeline, but for the noise."""
+    clip = render(scene_at(0, 0, "test"))
+    return {
+        "text to video": {},
+        "two clips": {"prompt": [PROMPT, "a large blue square bounces"]},
+        "sequential": {"sampler": "sequential", "guidance_scale": 0},
+        "block-wise Jacobi": {"sampler": "block-jacobi", "guidance_scale": 1},
+        "image": {"num_frames": 1},
+        "long video": {"num_frames": 41},
+        "image to video": {"image": clip[0]},
+        "last frame": {"last_image": clip[-1], "image": clip[0]},
+        "video to video": {"video": clip, "prompt": "make the background lighter"},
+        "continuation": {"extend": clip},
+    }
+
+
+def num_noise_frames(request: dict[str, Any]) -> int:
+    """Latent frames that the noise of a request covers, those that are given and not shown included."""
+    if "video" in request:
+        return 10
+    return 9 if "extend" in request else (request.get("num_frames", 17) + 3) // 4 + ("last_image" in request)
+
+
+def digest(pipeline: StarFlowPipeline, request: dict[str, Any]) -> list[list[float]]:
+    """`(B·T, NUM_PROJECTIONS)`: latents of each frame, projected on fixed random directions."""
+    arguments = {"prompt": PROMPT} | request
+    batch = 1 if isinstance(arguments["prompt"], str) else len(arguments["prompt"])
+    noise = torch.randn(batch, num_noise_frames(request), 24, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    generator = torch.Generator().manual_seed(1)  # of the noise on what is given
+    return project(pipeline(**arguments, latents=noise, generator=generator, output_type="latent").frames).tolist()
+
+
+def project(latents: Tensor) -> Tensor:
+    rows = latents.flatten(0, 1).flatten(1).double()
+    directions = torch.randn(
+        rows.shape[1], NUM_PROJECTIONS, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    return rows @ directions / rows.shape[1] ** 0.5
+
+
+def main() -> None:
+    pipeline = load_in_float64()
+    digests = {name: digest(pipeline, request) for name, request in requests().items()}
+    STORED.write_text(json.dumps(digests, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from starflow.evaluation.generation import SamplingSettings
+from starflow.toyworld.evaluation.drift import evaluate_drift, measure_second, sharpness
+from starflow.toyworld.evaluation.page_tasks import drift_section
+from starflow.toyworld.evaluation.prompts import held_out_prompts
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.vocabulary import FPS
+from tiny_pipeline import tiny_pipeline
+
+SAMPLING = SamplingSettings(seed=0, guidance_scale=0.0, sampler=None, tolerance=1e-2)
+
+
+def test_the_sharpness_of_a_known_edge():
+    clip = np.zeros((2, 64, 64, 3), np.uint8)
+    clip[:, :, 32:] = 255
+    # Central differences see half of the step in each of the two columns beside it, in three channels.
+    np.testing.assert_allclose(sharpness(clip), np.sqrt(3) / 2, rtol=1e-6)
+    blurred = gaussian_filter(clip.astype(float), (0, 2, 2, 0)).astype(np.uint8)
+    assert (sharpness(blurred) < 0.5 * sharpness(clip)).all()
+    assert (sharpness(np.zeros_like(clip)) == 0).all()
+
+
+def test_a_second_of_true_clips_and_of_nothing():
+    prompts = held_out_prompts(0, 6, 1)
+    shades = [prompt.scene.background for prompt in prompts]
+    clips = np.stack([render(prompt.scene, FPS) for prompt in prompts])
+    true = measure_second(clips, prompts, shades)
+    for name in ("present", "alone", "color", "shape", "background"):
+        assert true[name]["correct"] == true[name]["n"] == 6
+    assert true["sharpness"]["n"] == 6
+    shifted = measure_second(clips, prompts[1:] + prompts[:1], shades[1:] + shades[:1])
+    assert shifted["present"]["value"] == 1
+    assert shifted["color"]["value"] < 1
+    empty = measure_second(np.full_like(clips, 60), prompts, shades)
+    assert empty["present"]["value"] == empty["alone"]["value"] == 0
+    assert empty["sharpness"] is empty["color"]["value"] is empty["shape"]["value"] is None
+
+
+def test_what_becomes_of_a_clip_that_fades(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    pipeline = tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12)
+    prompts = held_out_prompts(0, 2, 1)
+    scenes = {prompt.caption: prompt.scene for prompt in prompts}
+    call = type(pipeline).__call__
+
+    def fading(self, captions: list[str], **options: object):
+        output = call(self, captions, **options)
+        assert output.frames.shape[1] == 3 * FPS + 1
+        clips = np.stack([render(scenes[caption], 3 * FPS + 1) for caption in captions]) / 255
+        clips[:, 2 * FPS :] = clips[:, 2 * FPS :, :1, :1]  # the background alone
+        output.frames = clips
+        return output
+
+    monkeypatch.setattr(type(pipeline), "__call__", fading)
+    measured = evaluate_drift(pipeline, prompts, 3, SAMPLING, 2, num_shown=1)
+    generated = measured.results["generated"]
+    assert [each["value"] for each in generated["present"]] == [1, 1, 0]
+    assert [each["value"] for each in generated["background"]] == [1, 1, 1]
+    assert [each is None for each in generated["sharpness"]] == [False, False, True]
+    assert len(measured.results["ceiling"]["sharpness"]) == 3
+    assert drift_section(None, []) == ""
+    section = drift_section(measured.results, measured.cards)
+    assert "Long videos: 2 of 3 s" in section
+    assert section.count("data:image/svg+xml") == 1

@@ -1,0 +1,74 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starflow.errors import UsageError
+from starflow.toyworld.evaluation.prompts import held_out_prompts, read_prompts, scene_of
+from starflow.toyworld.reader.checker import check
+from starflow.toyworld.world.captions import describe_scene, parse
+from starflow.toyworld.world.render import render
+from starflow.toyworld.world.vocabulary import HELD_OUT
+
+
+def test_held_out_prompts_are_held_out_and_the_seed_decides():
+    for num_objects in (1, 2):
+        prompts = held_out_prompts(0, 5, num_objects)
+        for prompt in prompts:
+            assert len(prompt.description.objects) == num_objects
+            assert {(o.color, o.shape, o.motion) for o in prompt.scene.objects} <= HELD_OUT
+        assert prompts == held_out_prompts(0, 5, num_objects)
+        assert prompts[:2] == held_out_prompts(0, 2, num_objects)
+        assert prompts != held_out_prompts(1, 5, num_objects)
+
+
+def test_a_file_of_captions(tmp_path: Path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(
+        "# two captions\n\n  a red circle moves right \n\tthe blue box grows and a small green ball rests\n"
+    )
+    one, two = read_prompts(path, seed=0)
+    assert one.caption == "a red circle moves right"
+    assert [o.motion for o in two.description.objects] == ["grow", "still"]
+    assert read_prompts(path, seed=0) == [one, two]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a red circle moves right\n\n# no\na purple elephant dances\n", "line 4: not a toyworld caption"),
+        ("a red circle, and a blue circle, and a white square", "line 1: a toyworld clip has at most 2 objects"),
+        ("# nothing\n\n", "holds no captions"),
+        (b"\xff\xfe\x00", "is not a text file"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str | bytes, message: str):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=message) as error:
+        read_prompts(path, seed=0)
+    assert re.search("prompts.txt", str(error.value))
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "a small red circle moves right",
+        "a triangle",
+        "a white square grows on a gray background",
+        "a small blue circle orbits and a yellow square stays still",
+    ],
+)
+def test_a_scene_of_a_description_shows_it(caption: str):
+    said = parse(caption)
+    scene = scene_of(said, np.random.default_rng(0))
+    for item, shown in zip(said.objects, describe_scene(scene).objects, strict=True):
+        assert all(getattr(item, name) in (None, getattr(shown, name)) for name in ("shape", "color", "size", "motion"))
+    assert said.background in (None, scene.background)
+    assert check(render(scene), said).all_correct
+
+
+def test_a_scene_that_leaves_no_room_is_found_all_the_same():
+    scene = scene_of(parse("a large red circle grows and a large red circle grows"), np.random.default_rng(0))
+    assert len(scene.objects) == 2

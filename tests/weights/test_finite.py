@@ -1,0 +1,16 @@
+"""What is a number."""
+
+import pytest
+import torch
+
+from starflow.weights.finite import is_finite
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_any_value_that_is_none_is_found(dtype: torch.dtype):
+    tensor = torch.full((3, 5), torch.finfo(dtype).max, dtype=dtype)
+    assert is_finite(tensor)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        damaged = tensor.clone()
+        damaged[1, 2] = value
+        assert not is_finite(damaged)

@@ -1,0 +1,39 @@
+"""What a user reads when a file of the hub cannot be had; the hub itself is played by stand-ins."""
+
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from starflow.errors import StarflowError
+from starflow.weights.hub import hub_file
+
+RESPONSE = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (errors.LocalEntryNotFoundError("not here"), "the hub cannot be reached, and there is no copy here; run `hf"),
+        (errors.GatedRepoError("gated", response=RESPONSE), "wants its terms accepted"),
+        (errors.RepositoryNotFoundError("no", response=RESPONSE), "there is no model owner/name on the hub"),
+        (errors.RemoteEntryNotFoundError("no", response=RESPONSE), "owner/name on the hub has no file a.json"),
+        (errors.HFValidationError("bad name\nand more"), "cannot download a.json of owner/name: bad name$"),
+        (OSError("the disk is full"), "cannot download a.json of owner/name: the disk is full"),
+    ],
+)
+def test_reasons(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(StarflowError, match=message):
+        hub_file("owner/name", "a.json")
+
+
+def test_offline_mode(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(StarflowError, match=r"offline mode is on \(HF_HUB_OFFLINE\)"):
+        hub_file("owner/name", "a.json")

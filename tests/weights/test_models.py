@@ -1,0 +1,71 @@
+"""Where a model that a user names is: bundled, a folder, a released model, or on the hub."""
+
+from pathlib import Path
+
+import pytest
+
+from released_checkpoint import ARGUMENTS, VIDEO, released_state, save, save_components, write_config
+from starflow.convert import presets
+from starflow.errors import StarflowError, UsageError
+from starflow.weights import models as zoo
+from starflow.weights.models import bundled_models, read_index, resolve_model
+
+
+def test_bundled_models_and_folders(tmp_path: Path):
+    assert "toyworld" in bundled_models()
+    assert read_index(resolve_model("toyworld"))["_class_name"] == "StarFlowPipeline"
+    (tmp_path / "model_index.json").write_text("{}")
+    assert resolve_model(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(StarflowError, match=r"model_index\.json is damaged"):
+        read_index(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["toy", "./no/folder", "/no/folder", "a/b/c/d"])
+def test_no_model(name: str):
+    with pytest.raises(StarflowError, match=r"no model at .*: give a folder, a hub id"):
+        resolve_model(name)
+
+
+def test_an_empty_folder(tmp_path: Path):
+    with pytest.raises(StarflowError, match=r"there is no model_index\.json in it"):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["owner/name", "starflow-3b", "apple/starflow/starflow_3B_t2i_256x256.pth"])
+def test_without_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
+    with pytest.raises(StarflowError, match=r"cannot download .* offline mode is on"):
+        resolve_model(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_of_several_models():
+    with pytest.raises(UsageError, match="holds several models: choose starflow-v-7b or starflow-3b"):
+        resolve_model("apple/starflow")
+
+
+@pytest.mark.parametrize("name", ["starflow-v-7b", "apple/starflow/starflow-v_7B_t2v_caus_480p_v3.pth"])
+def test_a_released_model_is_downloaded_and_converted_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny = presets.released_model(write_config(tmp_path, VIDEO | save_components(tmp_path)))
+    downloads = []
+
+    def download(*wanted: str) -> Path:
+        downloads.append(wanted)
+        return save(released_state(ARGUMENTS), tmp_path)
+
+    monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo, "hub_file", download)
+    monkeypatch.setattr(presets, "released_model", lambda _: tiny)
+    folder = resolve_model(name)
+    assert folder == str(tmp_path / "cache" / "starflow-v_7B_t2v_caus_480p_v3")
+    assert read_index(folder)["noise_std"] == 0.5
+    assert resolve_model(name) == folder
+    assert downloads == [("apple/starflow", "starflow-v_7B_t2v_caus_480p_v3.pth")]
+
+
+def test_the_index_of_a_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "model_index.json").write_text('{"fps": 8}')
+    monkeypatch.setattr(zoo, "hub_file", lambda repository, filename: tmp_path / filename)
+    assert resolve_model("owner/name") == "owner/name"
+    assert read_index("owner/name") == {"fps": 8}
