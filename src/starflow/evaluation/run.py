@@ -32,9 +32,9 @@ The keys of the JSON. A *summary* is `{mean, std, standard_error, n}` over clips
           see `starflow.toyworld.evaluation.compliance.score`
         sampling {converged, max_residual, evaluations_per_token}
     tasks: null, or
-      image_to_video, continuation, video_to_video, last_frame: see the functions that `starflow.toyworld.evaluation.tasks`
-        calls; sampling as above
-    drift: null, or of long videos second by second: see `starflow.toyworld.evaluation.drift.evaluate_drift`; sampling as above
+      image_to_video, continuation, video_to_video, last_frame: see the functions that
+        `starflow.toyworld.evaluation.tasks` calls; sampling as above
+    drift: null, or of long videos second by second: see `starflow.toyworld.evaluation.drift`; sampling as above
 """
 
 import json

@@ -1,8 +1,8 @@
 """What making a video takes of a device's memory, computed before anything is loaded.
 
 The stages of the pipeline run on the meta device, by the code that will run them for real, and the bytes of their live
-tensors are counted (`starflow.hardware.live_bytes`): the estimate follows the code. On top come the weights that are on the
-device in each stage, and `OVERHEAD` for what the device's libraries take.
+tensors are counted (`live_bytes`): the estimate follows the code. On top come the weights that are on the device in
+each stage, and `OVERHEAD` for what the device's libraries take.
 
 Legend: B prompts, T latent frames, D latent channels, H W latent rows and columns, M text tokens.
 """
@@ -47,7 +47,7 @@ class Request:
     `window` is the latent frames that the deep block's cache holds, None for those of a video of the training length;
     `frames_at_once` those that go through the shallow blocks and on together, None for the window. `given` latent
     frames stand in front, of which the first `hidden` are no part of the video (see `starflow.pipeline.inputs`).
-    `processes` share the flow and the denoiser (see `starflow.hardware.parallel`); what is estimated is the share of one.
+    `processes` share the flow and the denoiser (see `parallel.py`); what is estimated is the share of one.
     """
 
     height: int

@@ -110,7 +110,7 @@ class FlowStep:
         }
 
     def _ground(self, u: Tensor, text: Tensor, batch: Batch) -> Tensor:
-        """The cross-entropy `(B)` of what is seen where in the first frame, in nats; see `starflow.toyworld.teaching.grounding`."""
+        """The cross-entropy `(B)` of what is seen where in the first frame, in nats."""
         if self.grounding_head is None:
             return torch.zeros(len(u), device=u.device)
         with autocast(self.config.loop):

@@ -62,7 +62,7 @@ def motion_bars(generated: Mapping[str, Any], ceiling: Mapping[str, Any]) -> str
 
 
 def drift_curves(generated: Mapping[str, Any], ceiling: Mapping[str, Any]) -> str:
-    """What `starflow.toyworld.evaluation.drift` measures over the seconds of long videos, the ceiling dashed: an SVG."""
+    """Measurements of long videos over their seconds, with the ceiling dashed: an SVG."""
     figure = Figure(figsize=(11, 3), layout="constrained")
     sharpness, shares = figure.subplots(1, 2, width_ratios=(2, 3))
     for column, style, width in ((generated, "-", 1.5), (ceiling, "--", 0.8)):

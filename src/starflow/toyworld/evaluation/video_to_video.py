@@ -1,6 +1,6 @@
 """Video-to-video: how often an edit happens, and how often everything else stays as it was.
 
-The sources are held-out clips, the instructions those of `starflow.toyworld.world.edits`. Beside the edited clips stand a
+The sources are held-out clips, the instructions those of `toyworld.world.edits`. Beside the edited clips stand a
 ceiling, the VAE's reconstructions of what the edits should lead to, and a floor, the sources as they are.
 
 Legend: `n` edits, `F` video frames.
