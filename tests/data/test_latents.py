@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from starflow.data.clip import Toyworld
 from starflow.data.latents import LatentCache, open_latent_cache, to_video_tensor
+from starflow.data.source import Toyworld
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
 from tiny_pipeline import tiny_vae

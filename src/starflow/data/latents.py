@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.data.clip import CaptionedClip, EditedClip, Toyworld
+from starflow.data.source import CaptionedClip, EditedClip, Toyworld
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write

@@ -20,8 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from starflow.config import save_config
-from starflow.data.clip import Toyworld
 from starflow.data.latents import LatentCache, open_latent_cache
+from starflow.data.source import Toyworld
 from starflow.data.tasks import Batch, Mixture
 from starflow.encoders.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.encoders.video import VideoCodec

@@ -1,0 +1,51 @@
+"""Frames as arrays and as tensors: conversion, fitting to a size and a rate, and their difference in dB.
+
+Legend: `F` video frames. Frames are uint8 `(…, height, width, 3)` in RGB, video tensors `(…, 3, height, width)` in
+[-1, 1].
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Frames = NDArray[np.uint8]
+
+
+def to_tensor(frames: Frames) -> Tensor:
+    """Frames → a video tensor, float32."""
+    return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_frames(video: Tensor) -> Frames:
+    """A video tensor → frames, rounded; values outside [-1, 1] are clamped."""
+    return ((video.movedim(-3, -1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def from_unit(images: NDArray[np.floating]) -> Frames:
+    """Images `(…, height, width, 3)` in [0, 1], as diffusers hands them out, → frames, rounded."""
+    return (images * 255).round().astype(np.uint8)
+
+
+def psnr(video: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each video tensor `(B, …)` in dB, `(B,)`, from its mean squared error.
+
+    The peak-to-peak range of the values is 2; equal videos have 106 dB.
+    """
+    error = (video - truth).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def fit_frames(frames: Frames, height: int, width: int) -> Frames:
+    """Frames `(F, h, w, 3)`, scaled to cover `height`×`width` pixels and cropped evenly to them."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
+
+
+def resample(frames: Frames, fps: float, new_fps: float) -> Frames:
+    """The frames that are shown at the times of another rate; the duration stays, up to the rounding of a frame."""
+    num_frames = max(1, round(len(frames) * new_fps / fps))
+    shown = np.floor((np.arange(num_frames) + 0.5) * fps / new_fps).astype(int)
+    return frames[np.minimum(shown, len(frames) - 1)]
