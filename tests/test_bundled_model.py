@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import sample_digests
+from plans import sample
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import sample, solvers_named
+from starflow.sampling.sampler import solvers_named
 from starflow.toyworld.reader.checker import check
 from starflow.weights.models import ZOO, bundled_models
 

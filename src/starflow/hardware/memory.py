@@ -21,10 +21,9 @@ from starflow.flow.block import ConditionalGaussians
 from starflow.hardware.architecture import Architecture
 from starflow.hardware.live_bytes import LiveBytes
 from starflow.hardware.parallel import share_of
-from starflow.pipeline.inputs import Given
 from starflow.pipeline.pipeline import CONTEXT_SHARE
-from starflow.pipeline.stages import Plan, denoised, sampled
-from starflow.sampling.sampler import Window
+from starflow.pipeline.stages import denoised, sampled
+from starflow.sampling.sampler import Plan, RollingWindow
 from starflow.sampling.solvers import Gaussians, Progress, Solution, Solvers
 
 Offload = Literal["none", "model", "group"]
@@ -144,25 +143,22 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
     window = request.window or codec.num_latent_frames(settings["num_frames"])
     shape = _latent_shape(codec, request)
     rolls = shape[1] > window > 1 and not request.hidden
-    noised = _meta(shape[0], request.given, *shape[2:])
     live.stage = "text"
     text = _encode_text(architecture, request.batch_size)
     live.stage = "sampling"
+    context = min(window - 1, round(CONTEXT_SHARE * window))
     plan = Plan(
+        noise=_meta(*shape),
         text=text,
-        later_text=text,
         null_text=text if request.guidance else None,
         guidance_scale=1.0 if request.guidance else 0.0,
-        noise=_meta(*shape),
-        given=Given(noised, request.hidden) if request.given else None,
-        noised=noised if request.given else None,
-        window=Window(window, min(window - 1, round(CONTEXT_SHARE * window))) if rolls else Window(),
+        later_text=text,
+        prefix=_meta(shape[0], request.given, *shape[2:]) if request.given else None,
+        rolling_window=RollingWindow(window, context) if rolls else RollingWindow(),
         solvers=Solvers(solver, solver),
-        num_frames=request.num_frames,
-        fps=settings["fps"],
     )
     at_once = request.frames_at_once or min(window, shape[1])
-    noisy = live.during("sampling", sampled(architecture.flow, plan, at_once, lambda *_: None))
+    noisy = live.during("sampling", sampled(architecture.flow, plan, at_once))
     clean = denoised(architecture.flow, architecture.denoiser, settings["noise_std"], noisy, text)
     num_decoded = 0
 

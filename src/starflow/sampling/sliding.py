@@ -15,16 +15,14 @@ Legend: `B` samples, `N` tokens, `D` channels.
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import packed
+from starflow.sampling.names import ON_UNCONVERGED
 from starflow.sampling.solvers import Gaussians, Progress, Solution, sequential
-
-OnUnconverged = Literal["warn", "raise"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,13 @@ class SlidingWindow:
     window: int = 16
     tolerance: float = 1e-2
     max_sweeps: int | None = None
-    on_unconverged: OnUnconverged = "warn"
+    on_unconverged: str = "warn"
 
     def __post_init__(self) -> None:
         sweeps = 1 if self.max_sweeps is None else self.max_sweeps
         if min(self.window, sweeps) < 1 or not self.tolerance >= 0:
             raise UsageError(f"window and sweeps must be at least 1 and the tolerance at least 0, not {self}")
-        if self.on_unconverged not in ("warn", "raise"):
+        if self.on_unconverged not in ON_UNCONVERGED:
             raise UsageError(f"on_unconverged is warn or raise, not {self.on_unconverged!r}")
 
     def __call__(

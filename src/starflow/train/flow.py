@@ -86,7 +86,7 @@ class FlowStep:
 
         with autocast(self.config.loop):
             text = self._encode(batch.captions, fps=0 if batch.is_image else FPS)
-            steps = list(self.flow.steps(noisy.permute(0, 1, 3, 4, 2), text))
+            steps = list(self.flow.run_blocks(noisy.permute(0, 1, 3, 4, 2), text))
         log_det = sum(block.log_det for block in steps)
         nats = (0.5 * steps[-1].hidden.square() - log_det)[:, made].flatten(1).sum(dim=1)
         grounding = self._ground(steps[-2].hidden, text, batch)
