@@ -156,7 +156,7 @@ class ConditionalGaussians:
         return self._guided(h[:, start - first :])
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order; each sample of `v` `(B, N, D)` has one window.
+        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order; samples of `v` `(B, N, D)` have one each.
 
         As in `evaluate`, a sample's tokens before its window must have been evaluated and must not have changed since.
         A window may be empty.

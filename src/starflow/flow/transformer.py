@@ -59,7 +59,7 @@ class Attend(Protocol):
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """`(n, m)`: which keys the `n` queries, the last of `m` tokens, attend to: those of their own and earlier tokens."""
+    """`(n, m)`: which keys the `n` queries, the last of `m` tokens, attend to: their own and earlier ones."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
 
 

@@ -2,9 +2,9 @@
 
 A sweep evaluates the window in one pass. It settles the longest run of tokens from the left whose residuals are at most
 the tolerance, and the token after that run, whose new value depends on settled tokens alone and is therefore exact. So
-every sweep settles at least one token, and there are never more sweeps than tokens. A token settles with the value whose
-residual was measured, or with an exact value, and never changes again. The result is the exact sample of a noise that
-differs from the given noise by at most the tolerance.
+every sweep settles at least one token, and there are never more sweeps than tokens. A token settles with the value that
+has the measured residual, or with an exact value, and never changes again. The result is the exact sample of a noise
+that differs from the given noise by at most the tolerance.
 
 Each sample of a batch has its own window, which moves by that sample's residuals alone. Neither a sample's values nor
 its number of sweeps depends on the rest of the batch.
@@ -115,7 +115,7 @@ class _Walk:
         numbers = torch.stack([stays.sum(dim=1), residuals.isfinite().all(dim=1), worst], dim=1)
         runs, finite, settled_residuals = zip(
             *numbers.tolist(), strict=True
-        )  # the only synchronization with the device
+        )  # synchronizes with the device
         num_settled = sum(map(self._move, range(len(windows)), windows, runs, finite))
         residual = max(settled_residuals)
         return Solution(1, len(rows), num_settled, residual, residual <= self.solver.tolerance)
