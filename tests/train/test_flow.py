@@ -38,7 +38,7 @@ def tiny_config(folder: Path) -> FlowTrainConfig:
         flow=FlowModelConfig([1, 1], 1, 20, 20, head_dim=20),
         denoiser=DenoiserModelConfig(20, 1),
         text=TextModelConfig(300, 24, 16, 1),
-        loop=LoopConfig(num_steps=3, decay_steps=1, sample_every=3, checkpoint_every=2, bf16=False),
+        loop=LoopConfig(num_steps=3, decay_steps=1, preview_every=3, checkpoint_every=2, bf16=False),
     )
 
 

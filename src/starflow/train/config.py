@@ -8,32 +8,32 @@ from starflow.data.tasks import TaskWeights
 
 @dataclass
 class OptimizerConfig:
-    """AdamW of one group of parameters, with Muon for its matrices and convolutions if `muon_lr` is not 0."""
+    """AdamW for the parameters of one module; Muon for its matrices and convolution kernels if `muon_lr` is not 0."""
 
     lr: float = 1e-3
     muon_lr: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
-    clip_norm: float = 1.0  # the norm of the group's gradient is brought down to this
+    clip_norm: float = 1.0  # largest norm of the gradient; AdamW's and Muon's parameters are clipped separately
 
 
 @dataclass
 class LoopConfig:
-    """What every training run has, whatever it trains."""
+    """The settings of every training run. The learning rate rises linearly, stays at its peak and falls as a cosine."""
 
     num_steps: int = MISSING
-    warmup_steps: int = 100
-    decay_steps: int = MISSING  # the learning rate stays at its peak until so many steps before the end
-    final_lr_factor: float = 0.01
-    accumulation: int = 1  # backward passes (micro steps) per optimizer step
-    workers: int = 1  # micro steps that run at once; exactly repeatable if 1, or 2 with 2 micro steps
-    ema_decay: float = 0.999
+    warmup_steps: int = 100  # steps until the learning rate is at its peak
+    decay_steps: int = MISSING  # steps at the end, during which the learning rate falls
+    final_lr_factor: float = 0.01  # learning rate at the start and at the end, relative to the peak
+    accumulation: int = 1  # micro steps (backward passes) per step
+    workers: int = 1  # parallel micro steps; runs are exactly repeatable with 1, or with 2 if accumulation is 2
+    ema_decay: float = 0.999  # of the moving averages of the weights
     seed: int = 0
     device: str = "cpu"
-    bf16: bool = True  # autocast
+    bf16: bool = True  # forward passes in bfloat16, by autocast
     log_every: int = 20
-    sample_every: int = 500
+    preview_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 

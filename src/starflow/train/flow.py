@@ -198,8 +198,8 @@ def load_init(config: FlowTrainConfig) -> tuple[FlowTrainConfig, VideoCodec, Mod
 def build_pipeline(
     state: TrainState, codec: VideoCodec, tokenizer: PreTrainedTokenizerBase, config: FlowTrainConfig
 ) -> StarFlowPipeline:
-    """The pipeline of the moving averages of the weights."""
-    trained: dict[str, Any] = {name: module for name, module in state.ema.items() if name != "grounding_head"}
+    """The pipeline of the modules in training."""
+    trained: dict[str, Any] = {name: module for name, module in state.modules.items() if name != "grounding_head"}
     pipeline = StarFlowPipeline(
         vae=codec.vae,
         tokenizer=tokenizer,
@@ -254,12 +254,12 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     if grounding_head is not None:
         modules["grounding_head"] = grounding_head
         groups += parameter_groups("grounding_head", grounding_head, config.optimizer, ("heads",))
-    state = create_state(modules, groups)
+    state = create_state(modules, groups, config.loop)
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
 
-    def sample(state: TrainState, writer: SummaryWriter) -> None:
+    def preview(state: TrainState, writer: SummaryWriter) -> None:
         generator = torch.Generator().manual_seed(0)
         videos = build_pipeline(state, codec, tokenizer, config)(
             list(SAMPLE_PROMPTS), generator=generator, output_type="pt"
@@ -272,8 +272,8 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     step = FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config, grounding_head)
     # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
-        train(state, step, config.loop, output, sample)
-    with atomic_write(output / "final") as temporary:
+        train(state, step, config.loop, output, preview)
+    with state.averaged_weights(), atomic_write(output / "final") as temporary:
         save_model(build_pipeline(state, codec, tokenizer, config), temporary)
     return output / "final"
 

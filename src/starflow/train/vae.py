@@ -254,18 +254,20 @@ def train_vae(config: VAETrainConfig, *, resume: bool = False) -> Path:
     seed_everything(config.loop.seed)
     vae = build_vae(config.model) if config.decoder_of is None else load_for_decoder_training(config.decoder_of)
     vae.to(config.loop.device)
-    state = create_state({"vae": vae}, parameter_groups("vae", vae, config.optimizer, not_muon=("conv_in", "conv_out")))
+    groups = parameter_groups("vae", vae, config.optimizer, not_muon=("conv_in", "conv_out"))
+    state = create_state({"vae": vae}, groups, config.loop)
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
 
-    def sample(state: TrainState, writer: SummaryWriter) -> None:
-        psnr = held_out_psnr(state.ema["vae"], config.num_test_clips, config.loop.bf16)
+    def preview(state: TrainState, writer: SummaryWriter) -> None:
+        psnr = held_out_psnr(vae, config.num_test_clips, config.loop.bf16)
         writer.add_scalar("held_out_psnr", psnr, state.step)
-        writer.add_image("reconstructions", sample_grid(state.ema["vae"]), state.step)
+        writer.add_image("reconstructions", sample_grid(vae), state.step)
         with (output / "held_out_psnr.jsonl").open("a") as file:
             file.write(json.dumps({"step": state.step, "psnr": round(psnr, 3), "time": round(time.time())}) + "\n")
 
-    train(state, VAEStep(vae, config), config.loop, output, sample)
-    save_vae(state.ema["vae"], config, output / "final")
+    train(state, VAEStep(vae, config), config.loop, output, preview)
+    with state.averaged_weights():
+        save_vae(vae, config, output / "final")
     return output / "final"

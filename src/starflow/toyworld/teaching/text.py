@@ -136,17 +136,19 @@ def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
     tokenizer = build_tokenizer(config.text.vocab_size, config.loop.seed)
     encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
     reader = Reader(encoder).to(config.loop.device)
-    state = create_state({"reader": reader}, parameter_groups("reader", reader, config.optimizer, EMBEDDINGS))
+    state = create_state(
+        {"reader": reader}, parameter_groups("reader", reader, config.optimizer, EMBEDDINGS), config.loop
+    )
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
 
-    def sample(state: TrainState, writer: SummaryWriter) -> None:
-        writer.add_scalar("words_read", words_read(state.ema["reader"], tokenizer), state.step)  # type: ignore[arg-type]
+    def preview(state: TrainState, writer: SummaryWriter) -> None:
+        writer.add_scalar("words_read", words_read(reader, tokenizer), state.step)
 
-    train(state, TextStep(reader, tokenizer, config), config.loop, output, sample)
-    with atomic_write(output / "final") as temporary:
-        state.ema["reader"].encoder.save_pretrained(temporary / "text_encoder")  # type: ignore[operator, union-attr]
+    train(state, TextStep(reader, tokenizer, config), config.loop, output, preview)
+    with state.averaged_weights(), atomic_write(output / "final") as temporary:
+        encoder.save_pretrained(temporary / "text_encoder")
         tokenizer.save_pretrained(temporary / "tokenizer")
     return output / "final"
 
