@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from starflow.convert.checkpoint import open_checkpoint
-from starflow.convert.stored import StoredTensor, StoredTensors
 from starflow.errors import StarflowError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
@@ -96,9 +95,9 @@ def released_parameters(flow: StarFlow, denoiser: CausalDenoiser | None) -> dict
     }
 
 
-def split_checkpoint(tensors: StoredTensors) -> dict[str, dict[str, StoredTensor]]:
+def split_checkpoint(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint that fits as those of `flow` and `denoiser`, in native names, and `buffers`."""
-    parts: dict[str, dict[str, StoredTensor]] = {"flow": {}, "denoiser": {}, "buffers": {}}
+    parts: dict[str, dict[str, Tensor]] = {"flow": {}, "denoiser": {}, "buffers": {}}
     for name, tensor in tensors.items():
         if MEANINGLESS_BUFFERS.fullmatch(name):
             parts["buffers"][name] = tensor
@@ -107,10 +106,10 @@ def split_checkpoint(tensors: StoredTensors) -> dict[str, dict[str, StoredTensor
     return parts
 
 
-def misfits(flow: StarFlow, denoiser: CausalDenoiser | None, tensors: StoredTensors) -> list[str]:
+def misfits(flow: StarFlow, denoiser: CausalDenoiser | None, tensors: Mapping[str, Tensor]) -> list[str]:
     """All that keeps a checkpoint from being these models: missing and unknown names, shapes that differ."""
     expected = released_parameters(flow, denoiser)
-    found = {name: tensor.shape for name, tensor in tensors.items() if not MEANINGLESS_BUFFERS.fullmatch(name)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if not MEANINGLESS_BUFFERS.fullmatch(name)}
     problems = [
         f"{name} is {found[name]}, expected {expected[name]}"
         for name in sorted(expected.keys() & found.keys())
@@ -228,5 +227,5 @@ def load_released(config: Mapping[str, Any], checkpoint: Path) -> tuple[StarFlow
     parts = split_checkpoint(tensors)
     for name, module in (("flow", flow), ("denoiser", denoiser)):
         if module is not None:
-            module.load_state_dict({key: tensor.read() for key, tensor in parts[name].items()}, assign=True)
+            module.load_state_dict(parts[name], assign=True)
     return flow, denoiser
