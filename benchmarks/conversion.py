@@ -13,7 +13,6 @@ only the flow and the denoiser have their real size.
 
 import argparse
 import json
-import os
 import selectors
 import shutil
 import subprocess
@@ -125,7 +124,7 @@ def _watch(process: "subprocess.Popen[str]", anonymous: int) -> tuple[float, int
         while not selector.select(EVERY):
             now = memory(process.pid)
             anonymous, file = max(anonymous, now[0]), max(file, now[1])
-    said = os.read(process.stdout.fileno(), 100).decode()
+    said = process.stdout.readline()
     if not said:
         sys.exit("a task failed")
     return float(said), anonymous, file

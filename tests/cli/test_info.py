@@ -35,7 +35,7 @@ def test_options_reach_the_estimate(capsys: pytest.CaptureFixture[str]):
     ("arguments", "status", "message"),
     [
         (["toyworld", "--size", "big"], 2, "WIDTHxHEIGHT"),
-        (["toyworld", "--size", "65x64"], 2, "is not made of squares of 16 pixels"),
+        (["toyworld", "--size", "65x64"], 2, "must be multiples of 16 pixels, not 65×64"),
         (["toyworld", "--num-frames", "16"], 2, "cannot make 16 frames; the nearest it can is 17"),
         (["toyworld", "--memory", "0.5"], 2, "nothing makes that fit into 0.5 GiB"),
         (["no-such-model"], 1, "no model at no-such-model"),

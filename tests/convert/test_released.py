@@ -145,12 +145,12 @@ def test_an_unknown_argument_is_named_with_its_nearest():
 
 
 def test_layers_and_blocks_must_agree():
-    with pytest.raises(StarflowError, match="lists 3 blocks, num_blocks says 4"):
+    with pytest.raises(StarflowError, match="lists 3 blocks, but num_blocks is 4"):
         flow_arguments({**ARGUMENTS, "num_blocks": 4})
 
 
 def test_widths_that_make_no_model():
-    with pytest.raises(StarflowError, match="makes no model"):
+    with pytest.raises(StarflowError, match="no model has this configuration"):
         build({**ARGUMENTS, "channels": 30})
 
 
@@ -194,5 +194,5 @@ def test_only_the_known_buffers_are_ignored(name: str):
 
 
 def test_a_denoiser_that_the_configuration_lacks_is_an_error(tmp_path: Path):
-    with pytest.raises(StarflowError, match=r"it has a denoiser, the configuration has none$"):
+    with pytest.raises(StarflowError, match=r"it has a denoiser, but the configuration does not$"):
         load_released({**ARGUMENTS, "learnable_self_denoiser": False}, save(released_state(ARGUMENTS), tmp_path))

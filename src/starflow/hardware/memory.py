@@ -142,7 +142,8 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
     """The pipeline's stages, as `StarFlowPipeline.stream` runs them; a few frames are decoded for all."""
     settings, codec = architecture.settings, VideoCodec(architecture.vae)
     window = request.window or codec.num_latent_frames(settings["num_frames"])
-    shape = _latent_shape(codec, request)
+    shape = codec.latent_shape(request.batch_size, request.num_frames, request.height, request.width)
+    shape = (shape[0], shape[1] + request.hidden, *shape[2:])
     rolls = shape[1] > window > 1 and not request.hidden
     noised = _meta(shape[0], request.given, *shape[2:])
     live.stage = "text"
@@ -198,16 +199,6 @@ class _LastSweep:
 def _encode_text(architecture: Architecture, batch_size: int) -> Tensor:
     tokens = _meta(batch_size, architecture.settings["max_text_tokens"], dtype=torch.long)
     return architecture.text_encoder(input_ids=tokens, attention_mask=tokens).last_hidden_state
-
-
-def _latent_shape(codec: VideoCodec, request: Request) -> tuple[int, int, int, int, int]:
-    factor = codec.spatial_factor
-    if request.height % factor or request.width % factor:
-        raise UsageError(
-            f"{request.width}×{request.height} is not made of squares of {factor} pixels, as the VAE needs"
-        )
-    num_frames = codec.num_latent_frames(request.num_frames) + request.hidden
-    return request.batch_size, num_frames, codec.latent_channels, request.height // factor, request.width // factor
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
