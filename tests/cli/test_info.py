@@ -42,7 +42,7 @@ def test_options_reach_the_estimate(capsys: pytest.CaptureFixture[str]):
         (["owner/name"], 1, "offline mode is on"),
         (["toyworld", "--offload", "all"], 2, "--offload"),
         (["toyworld", "--processes", "2"], 2, "2 processes cannot share this model"),
-        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers whose widths are multiples of 128"),
+        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers with widths that are multiples of 128"),
         (["starflow-3b", "--offload", "model", "--processes", "2"], 2, "leave out --offload and --quantize"),
     ],
 )

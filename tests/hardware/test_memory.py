@@ -171,7 +171,7 @@ def test_a_model_without_a_denoiser_needs_all_its_layers(image: Architecture):
 
 def test_refusing_early(video: Architecture):
     require_memory(video, SHORT, 80 * GIB)
-    with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* has 16\.0 GiB free: it would fit with --\w+"):
+    with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* has 16\.0 GiB free: add --\w+"):
         require_memory(video, SHORT, 16 * GIB)
     with pytest.raises(UsageError, match=r"make a smaller or shorter video$"):
         require_memory(video, SHORT, GIB)
