@@ -162,16 +162,8 @@ class StarFlowPipeline(DiffusionPipeline):
         return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
 
     def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """`(B, T, D, H, W)` of the latents of such videos.
-
-        Raises:
-            UsageError: a number of frames or a size that the VAE cannot make.
-        """
-        factor = self.codec.spatial_factor
-        if height % factor or width % factor or height < factor or width < factor:
-            raise UsageError(f"{width}×{height} is not made of squares of {factor} pixels, as this model's VAE needs")
-        num_latent_frames = self.codec.num_latent_frames(num_frames)
-        return batch_size, num_latent_frames, self.codec.latent_channels, height // factor, width // factor
+        """See `VideoCodec.latent_shape`."""
+        return self.codec.latent_shape(batch_size, num_frames, height, width)
 
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
