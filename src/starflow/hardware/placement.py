@@ -52,7 +52,7 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
 
 
 def _offload_groups(pipeline: "StarFlowPipeline", device: torch.device) -> None:
-    """Offload transformers layer by layer and other parts weight by weight; the rest of the flow stays on the device."""
+    """Offload transformers by layer and other parts by weight; the rest of the flow stays on the device."""
     options: dict[str, Any] = {"offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
     transformers: list[nn.Module] = [part for part in (pipeline.flow, pipeline.denoiser) if part is not None]
     for part in transformers:

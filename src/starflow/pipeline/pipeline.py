@@ -161,10 +161,6 @@ class StarFlowPipeline(DiffusionPipeline):
         ]
         return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
 
-    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """See `VideoCodec.latent_shape`."""
-        return self.codec.latent_shape(batch_size, num_frames, height, width)
-
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
         asked: Any = Options(**options).with_defaults(self.config)  # no option that has a default is None now
@@ -172,7 +168,7 @@ class StarFlowPipeline(DiffusionPipeline):
         size = (asked.height, asked.width)
         given = self._given(prompt, asked)
         num_frames = self._num_frames(asked.num_frames, given)
-        shape = self.latent_shape(len(prompts), num_frames, *size)
+        shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
         if given is not None:
             shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
