@@ -3,14 +3,14 @@ import math
 import pytest
 
 from starflow.errors import UsageError
-from starflow.registry import load_registered
+from starflow.registry import load_named
 
-REGISTRY = {"square-root": "math:sqrt", "broken": "starflow.nowhere:Nothing"}
+FUNCTIONS = {"square-root": "math:sqrt", "broken": "starflow.nowhere:Nothing"}
 
 
 def test_names_and_module_attributes_are_loaded():
-    assert load_registered("function", REGISTRY, "square-root") is math.sqrt
-    assert load_registered("function", REGISTRY, "math:floor") is math.floor
+    assert load_named("function", "square-root", FUNCTIONS) is math.sqrt
+    assert load_named("function", "math:floor", FUNCTIONS) is math.floor
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_names_and_module_attributes_are_loaded():
 )
 def test_what_cannot_be_loaded_is_a_usage_error(name: str, message: str):
     with pytest.raises(UsageError, match=message):
-        load_registered("function", REGISTRY, name)
+        load_named("function", name, FUNCTIONS)

@@ -1,4 +1,4 @@
-"""Parts that a config chooses by name: a registry maps the name to `module:attribute`, which is imported on use."""
+"""Classes and functions that a config chooses by name, from a table of names or as `module:attribute`."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,19 +8,21 @@ from typing import Any
 from starflow.errors import UsageError
 
 
-def load_registered(kind: str, registry: Mapping[str, str], name: str) -> Any:
-    """The object that is registered under `name`; `name` may also be a `module:attribute` itself.
+def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
+    """Import the class or function called `name`.
 
     Args:
-        kind: what the registry holds, for messages: "source".
+        kind: what it is, for messages, such as "source".
+        name: a key of `known`, or a `module:attribute` itself.
+        known: the `module:attribute` of each name.
 
     Raises:
-        UsageError: nothing has this name (the nearest known one is suggested), or its module cannot be imported.
+        UsageError: the name is unknown (the nearest known one is suggested), or the import fails.
     """
-    module, _, attribute = registry.get(name, name).partition(":")
+    module, _, attribute = known.get(name, name).partition(":")
     if not attribute:
-        close = difflib.get_close_matches(name, registry, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(registry)}, or give module:attribute"
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, or give module:attribute"
         raise UsageError(f"there is no {kind} {name!r}: {hint}")
     try:
         return getattr(import_module(module), attribute)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starflow.data.clip import ClipSource
 from starflow.errors import UsageError
-from starflow.registry import load_registered
+from starflow.registry import load_named
 
 # A source's name, and the module and the dataclass that it is. A config may also name `module:Class` itself.
 SOURCES = {
@@ -27,7 +27,7 @@ def build_source(config: Mapping[str, Any]) -> ClipSource:
     name = arguments.pop("source", None)
     if name is None:
         raise UsageError(f"data does not say which source: set data.source to {' or '.join(SOURCES)}")
-    cls = load_registered("source", SOURCES, str(name))
+    cls = load_named("source", str(name), SOURCES)
     known = {field.name: field for field in fields(cls)}
     for argument in arguments:
         if argument not in known:
