@@ -136,17 +136,6 @@ class TextModelConfig:
 
 
 @dataclass
-class TextTrainConfig:
-    """The keys of `starflow train text`."""
-
-    output: str = MISSING
-    batch_size: int = 128  # of a micro step
-    text: TextModelConfig = field(default_factory=TextModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-
-@dataclass
 class FlowTrainConfig:
     """The keys of `starflow train flow`.
 
