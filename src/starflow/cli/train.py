@@ -52,8 +52,7 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train toyworld's text encoder.
 
-    It learns from generated captions of toyworld, the bundled world of moving shapes, and is of no use for other clips:
-    a flow that is trained on those brings or trains its own.
+    It learns from generated captions of toyworld, the bundled world of moving shapes. It is of no use for other clips.
     """
     require_extra("train")
     from starflow.toyworld.teaching.text import TextTrainConfig, train_text
