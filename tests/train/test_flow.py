@@ -7,11 +7,11 @@ import torch
 from invertible_maps import randomize
 from starflow.data.latents import LatentCache
 from starflow.data.tasks import Mixture, TaskWeights
-from starflow.encoders.text import wrap_caption
+from starflow.encoders.text import load_text_encoder, tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.errors import UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
-from starflow.toyworld.teaching.text import load_text, train_text
+from starflow.toyworld.teaching.text import TextTrainConfig, train_text
 from starflow.train.config import (
     DenoiserModelConfig,
     FlowDataConfig,
@@ -20,7 +20,6 @@ from starflow.train.config import (
     LoopConfig,
     OptimizerConfig,
     TextModelConfig,
-    TextTrainConfig,
 )
 from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
 from starflow.train.loop import micro_generator
@@ -163,11 +162,22 @@ def test_training_starts_from_a_trained_text_encoder(tmp_path: Path):
     config.text_encoder = str(train_text(text))
     config.optimizer = OptimizerConfig(lr=0)
     pipeline = StarFlowPipeline.from_pretrained(train_flow(config))
-    tokenizer, encoder = load_text(config.text_encoder, 16)
+    tokenizer, encoder = load_text_encoder(config.text_encoder)
     assert pipeline.tokenizer.get_vocab() == tokenizer.get_vocab()
     torch.testing.assert_close(
         pipeline.text_encoder.state_dict(), encoder.to(torch.bfloat16).float().state_dict(), check_dtype=False
     )
+
+
+def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    tiny_vae().save_pretrained(config.vae)
+    tokenizer = train_tokenizer(["a red circle"], 300)
+    tiny_text_encoder(len(tokenizer), width=32, layers=1).save_pretrained(tmp_path / "text" / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
+    config.text_encoder = str(tmp_path / "text")
+    with pytest.raises(UsageError, match="32 wide, and the flow reads 16"):
+        train_flow(config)
 
 
 def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):

@@ -4,6 +4,7 @@ The released models use google/flan-t5-xl; any tokenizer and `T5EncoderModel` of
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -11,7 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from starflow.errors import UsageError
+
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
+T5_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")  # parts of a T5 encoder
 
 
 def wrap_caption(
@@ -113,3 +117,14 @@ def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads:
         eos_token_id=1,
     )
     return T5EncoderModel(config)
+
+
+def load_text_encoder(folder: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """The tokenizer and the text encoder in the folders `tokenizer` and `text_encoder` of `folder`.
+
+    Raises UsageError if there are none.
+    """
+    if not Path(folder, "text_encoder", "config.json").is_file():
+        raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")
+    encoder = T5EncoderModel.from_pretrained(Path(folder, "text_encoder"))
+    return PreTrainedTokenizerFast.from_pretrained(Path(folder, "tokenizer")), encoder

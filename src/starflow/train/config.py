@@ -1,6 +1,7 @@
 """The keys of the training configs. Lengths of time are in optimizer steps."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from starflow.config import MISSING
 from starflow.data.tasks import TaskWeights
@@ -39,11 +40,11 @@ class LoopConfig:
 
 
 @dataclass
-class Stage:
-    """A part of the VAE's training, with the clips it sees."""
+class Phase:
+    """A part of the VAE's training, with the clips that it trains on."""
 
     num_steps: int = MISSING
-    num_frames: int = MISSING  # 1 + 4k
+    num_frames: int = MISSING  # of each clip: 1 + 4k, if the VAE makes 4 frames of a latent frame
     batch_size: int = MISSING  # of a micro step
 
 
@@ -63,25 +64,31 @@ class VAEModelConfig:
 
 @dataclass
 class VAELossConfig:
-    """Reconstruction error, heavier on objects; Kullback-Leibler term; noise that the decoder learns to bear."""
+    """Mean squared error of the pixels, Kullback-Leibler term, and noise on the latents in training."""
 
-    object_weight: float = 6.0  # added to the weight 1 that the background has
+    pixel_weights: str | None = None  # weights of the pixels' errors, by name: see `starflow.train.pixel_weights`
     kl_weight: float = 1e-5
     latent_noise: float = 0.05  # largest standard deviation, over that of the latents; each clip's is uniform below it
 
 
 @dataclass
 class VAETrainConfig:
-    """The keys of `starflow train vae`. The stages' steps add up to the run's."""
+    """The keys of `starflow train vae`. The phases' steps add up to the run's."""
 
     output: str = MISSING
-    decoder_of: str | None = None  # folder of an autoencoder: train its decoder alone, for the latents it makes now
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    test_data: dict[str, Any] | None = None  # a source of held-out clips; None: the last clips of `data`
+    num_test_clips: int = 20  # held-out clips that the PSNR is measured on
+    fps: float | None = None  # clips are resampled to this rate; None: that of the first clip
+    height: int | None = None  # clips are scaled and cropped to this size; None: about that of the first clip
+    width: int | None = None
+    excerpt_frames: int | None = None  # see `starflow.train.vae.VAEStep`
+    decoder_of: str | None = None  # folder of a trained VAE: train its decoder only, its latents stay as they are
     model: VAEModelConfig = field(default_factory=VAEModelConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    stages: list[Stage] = MISSING
-    num_test_clips: int = 200
+    phases: list[Phase] = MISSING
 
 
 @dataclass
@@ -126,17 +133,6 @@ class TextModelConfig:
     max_tokens: int = 48
     width: int = 128
     num_layers: int = 2
-
-
-@dataclass
-class TextTrainConfig:
-    """The keys of `starflow train text`."""
-
-    output: str = MISSING
-    batch_size: int = 128  # of a micro step
-    text: TextModelConfig = field(default_factory=TextModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass

@@ -23,7 +23,14 @@ from starflow.config import save_config
 from starflow.data.latents import LatentCache, open_latent_cache
 from starflow.data.source import Toyworld
 from starflow.data.tasks import Batch, Mixture
-from starflow.encoders.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.text import (
+    T5_EMBEDDINGS,
+    encode_text,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+)
 from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.flow.denoiser import NOISE_UNIT, CausalDenoiser, score_prediction
@@ -33,7 +40,6 @@ from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.teaching.cells import NOTHING
 from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
-from starflow.toyworld.teaching.text import EMBEDDINGS, load_text
 from starflow.toyworld.world.vocabulary import FPS, FRAME_SIZE, NUM_FRAMES
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
@@ -237,7 +243,10 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     if models is None:
         models = build_models(config, build_tokenizer(cache, config.text.vocab_size), codec.latent_channels)
     if config.text_encoder is not None:
-        tokenizer, text_encoder = load_text(config.text_encoder, models.flow.config["text_width"])
+        tokenizer, text_encoder = load_text_encoder(config.text_encoder)
+        given, wanted = text_encoder.config.d_model, models.flow.config["text_width"]
+        if given != wanted:
+            raise UsageError(f"the text encoder at {config.text_encoder} is {given} wide, and the flow reads {wanted}")
         models = models._replace(tokenizer=tokenizer, text_encoder=text_encoder)
     flow, denoiser, text_encoder, tokenizer = models
     modules: dict[str, nn.Module] = {
@@ -247,7 +256,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     }
     groups = [
         *parameter_groups("flow", flow, config.optimizer, NOT_MUON),
-        *parameter_groups("text_encoder", text_encoder, config.optimizer, EMBEDDINGS),
+        *parameter_groups("text_encoder", text_encoder, config.optimizer, T5_EMBEDDINGS),
         *parameter_groups("denoiser", denoiser, config.denoiser_optimizer, NOT_MUON),
     ]
     grounding_head = GroundingHead(flow.config["deep_width"]).to(device) if config.grounding else None
