@@ -1,7 +1,7 @@
 """Writes the bundled model's measured figures into the tables of README.md, of its model card and of docs/sampling.md.
 
 `python docs/tables.py` takes them from the model's evaluation.json, as `starflow evaluate` wrote it, and from
-docs/sampling.json, as `starflow benchmark sampling` did. A table is known by its header; the sentences around it are
+docs/sampling.json, as `benchmarks/sampling.py` did. A table is known by its header; the sentences around it are
 written by hand.
 """
 

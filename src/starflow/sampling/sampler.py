@@ -65,7 +65,7 @@ def solvers_named(
     """The solvers that a user names: `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
 
     `block_size` tokens of the deep block are iterated at once, and `shallow_block_size` tokens of the shallow ones; 1
-    is token by token. What is fastest depends on the model and the machine: `starflow benchmark windows` finds out.
+    is token by token. What is fastest depends on the model and the machine: `benchmarks/block_sizes.py` finds out.
     The tolerance is of the whole flow. See `SlidingWindow` for `max_sweeps` and `on_unconverged`, which the others
     have not: they end by themselves.
     """
