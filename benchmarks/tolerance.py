@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from starflow.evaluation.clips import Frames
 from starflow.evaluation.machine import describe_machine, now
 from starflow.media.files import atomic_write
+from starflow.media.frames import Frames
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport
 from starflow.toyworld.evaluation.compliance import score
