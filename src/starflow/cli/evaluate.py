@@ -1,5 +1,6 @@
 """`starflow evaluate`: measure a model, and write a JSON file and a page with pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,56 +10,24 @@ from click.core import ParameterSource
 from starflow.cli.common import device_options, load_pipeline, require_extra, sampling_options, say
 from starflow.errors import UsageError
 
-TOYWORLD_OPTIONS = (
-    click.option(
-        "--prompts",
-        type=click.Path(path_type=Path),
-        help="Toyworld only: a file of captions, one per line, to use instead of the held-out ones.",
-    ),
-    click.option(
-        "--num-prompts",
-        type=click.IntRange(0),
-        default=200,
-        show_default=True,
-        help="Toyworld only: held-out captions of one object.",
-    ),
-    click.option(
-        "--num-two-object-prompts",
-        type=click.IntRange(0),
-        default=100,
-        show_default=True,
-        help="Toyworld only: held-out captions of two objects.",
-    ),
-    click.option(
-        "--task-clips",
-        type=click.IntRange(0),
-        default=50,
-        show_default=True,
-        help="Toyworld only: held-out clips for each of image-to-video, continuation and last frames; twice as many "
-        "for edits.",
-    ),
-    click.option(
-        "--long-clips",
-        type=click.IntRange(0),
-        default=20,
-        show_default=True,
-        help="Toyworld only: long videos for drift.",
-    ),
-    click.option(
-        "--long-seconds",
-        type=click.IntRange(1),
-        default=30,
-        show_default=True,
-        help="Toyworld only: the length of each long video in seconds.",
-    ),
+TOYWORLD_NUMBERS = (  # flag, minimum, default, help
+    ("--num-prompts", 0, 200, "held-out captions of one object"),
+    ("--num-two-object-prompts", 0, 100, "held-out captions of two objects"),
+    ("--task-clips", 0, 50, "clips for image-to-video, continuation and last frames; twice as many for edits"),
+    ("--long-clips", 0, 20, "long videos, to measure drift"),
+    ("--long-seconds", 1, 30, "seconds of each long video"),
 )
 
 
-def toyworld_options(command: Any) -> Any:
+def toyworld_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of toyworld's checks, which are the fields of `ToyworldSettings`."""
-    for option in reversed(TOYWORLD_OPTIONS):
-        command = option(command)
-    return command
+    for flag, minimum, default, about in reversed(TOYWORLD_NUMBERS):
+        number = click.IntRange(minimum)
+        command = click.option(flag, type=number, default=default, show_default=True, help=f"Toyworld only: {about}.")(
+            command
+        )
+    about = "Toyworld only: a file of captions, one per line, to use instead of the held-out ones."
+    return click.option("--prompts", type=click.Path(path_type=Path), help=about)(command)
 
 
 @click.command()

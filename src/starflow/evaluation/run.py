@@ -121,15 +121,16 @@ def evaluate(
             found[check.name] = check.run()
     seconds["total"] = round(time.perf_counter() - start, 1)
 
+    model = {
+        "name": name,
+        "date": date,
+        "parameters": count_parameters(pipeline),
+        "machine": describe_machine(pipeline.device),
+        "settings": settings.resolved(pipeline) | {k: v for check in checks for k, v in check.settings.items()},
+        "seconds": seconds,
+    }
     results: dict[str, Any] = {
-        "model": {
-            "name": name,
-            "date": date,
-            "parameters": count_parameters(pipeline),
-            "machine": describe_machine(pipeline.device),
-            "settings": settings.resolved(pipeline) | {k: v for check in checks for k, v in check.settings.items()},
-            "seconds": seconds,
-        },
+        "model": model,
         "data": {"source": source.fingerprint, "left_out": list(clips.left_out)},
         "vae": clean.results,
         "likelihood": likelihood,
@@ -138,16 +139,16 @@ def evaluate(
         "speed": speed,
         "samples": samples.results,
     }
-    results |= {name: findings.results for name, findings in found.items()}
+    results |= {key: findings.results for key, findings in found.items()}
     headlines = [*sections.headlines(results), *(row for each in found.values() for row in each.headlines)]
     fps = pipeline.config.fps
     shown = [
         *(findings.section for findings in found.values()),
         sections.samples_section(samples.cards, fps),
         sections.reconstruction_section(clips, clean, fps),
-        sections.denoising_section(denoising.results, denoising.cards, fps),
+        sections.denoising_section(denoising, fps),
     ]
-    return Evaluation(results, headlines, render_page(results["model"], results["data"], headlines, shown))
+    return Evaluation(results, headlines, render_page(results, headlines, shown))
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:

@@ -12,8 +12,8 @@ class EvaluationSettings:
 
     Attributes:
         num_clips: how many clips of the source are used, if it has so many.
-        seed: of all noise.
-        guidance_scale, sampler, tolerance: see `starflow.pipeline.pipeline.Options`; None is the model's default.
+        seed: of the noise, and of clips that are made at random.
+        guidance_scale, sampler, tolerance: options of the pipeline; None is the model's default.
     """
 
     num_clips: int = 200

@@ -24,18 +24,17 @@ small, .quiet { color: #666; font-size: .85em }
 """
 
 
-def render_page(
-    model: Mapping[str, Any], data: Mapping[str, Any], headlines: Sequence[tuple[str, str]], sections: Iterable[str]
-) -> str:
+def render_page(results: Mapping[str, Any], headlines: Sequence[tuple[str, str]], sections: Iterable[str]) -> str:
     """The page as HTML.
 
     Args:
-        model, data: the parts of `evaluation.json`.
+        results: the contents of `evaluation.json`.
         headlines: rows of the table at the top, as HTML.
-        sections: what follows, as HTML.
+        sections: the measurements, as HTML.
     """
+    model = results["model"]
     name = escape(model["name"])
-    body = [_heading(model), _in_short(headlines), *sections, _data(data), _settings(model)]
+    body = [_heading(model), _in_short(headlines), *sections, _data(results["data"]), _settings(model)]
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Evaluation of {name}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from starflow.evaluation.clips import CaptionedClips
-from starflow.evaluation.contract import Card
+from starflow.evaluation.contract import Card, Measured
 from starflow.evaluation.metrics.denoising import METHOD_TITLES
 from starflow.evaluation.metrics.reconstruction import Reconstruction
 from starflow.evaluation.report.pieces import clip_cards, mean, share, table
@@ -46,8 +46,9 @@ def reconstruction_section(clips: CaptionedClips, clean: Reconstruction, fps: fl
     return f"<h2>Reconstructions by the autoencoder</h2>\n{clip_cards(cards, fps)}"
 
 
-def denoising_section(denoising: Mapping[str, Any], cards: Sequence[Card], fps: float) -> str:
+def denoising_section(measured: Measured, fps: float) -> str:
     """Each method's errors and frames."""
+    denoising = measured.results
     header = ["denoised by", "squared error of the latents", "PSNR to the clean latents' frames", "PSNR to the clip"]
     rows = [
         [
@@ -60,7 +61,7 @@ def denoising_section(denoising: Mapping[str, Any], cards: Sequence[Card], fps: 
         if denoising[method]
     ]
     note = f"<p>The latents have noise of standard deviation {denoising['noise_std']:g}.</p>\n"
-    return f"<h2>Denoising</h2>\n{note}{table(header, rows)}{clip_cards(cards, fps)}"
+    return f"<h2>Denoising</h2>\n{note}{table(header, rows)}{clip_cards(measured.cards, fps)}"
 
 
 def _likelihood(likelihood: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
