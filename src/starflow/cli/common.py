@@ -41,17 +41,24 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--model`, `--device` and `--dtype`: what `load_pipeline` takes."""
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--device` and `--dtype`."""
     for option in (
         click.option(
             "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
         ),
         click.option("--device", help="cpu, cuda, mps, … [default: the best there is]"),
-        click.option("--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."),
     ):
         command = option(command)
     return command
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--model`, `--device` and `--dtype`: what `load_pipeline` takes."""
+    option = click.option(
+        "--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."
+    )
+    return option(device_options(command))
 
 
 def load_pipeline(
