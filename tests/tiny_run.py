@@ -1,4 +1,4 @@
-"""A run of a fraction of a second for the tests of the loop, whose step can send its own process a signal."""
+"""A training run of a fraction of a second, whose step can send a signal to its own process."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ NUM_STEPS = 12
 
 
 class TinyStep:
-    """Regression with noise from the global generators, so that a run depends on all that a checkpoint must hold."""
+    """Regression with noise from the global generators, so that a run depends on everything in a checkpoint."""
 
     def __init__(self, model: nn.Module, scale_model: nn.Module, signal_at: dict[int, signal.Signals]) -> None:
         self.model, self.scale_model, self.signal_at = model, scale_model, signal_at
