@@ -174,7 +174,7 @@ CANONICAL_PROBABILITY = 0.3  # that `pick` takes the canonical phrase instead of
 
 @dataclass(frozen=True)
 class ObjectDescription:
-    """What a text says about one object. None: the text does not say, as captions of images about the motion."""
+    """One object of a text. Attributes that the text does not mention are None, such as the motion in an image."""
 
     shape: str
     color: str | None = None
@@ -184,7 +184,7 @@ class ObjectDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says: its objects in the order of the text, and the background, or None if it does not say."""
+    """What a caption says: its objects in the order of the text, and the background, or None if not mentioned."""
 
     objects: tuple[ObjectDescription, ...]
     background: str | None = None
