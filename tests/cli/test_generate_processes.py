@@ -54,7 +54,11 @@ def test_a_process_that_dies_ends_the_run(model: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("size", "arguments", "message"),
     [
-        (3, [], "3 processes cannot share this model: its layers have 4 and 8 attention heads; start 2, 4 of them"),
+        (
+            3,
+            [],
+            "3 processes cannot share this model: its layers have 4 and 8 attention heads; the number of processes can be 1, 2, 4",
+        ),
         (2, ["a cat", "--offload", "model"], "leave out --offload and --quantize"),
         (2, ["--prompts", __file__, "--contact-sheet", "sheet.png"], "leave it out, or start one process"),
         (2, ["a cat", "--quantize", "int8"], "leave out --offload and --quantize"),

@@ -62,7 +62,7 @@ def add_noise(latents: Tensor, noise_std: float, generator: torch.Generator) -> 
 def batches(pipeline: StarFlowPipeline, num_clips: int, num_tokens: int) -> Iterator[slice]:
     """Slices that cut `num_clips` clips of the model's size into batches of about `num_tokens` latent tokens."""
     config = pipeline.config
-    _, frames, _, rows, columns = pipeline.latent_shape(1, config.num_frames, config.height, config.width)
+    _, frames, _, rows, columns = pipeline.codec.latent_shape(1, config.num_frames, config.height, config.width)
     size = max(1, num_tokens // (frames * rows * columns))
     for start in range(0, num_clips, size):
         yield slice(start, min(start + size, num_clips))
