@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starflow.data.latents import to_video_tensor
-from starflow.flow.model import negative_log_likelihood
+from starflow.flow.loss import add_noise, negative_log_likelihood
+from starflow.media.frames import to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.world.captions import canonical, describe_scene
 from starflow.toyworld.world.grammar import Description
@@ -59,9 +59,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = StarFlowPipeline.from_pretrained(arguments.model)
     shown = scenes(arguments.num_clips)
-    clean = pipeline.codec.encode(to_video_tensor([render(scene) for scene in shown]))
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    latents = clean + pipeline.config.noise_std * noise
+    clean = pipeline.codec.encode(to_tensor(np.stack([render(scene) for scene in shown])))
+    latents = add_noise(clean, pipeline.config.noise_std, torch.Generator().manual_seed(0))
     said = [replace(describe_scene(scene), background=None) for scene in shown]
     truth = surprise(pipeline, latents, said)
     for name in SWAPPED:

@@ -12,7 +12,7 @@ from starflow.media.frames import Frames
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction, and what the clip becomes by it: uint8 `(F, height, width, 3)`, as long as the clip or shorter."""
+    """An instruction, and what the clip becomes by it: uint8 `(F, height, width, 3)`, no longer than the clip."""
 
     instruction: str
     video: Frames

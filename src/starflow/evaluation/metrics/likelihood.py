@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from starflow.evaluation.clips import batches
 from starflow.evaluation.statistics import summary
-from starflow.flow.model import negative_log_likelihood
+from starflow.flow.loss import negative_log_likelihood
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.solvers import require_finite
 
