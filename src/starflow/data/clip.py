@@ -28,6 +28,7 @@ class Clip:
         captions: one or several, which say the same in other words.
         image_captions: captions of the first frame alone; `captions` if there are none.
         edits: what the clip becomes by instructions.
+        name: of its file, say, for messages.
     """
 
     video: Frames
@@ -35,6 +36,7 @@ class Clip:
     captions: Sequence[str]
     image_captions: Sequence[str] = ()
     edits: Sequence[Edit] = ()
+    name: str = ""
 
 
 class ClipSource(Protocol):
