@@ -20,12 +20,11 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.encoders.text import encode_text, wrap_caption
+from starflow.encoders.text import encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.media.sizes import nearest_aspect_ratio
 from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, encode_given, one_each
 from starflow.pipeline.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import SamplingReport, Window, solvers_named
@@ -185,18 +184,8 @@ class StarFlowPipeline(DiffusionPipeline):
 
         `fps` 0 is an image; `size` is height and width of the video, the model's own if not given.
         """
-        config = self.config
-        height, width = size or (config.height, config.width)
-        wrapped = [
-            wrap_caption(
-                prompt,
-                fps=fps if config.caption_has_fps else None,
-                noise_std=config.noise_std if config.caption_has_noise_level else None,
-                aspect_ratio=nearest_aspect_ratio(width, height) if config.caption_has_aspect_ratio else None,
-            )
-            for prompt in prompts
-        ]
-        return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
+        wrapped = wrap_captions(prompts, self.config, fps, size)
+        return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
     def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """`(B, T, D, H, W)` of the latents of such videos.
