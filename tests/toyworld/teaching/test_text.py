@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from starflow.encoders.text import tiny_text_encoder
-from starflow.errors import UsageError
+from starflow.encoders.text import load_text_encoder, tiny_text_encoder
 from starflow.toyworld.teaching.readings import ASPECTS
-from starflow.toyworld.teaching.text import PADDING, Reader, build_tokenizer, lesson, load_text, train_text, words_read
+from starflow.toyworld.teaching.text import PADDING, Reader, build_tokenizer, lesson, train_text, words_read
 from starflow.train.config import LoopConfig, OptimizerConfig, TextModelConfig, TextTrainConfig
 
 WIDTH = 32
@@ -61,7 +60,7 @@ def test_training_teaches_to_read_and_leaves_an_encoder_that_a_flow_can_start_fr
     for steps in (1, 60):
         config = tiny_config(tmp_path / str(steps), num_steps=steps)
         folder = train_text(config)
-        tokenizer, encoder = load_text(str(folder), WIDTH)
+        tokenizer, encoder = load_text_encoder(str(folder))
         losses.append(_best_linear_guess(encoder, tokenizer))
     assert losses[1] < 0.7 * losses[0]
 
@@ -83,13 +82,5 @@ def test_training_goes_on_where_it_was_stopped(tmp_path: Path):
     config.loop.decay_steps = 0
     train_text(config)
     parts = train_text(tiny_config(tmp_path / "parts", num_steps=4, checkpoint_every=2), resume=True)
-    one, two = (load_text(str(folder), WIDTH)[1].state_dict() for folder in (whole, parts))
+    one, two = (load_text_encoder(str(folder))[1].state_dict() for folder in (whole, parts))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
-def test_a_text_encoder_that_does_not_fit_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="no text encoder"):
-        load_text(str(tmp_path), WIDTH)
-    folder = train_text(tiny_config(tmp_path))
-    with pytest.raises(UsageError, match="32 wide, and the flow reads 128"):
-        load_text(str(folder), 128)

@@ -17,8 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5EncoderModel
 
 from starflow.config import save_config
-from starflow.encoders.text import tiny_text_encoder, train_tokenizer, wrap_caption
-from starflow.errors import UsageError
+from starflow.encoders.text import T5_EMBEDDINGS, tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.media.files import atomic_write
 from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
@@ -28,8 +27,6 @@ from starflow.train.checkpoint import TrainState
 from starflow.train.config import TextTrainConfig
 from starflow.train.loop import autocast, create_state, parameter_groups, resume_or_start, seed_everything, train
 
-# Which Muon leaves to AdamW.
-EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 MARKERS = {"clip": ("", "", EXTEND, LAST), "image": ("",), "edit": (VIDEO_TO_VIDEO,)}
 TOKENIZER_TEXTS = 20_000
 TEST_SEED = 1_000_003
@@ -136,7 +133,7 @@ def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
     tokenizer = build_tokenizer(config.text.vocab_size, config.loop.seed)
     encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
     reader = Reader(encoder).to(config.loop.device)
-    state = create_state({"reader": reader}, parameter_groups("reader", reader, config.optimizer, EMBEDDINGS))
+    state = create_state({"reader": reader}, parameter_groups("reader", reader, config.optimizer, T5_EMBEDDINGS))
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
@@ -149,16 +146,3 @@ def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
         state.ema["reader"].encoder.save_pretrained(temporary / "text_encoder")  # type: ignore[operator, union-attr]
         tokenizer.save_pretrained(temporary / "tokenizer")
     return output / "final"
-
-
-def load_text(folder: str, width: int) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """The tokenizer and the text encoder that `train_text` left in `folder`.
-
-    Raises UsageError if there is none, or its encodings are not `width` wide.
-    """
-    if not Path(folder, "text_encoder", "config.json").is_file():
-        raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")
-    encoder = T5EncoderModel.from_pretrained(Path(folder, "text_encoder"))
-    if encoder.config.d_model != width:
-        raise UsageError(f"the text encoder at {folder} is {encoder.config.d_model} wide, and the flow reads {width}")
-    return PreTrainedTokenizerFast.from_pretrained(Path(folder, "tokenizer")), encoder
