@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from starflow.cli.common import require_extra
+from starflow.cli.quiet import hide_loading_bars
 
 
 @click.group()
@@ -74,5 +75,6 @@ def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow
 
+    hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained model: {folder}")
