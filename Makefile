@@ -1,5 +1,5 @@
 # make demo    a video from a sentence, in a fresh environment: demo.mp4 and demo.png
-# make test    lint, types and tests
+# make test    lint, types, direction of imports, and tests
 # make clean   remove the environment and everything that can be made again
 #
 # PYTHON=...       the interpreter (default: the first one found that is 3.11 or newer)
@@ -23,6 +23,7 @@ test: $(VENV)/dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 clean:

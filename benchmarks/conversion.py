@@ -2,18 +2,17 @@
 
     python benchmarks/conversion.py -o FOLDER [--preset starflow-v-7b]
 
-A checkpoint of random weights with the released names, shapes and precision is written to FOLDER, converted, exported
-again and loaded, each by a process of its own; all of it is removed in the end but for conversion.json. FOLDER must
-have room for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
+A checkpoint of random weights with the released names, shapes and precision is written to FOLDER, converted with and
+without a cast, exported and loaded, each in its own process. At the end everything but conversion.json is removed.
+FOLDER needs room for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
 
-What is measured, on Linux: anonymous memory (RssAnon), which is what a process has for itself, and files that are
-mapped (RssFile), which the system takes back when it needs the room; both at their peak, seen every few milliseconds.
-The model's VAE and text encoder are tiny stand-ins: only the flow and the denoiser have their real size.
+On Linux, the benchmark reads the peaks, every few milliseconds, of anonymous memory (RssAnon), which belongs to the
+process alone, and of mapped files (RssFile), which the system can reclaim. The model's VAE and text encoder are tiny:
+only the flow and the denoiser have their real size.
 """
 
 import argparse
 import json
-import os
 import selectors
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 
 EVERY = 0.005  # seconds, between two looks at the memory
 GB = 1e9
-DTYPE = "bfloat16"
+DTYPE, CAST_DTYPE = "bfloat16", "float16"
 
 
 def write_checkpoint(preset: str, path: Path) -> None:
@@ -84,9 +83,10 @@ def work(task: str, arguments: list[str]) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     start = time.perf_counter()
-    if task == "convert":
+    if task in ("convert", "cast"):
         checkpoint, output, preset, vae, text = arguments
-        conversion.convert(Path(checkpoint), released_model(preset, vae, text), Path(output))
+        dtype = getattr(torch, CAST_DTYPE) if task == "cast" else None
+        conversion.convert(Path(checkpoint), released_model(preset, vae, text), Path(output), dtype)
     elif task == "export":
         conversion.export(Path(arguments[0]), Path(arguments[1]))
     else:
@@ -124,7 +124,7 @@ def _watch(process: "subprocess.Popen[str]", anonymous: int) -> tuple[float, int
         while not selector.select(EVERY):
             now = memory(process.pid)
             anonymous, file = max(anonymous, now[0]), max(file, now[1])
-    said = os.read(process.stdout.fileno(), 100).decode()
+    said = process.stdout.readline()
     if not said:
         sys.exit("a task failed")
     return float(said), anonymous, file
@@ -151,7 +151,9 @@ def main() -> None:
         size = checkpoint.stat().st_size
         print(f"a checkpoint of {size / GB:.2f} GB; memory in GB")
         print(f"{'':8} {'seconds':>8}{'imports':>11}{'peak':>11}{'extra':>9}{'mapped':>9}")
-        rows = [
+        rows = [measure("cast", checkpoint, folder, arguments.preset, vae, text)]
+        shutil.rmtree(folder)
+        rows += [
             measure("convert", checkpoint, folder, arguments.preset, vae, text),
             measure("export", folder, again),
             measure("load", folder),

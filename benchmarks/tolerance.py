@@ -71,7 +71,7 @@ def measure(pipeline: StarFlowPipeline, arguments: argparse.Namespace) -> list[d
     """One row for sequential sampling, then one for each tolerance."""
     prompts = held_out_prompts(0, arguments.num_prompts, 1)
     config, generator = pipeline.config, torch.Generator().manual_seed(0)
-    shape = pipeline.latent_shape(len(prompts), config.num_frames, config.height, config.width)
+    shape = pipeline.codec.latent_shape(len(prompts), config.num_frames, config.height, config.width)
     noise = torch.randn(shape, generator=generator)
     signs = 2 * torch.rand(shape, generator=generator) - 1
     exact, report = make(pipeline, prompts, noise, "sequential", None)

@@ -1,8 +1,8 @@
-"""Writes the bundled model's measured figures into the tables of README.md, of its model card and of docs/sampling.md.
+"""Writes measured figures of the bundled model into the tables of docs/results.md, docs/sampling.md and the model card.
 
-`python docs/tables.py` takes them from the model's evaluation.json, as `starflow evaluate` wrote it, and from
-docs/sampling.json, as `starflow benchmark sampling` did. A table is known by its header; the sentences around it are
-written by hand.
+`python docs/tables.py` takes them from the model's evaluation.json, which `starflow evaluate` wrote, and from
+docs/sampling.json, which `python benchmarks/sampling.py` wrote. It finds a table by its header. The text around the
+tables is written by hand.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "src" / "starflow" / "zoo" / "toyworld"
-PAGES = (ROOT / "README.md", MODEL / "README.md", ROOT / "docs" / "sampling.md")
+PAGES = (ROOT / "docs" / "results.md", MODEL / "README.md", ROOT / "docs" / "sampling.md")
 SECONDS = (1, 5, 10, 20, 30)
 
 Results = Mapping[str, Any]
@@ -42,10 +42,10 @@ def captions(results: Results) -> list[str]:
     one, two = results["compliance"]["one_object"], results["compliance"]["two_objects"]
     columns = ("generated", "ceiling", "floor")
     names = {
-        "colour": "color",
+        "color": "color",
         "shape": "shape",
         "motion": "motion",
-        "colour, shape and motion": "color_shape_motion",
+        "color, shape and motion": "color_shape_motion",
     }
     return table(
         ["held-out captions, share right (95 % interval)", "generated", "autoencoder's ceiling", "shuffled captions"],
@@ -110,7 +110,7 @@ def tasks(results: Results) -> list[str]:
             db(first["psnr"]),
             db(first["vae_psnr"]),
         ),
-        both("colour, shape and motion right", image, "color_shape_motion"),
+        both("color, shape and motion right", image, "color_shape_motion"),
         row("", "mean change from frame 0 to 1, and in later steps (of 255)", steps("generated"), steps("true")),
         both("object still there", clip, "there", "continuation, 50 clips of 17 frames to 33"),
         both("no seam at the joint", clip, "seamless"),
@@ -136,7 +136,7 @@ def drift(results: Results) -> list[str]:
     return table(
         ["second", *map(str, SECONDS), f"true clips through the autoencoder, at {SECONDS[-1]}"],
         percent("object there", "present"),
-        percent("its colour right", "color"),
+        percent("its color right", "color"),
         percent("its shape right", "shape"),
         percent("background as at first", "background"),
         row("sharpness", *(f"{each['mean']:.2f}" for each in sharpness)),

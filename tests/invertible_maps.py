@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from plans import sample
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import sample
 from starflow.sampling.solvers import Solver, solve
 
 M = TypeVar("M", bound=nn.Module)

@@ -82,7 +82,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def released_state(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """A random state dict, as the released project would save, with its meaningless buffers."""
+    """A random state dict, as the released project would save, with its unused buffers."""
     state = {name: 0.1 * torch.randn(shape) for name, shape in released_parameters(*build(arguments)).items()}
     buffers = {"var": 2, "blocks.0.attn_mask": 3, "blocks.2.attn_mask": 3, "feat_rope.freqs_cos": 4}
     return state | {name: torch.rand(size, size) for name, size in buffers.items()}

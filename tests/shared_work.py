@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from invertible_maps import HEAD_DIM, randomize
+from plans import sample
 from starflow.cli.main import run
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
@@ -16,7 +17,6 @@ from starflow.hardware.parallel import parallelize
 from starflow.hardware.ranks import Rank, joined
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoStream, score_step
-from starflow.sampling.sampler import sample
 from starflow.sampling.solvers import sequential
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 

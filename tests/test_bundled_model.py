@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import sample_digests
+from plans import sample
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import sample, solvers_named
+from starflow.sampling.sampler import solvers_named
 from starflow.toyworld.reader.checker import check
 from starflow.weights.models import ZOO, bundled_models
 
@@ -48,7 +49,7 @@ def test_is_whole_and_small():
 def test_is_a_starflow_v_model(pipeline: StarFlowPipeline):
     assert len(pipeline.flow.shallow) >= 2
     assert pipeline.denoiser is not None
-    _, num_latent_frames, _, height, width = pipeline.latent_shape(1, 17, 64, 64)
+    _, num_latent_frames, _, height, width = pipeline.codec.latent_shape(1, 17, 64, 64)
     assert num_latent_frames >= 5
     assert height * width >= 16
 
@@ -86,7 +87,7 @@ def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline
 def test_a_sample_encoded_again_has_its_noise_within_the_tolerance(pipeline: StarFlowPipeline, shallow_block_size: int):
     """The certificate, on trained weights and of the whole flow, shallow blocks included."""
     text = pipeline.encode_prompt(PROMPTS[:2], fps=8)
-    noise = torch.randn(pipeline.latent_shape(2, 17, 64, 64), generator=generators()[0])
+    noise = torch.randn(pipeline.codec.latent_shape(2, 17, 64, 64), generator=generators()[0])
     solvers = solvers_named("sliding", tolerance=0.03, block_size=8, shallow_block_size=shallow_block_size)
     with torch.no_grad():
         x, report = sample(pipeline.flow, noise, text, solver=solvers)

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from plans import sample
 from starflow.convert.released import load_released
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import flow_loss
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import Window, sample
+from starflow.sampling.sampler import RollingWindow
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solvers, sequential
 
@@ -48,9 +49,11 @@ class Case:
         x = self.io[name]
         return x if x.ndim == 5 else x[:, None]
 
-    def assert_equal(self, got: Tensor, name: str, rtol: float = 0.0) -> None:
+    def assert_equal(self, got: Tensor, name: str) -> None:
+        """Equal up to `TOLERANCE` of the largest value, which is what float32 allows in ill-conditioned cases too."""
         want = self.io[name]
-        torch.testing.assert_close(got.reshape(want.shape), want, atol=TOLERANCE, rtol=rtol)
+        atol = TOLERANCE * want.abs().max().item()
+        torch.testing.assert_close(got.reshape(want.shape), want, atol=atol, rtol=0)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[path.stem for path in CASES])
@@ -77,9 +80,9 @@ def test_every_tensor_is_reproduced_by_some_test(case: Case):
 def test_blocks(case: Case):
     hidden = case.video("in.x").permute(0, 1, 3, 4, 2)
     case.assert_equal(hidden, "forward.hidden.0")
-    for index, step in enumerate(case.flow.steps(hidden, case.io["in.text"])):
-        case.assert_equal(step.hidden, f"forward.hidden.{index + 1}")
-        case.assert_equal(case.flow.to_tokens(step.log_det, index), f"forward.logdet.{index}")
+    for index, output in enumerate(case.flow.run_blocks(hidden, case.io["in.text"])):
+        case.assert_equal(output.hidden, f"forward.hidden.{index + 1}")
+        case.assert_equal(case.flow.to_tokens(output.log_det, index), f"forward.logdet.{index}")
 
 
 @torch.no_grad()
@@ -99,8 +102,7 @@ def test_loss_and_score(case: Case):
     case.assert_equal(0.5 * encoded.z.square().mean(), "loss.z")
     case.assert_equal(-encoded.log_det.mean(), "loss.logdet")
     (grad,) = torch.autograd.grad(loss, x)
-    # Scores reach 2000: there the released float32 values themselves are 8e-4 away from ours in float64.
-    case.assert_equal(grad * x.numel(), "score.input_grad_times_numel", rtol=TOLERANCE)
+    case.assert_equal(grad * x.numel(), "score.input_grad_times_numel")
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -145,7 +147,7 @@ def test_rolling_window_samples(case: Case, solver):
             case.io["in.text"],
             case.io["in.null_text"],
             float(match[3]),
-            window=Window(int(match[1]), int(match[2])),
+            rolling_window=RollingWindow(int(match[1]), int(match[2])),
             solver=solver,
         )
         case.assert_equal(x, name)

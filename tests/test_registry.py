@@ -1,27 +1,27 @@
+import math
+
 import pytest
 
-from starflow.data.folder import ClipFolder
 from starflow.errors import UsageError
 from starflow.registry import load_named
 
-KNOWN = {"folder": "starflow.data.folder:ClipFolder", "lost": "starflow.nowhere:Lost"}
+FUNCTIONS = {"square-root": "math:sqrt", "broken": "starflow.nowhere:Nothing"}
 
 
-@pytest.mark.parametrize("name", ["folder", "starflow.data.folder:ClipFolder"])
-def test_a_class_by_its_name_or_its_path(name: str):
-    assert load_named("source", name, KNOWN) is ClipFolder
+def test_names_and_module_attributes_are_loaded():
+    assert load_named("function", "square-root", FUNCTIONS) is math.sqrt
+    assert load_named("function", "math:floor", FUNCTIONS) is math.floor
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("foldr", "there is no source 'foldr': did you mean folder?"),
-        ("zzz", "there is no source 'zzz': choose folder, lost, or give module:Class"),
-        ("lost", "cannot load the source lost: No module named"),
-        ("starflow.data.folder:Nothing", "cannot load the source starflow.data.folder:Nothing"),
+        ("square-rot", "there is no function 'square-rot': did you mean square-root"),
+        ("cosine", "choose square-root, broken, or give module:attribute"),
+        ("broken", "cannot load the function broken: No module named 'starflow.nowhere'"),
+        ("math:nothing", "cannot load the function math:nothing: .*no attribute 'nothing'"),
     ],
 )
-def test_what_is_not_there_is_a_usage_error(name: str, message: str):
-    with pytest.raises(UsageError) as error:
-        load_named("source", name, KNOWN)
-    assert message in str(error.value)
+def test_what_cannot_be_loaded_is_a_usage_error(name: str, message: str):
+    with pytest.raises(UsageError, match=message):
+        load_named("function", name, FUNCTIONS)

@@ -1,4 +1,4 @@
-"""A run of a fraction of a second for the tests of the loop, whose step can send its own process a signal."""
+"""A training run that takes a fraction of a second, for tests of the loop. A step can send a signal to its process."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ from torch import nn
 
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import LoopConfig, OptimizerConfig
-from starflow.train.loop import create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import Preview, create_state, parameter_groups, resume_or_start, seed_everything, train
 
 NUM_STEPS = 12
 
 
 class TinyStep:
-    """Regression with noise from the global generators, so that a run depends on all that a checkpoint must hold."""
+    """Regression with noise from the global generators, so that a run depends on all that a checkpoint must restore."""
 
     def __init__(self, model: nn.Module, scale_model: nn.Module, signal_at: dict[int, signal.Signals]) -> None:
         self.model, self.scale_model, self.signal_at = model, scale_model, signal_at
@@ -39,17 +39,23 @@ def loop_config(**changes: object) -> LoopConfig:
 
 
 def tiny_run(
-    folder: Path, signal_at: dict[int, signal.Signals], *, resume: bool = False, **changes: object
+    folder: Path,
+    signal_at: dict[int, signal.Signals],
+    *,
+    resume: bool = False,
+    preview: Preview | None = None,
+    **changes: object,
 ) -> TrainState:
+    """Train in `folder`; `signal_at` maps steps to the signals sent during them, `changes` are for `loop_config`."""
     torch.set_num_threads(1)
     config = loop_config(**changes)
     seed_everything(config.seed)
     model, scale_model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), nn.Linear(4, 4)
     groups = parameter_groups("model", model, OptimizerConfig(lr=1e-2, muon_lr=0.02))
     groups += parameter_groups("scale", scale_model, OptimizerConfig(lr=1e-2, clip_norm=0.1))
-    state = create_state({"model": model, "scale": scale_model}, groups)
+    state = create_state({"model": model, "scale": scale_model}, groups, config)
     resume_or_start(state, folder, resume)
-    train(state, TinyStep(model, scale_model, signal_at), config, folder)
+    train(state, TinyStep(model, scale_model, signal_at), config, folder, preview)
     return state
 
 

@@ -1,4 +1,4 @@
-"""Classes by name: a table of names, or the path `module:Class` that a config may also give itself."""
+"""Classes and functions that a config chooses by name, from a table of names or as `module:attribute`."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,14 +9,20 @@ from starflow.errors import UsageError
 
 
 def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
-    """The class that `known` has under `name`, as `module:Class`, or that `name` itself says in that form.
+    """Import the class or function called `name`.
 
-    `kind` is what the class is, for the messages. Raises UsageError if there is no such name, module or class.
+    Args:
+        kind: what it is, for messages, such as "source".
+        name: a key of `known`, or a `module:attribute` itself.
+        known: the `module:attribute` of each name.
+
+    Raises:
+        UsageError: the name is unknown (the nearest known one is suggested), or the import fails.
     """
     module, _, attribute = known.get(name, name).partition(":")
     if not attribute:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, or give module:Class"
+        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, or give module:attribute"
         raise UsageError(f"there is no {kind} {name!r}: {hint}")
     try:
         return getattr(import_module(module), attribute)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from plans import sample
 from starflow.benchmark.published import PublishedJacobi
 from starflow.convert.released import load_released
-from starflow.sampling.sampler import sample
 from starflow.sampling.solvers import BlockJacobi
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -9,7 +9,7 @@ from starflow.cli.main import run
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("no/such/model", "no model at"), ("", "holds no model"), ("toy", "no model at toy")],
+    [("no/such/model", "no model at"), ("", "does not hold a model"), ("toy", "no model at toy")],
 )
 def test_what_is_no_model(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "folder").mkdir()

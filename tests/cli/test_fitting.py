@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(capsys, monkeypatch, l
     assert generate("toyworld", *options, "-o", "clip.mp4") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"starflow: error: this needs about {needed} GiB of memory")
-    assert "the device has 1.0 GiB free: it would fit with --" in line
+    assert "the device has 1.0 GiB free: add --" in line
     assert loaded == []
     assert not Path("clip.mp4").exists()
 
@@ -97,10 +97,10 @@ def test_what_is_given_counts(given: str, frames: int, hidden: int, model: str, 
 
 def test_int4_is_refused_where_it_cannot_be(model: str, tmp_path: Path, capsys):
     assert generate(model, "--quantize", "int4") == 2
-    assert "int4 needs layers whose widths are multiples of 128: choose --quantize int8" in capsys.readouterr().err
+    assert "int4 needs layers with widths that are multiples of 128: choose --quantize int8" in capsys.readouterr().err
     for command_line in (["info", "starflow-3b"], ["generate", "a cat", "--model", "starflow-3b", "-o", "cat.png"]):
         assert run([*command_line, "--quantize", "int4"]) == 2
-        assert "cannot pass through int4: choose --quantize int8" in capsys.readouterr().err
+        assert "cannot pass through int4; choose --quantize int8" in capsys.readouterr().err
 
 
 def test_a_pipeline_of_settings_alone():

@@ -189,7 +189,7 @@ def test_an_interrupted_stream_leaves_its_first_frames(model: str, tmp_path: Pat
         (["--stream", "-o", "clip.gif"], 2, "only an .mp4"),
         (["--seconds", "2", "--num-frames", "9"], 2, "not both"),
         (["--size", "32x32", "--aspect-ratio", "1:1"], 2, "not both"),
-        (["--size", "30x30"], 2, "squares of 16 pixels"),
+        (["--size", "30x30"], 2, "multiples of 16 pixels"),
         (["--size", "large"], 2, "848x480"),
         (["--seconds", "4", "--context", "3"], 2, "context"),
     ],

@@ -47,7 +47,7 @@ def test_a_process_that_dies_ends_the_run(model: str, tmp_path: Path):
     arguments += ["--num-frames", "41", "--stream"]  # it dies when the first of them is there
     assert run_processes(2, generate_and_die, *arguments, log=tmp_path) == [1, 9]
     error = (tmp_path / "0.err").read_text()
-    assert "process 0 of 2: error: another process of this run has ended" in error
+    assert "process 0 of 2: error: another process has stopped or does not answer" in error
     assert "Traceback" not in error
 
 

@@ -35,14 +35,14 @@ def test_options_reach_the_estimate(capsys: pytest.CaptureFixture[str]):
     ("arguments", "status", "message"),
     [
         (["toyworld", "--size", "big"], 2, "WIDTHxHEIGHT"),
-        (["toyworld", "--size", "65x64"], 2, "is not made of squares of 16 pixels"),
+        (["toyworld", "--size", "65x64"], 2, "must be multiples of 16 pixels, not 65×64"),
         (["toyworld", "--num-frames", "16"], 2, "cannot make 16 frames; the nearest it can is 17"),
         (["toyworld", "--memory", "0.5"], 2, "nothing makes that fit into 0.5 GiB"),
         (["no-such-model"], 1, "no model at no-such-model"),
         (["owner/name"], 1, "offline mode is on"),
         (["toyworld", "--offload", "all"], 2, "--offload"),
         (["toyworld", "--processes", "2"], 2, "2 processes cannot share this model"),
-        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers whose widths are multiples of 128"),
+        (["toyworld", "--quantize", "int4"], 2, "int4 needs layers with widths that are multiples of 128"),
         (["starflow-3b", "--offload", "model", "--processes", "2"], 2, "leave out --offload and --quantize"),
     ],
 )

@@ -76,8 +76,8 @@ def test_info_and_export(video_model: Path, image_model: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("apple/starflow", "apple/starflow holds several models: choose starflow-v-7b or starflow-3b"),
-        ("apple/starflow/starflow_3B_t2i_256x256.pth", "offline mode is on (HF_HUB_OFFLINE), and there is no copy"),
+        ("apple/starflow", "apple/starflow has several models: choose starflow-v-7b or starflow-3b"),
+        ("apple/starflow/starflow_3B_t2i_256x256.pth", "offline mode is on (HF_HUB_OFFLINE), and it is not in"),
         ("starflow-v-7b", "cannot download starflow-v_7B_t2v_caus_480p_v3.pth of apple/starflow: offline mode is on"),
         ("owner/name", "cannot download model_index.json of owner/name: offline mode is on (HF_HUB_OFFLINE)"),
     ],

@@ -6,7 +6,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from starflow.encoders.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption, wrap_captions
+from starflow.encoders.text import (
+    encode_text,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+    wrap_captions,
+)
+from starflow.errors import UsageError
 from starflow.toyworld.world.captions import caption as toy_caption
 from starflow.toyworld.world.scene import scene_at
 
@@ -152,3 +160,14 @@ def test_tiny_encoder_saves_and_loads(tokenizer, tmp_path):
     loaded = T5EncoderModel.from_pretrained(tmp_path, local_files_only=True).eval()
     expected = encode_text(tokenizer, encoder, ["a blue square"], max_length=10)
     torch.testing.assert_close(encode_text(tokenizer, loaded, ["a blue square"], max_length=10), expected)
+
+
+def test_a_trained_encoder_loads_with_its_tokenizer(tokenizer, tmp_path):
+    with pytest.raises(UsageError, match=r"no text encoder at .*: train it first"):
+        load_text_encoder(str(tmp_path))
+    encoder = tiny_text_encoder(len(tokenizer), width=16, layers=1)
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    loaded_tokenizer, loaded = load_text_encoder(str(tmp_path))
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    assert loaded_tokenizer.get_vocab() == tokenizer.get_vocab()

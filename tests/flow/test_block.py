@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from invertible_maps import CHANNELS, HEAD_DIM, TEXT_TOKENS, VIDEO, randn, random_text, randomize, tiny_flow
+from plans import sample
 from starflow.flow.block import AffineBlock, ConditionalGaussians
 from starflow.flow.guidance import guide
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import sample
 from starflow.sampling.solvers import BlockJacobi, sequential
 
 NUM_TOKENS = 18

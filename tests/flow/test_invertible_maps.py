@@ -96,7 +96,7 @@ def test_a_changed_frame_changes_no_earlier_frame(num_blocks: int):
 
 def test_text_reaches_the_deep_block_only():
     flow, x = tiny_flow(), randn(2, *VIDEO, CHANNELS)
-    steps = [list(flow.steps(x, random_text(2, seed=seed))) for seed in (1, 2)]
+    steps = [list(flow.run_blocks(x, random_text(2, seed=seed))) for seed in (1, 2)]
     for one, other in list(zip(*steps, strict=True))[:-1]:
         assert torch.equal(one.hidden, other.hidden)
         assert torch.equal(one.log_det, other.log_det)

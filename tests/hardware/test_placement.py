@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
 
 from invertible_maps import randomize
-from starflow.encoders.device import onload, onloaded
+from plans import sample
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
@@ -17,7 +17,6 @@ from starflow.flow.transformer import Layer
 from starflow.hardware.placement import OFFLOADS, place
 from starflow.hardware.quantization import INT4_GROUP, QUANTIZATIONS, check_quantizable, quantization_config
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import sample
 from starflow.sampling.sliding import SlidingWindow
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
@@ -74,15 +73,6 @@ def test_every_stage_brings_its_part_first(pipeline: StarFlowPipeline):
     assert set(log) == {"flow", "denoiser", "vae"}
     last_flow = len(log) - 1 - log[::-1].index("flow")
     assert "vae" not in log[:last_flow]  # so the flow is needed no more when decoding starts
-
-
-def test_what_makes_items_is_brought_for_each():
-    log: list[str] = []
-    module = nn.Identity()
-    module._hf_hook = Recorder(log, "module")
-    assert list(onloaded(module, (log.append(letter) or letter for letter in "ab"))) == ["a", "b"]
-    assert log == ["module", "a", "module", "b", "module"]
-    onload(nn.Identity())  # nothing to bring
 
 
 def test_groups_need_a_denoiser(pipeline: StarFlowPipeline):

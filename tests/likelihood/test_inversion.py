@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from plans import sample
 from starflow.errors import StarflowError, UsageError
 from starflow.likelihood.inversion import ClipNoise, decode_clip, encode_clip, load_noise, save_noise
 from starflow.pipeline.inputs import encode_clips
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import sample
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 
@@ -44,7 +44,12 @@ def test_round_trip_to_the_last_digits(clip: np.ndarray, sampler: str):
     noise = encode_clip(exact, clip, CAPTIONS[0], seed=4)
     assert noise.z.dtype == torch.float64
     text = exact.encode_prompt(CAPTIONS[:1], 8)
-    x, report = sample(exact.flow, noise.z[None], text, solver=exact.solvers(sampler, tolerance=1e-12))
+    x, report = sample(
+        exact.flow,
+        noise.z[None],
+        text,
+        solver=exact.plan(CAPTIONS[0], sampler=sampler, tolerance=1e-12).sampling.solvers,
+    )
     assert report.deep.converged and report.shallow.converged
     torch.testing.assert_close(x.float(), noised_latents(exact, clip, 4), atol=1e-6, rtol=0)
     torch.testing.assert_close(exact.flow.encode(x, text).z[0], noise.z, atol=1e-10, rtol=0)

@@ -130,7 +130,7 @@ def test_nothing_to_measure(pipeline: StarFlowPipeline, clip: np.ndarray, prompt
 def test_a_clip_that_the_vae_cannot_take(pipeline: StarFlowPipeline, clip: np.ndarray):
     with pytest.raises(UsageError, match="7 frames"):
         log_likelihood(pipeline, clip[:7], CAPTIONS[:1])
-    with pytest.raises(UsageError, match="16-pixel squares"):
+    with pytest.raises(UsageError, match="multiples of 16 pixels"):
         log_likelihood(pipeline, clip[:, :30], CAPTIONS[:1])
 
 

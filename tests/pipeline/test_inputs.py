@@ -72,10 +72,11 @@ def test_an_edited_video_is_as_long_as_its_source_and_depends_on_it(pipeline: St
 
 def test_edited_videos_see_the_source_in_front_and_the_marker(pipeline: StarFlowPipeline):
     plan = pipeline.plan(PROMPT, video=clip(9), generator=seeded())
-    assert plan.noise.shape[1] == 6
-    torch.testing.assert_close(plan.text, pipeline.encode_prompt(["(v2v) " + PROMPT], 8))
-    frames = make(pipeline, video=clip(9), latents=plan.noise)
-    moved = plan.noise.clone()
+    noise = plan.sampling.noise
+    assert noise.shape[1] == 6
+    torch.testing.assert_close(plan.sampling.text, pipeline.encode_prompt(["(v2v) " + PROMPT], 8))
+    frames = make(pipeline, video=clip(9), latents=noise)
+    moved = noise.clone()
     moved[:, :3] += 1  # the noise of what is given is not used
     torch.testing.assert_close(make(pipeline, video=clip(9), latents=moved), frames)
 

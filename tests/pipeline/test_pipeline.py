@@ -86,7 +86,7 @@ def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
     assert str(report).endswith("NOT converged")
     with pytest.raises(StarflowError, match="allow more sweeps"):
         pipeline(generator=seeded(), on_unconverged="raise", **settings)
-    with pytest.raises(UsageError, match="on_unconverged is warn or raise, not 'ignore'"):
+    with pytest.raises(UsageError, match="unknown on_unconverged 'ignore': choose warn, raise"):
         pipeline(generator=seeded(), on_unconverged="ignore", **settings)
 
 

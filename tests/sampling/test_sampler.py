@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from invertible_maps import CHANNELS, randn, random_text, tiny_flow
+from plans import plan, sample
 from starflow.errors import StarflowError, UsageError
-from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow, sample, solvers_named
+from starflow.sampling.sampler import RollingWindow, deep_frames, invert_shallow, solvers_named
+from starflow.sampling.sampler import sample as pieces
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solvers, sequential
 
@@ -86,7 +88,7 @@ def test_a_rolling_window_is_a_chain_of_continuations(num_given: int, solver):
     """Window 3, context 2: after the first 3 frames each continues the 2 before it, text and `sos` anew."""
     flow, text, z = tiny_flow(), random_text(2), noise(6)
     given = noise(num_given, seed=1) if num_given else None
-    got, _ = sample(flow, z, text, prefix=given, window=Window(3, 2), solver=solver)
+    got, _ = sample(flow, z, text, prefix=given, rolling_window=RollingWindow(3, 2), solver=solver)
     if num_given < 3:
         frames, _ = sample(flow, z[:, :3], text, prefix=given, solver=EXACT)
     else:
@@ -101,7 +103,7 @@ def test_a_rolling_window_is_a_chain_of_continuations(num_given: int, solver):
 def test_a_window_larger_than_the_video_changes_nothing():
     flow, text = tiny_flow(), random_text(2)
     want, _ = sample(flow, noise(3), text, solver=EXACT)
-    got, _ = sample(flow, noise(3), text, window=Window(21, 16), solver=EXACT)
+    got, _ = sample(flow, noise(3), text, rolling_window=RollingWindow(21, 16), solver=EXACT)
     assert torch.equal(got, want)
 
 
@@ -121,21 +123,22 @@ def test_each_frame_is_announced_as_the_deep_block_finishes_it():
 
 
 def test_frames_come_out_as_they_are_settled_and_the_report_grows_with_them():
-    flow, z = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
-    report, sweeps = SamplingReport(), []
-    for u in deep_frames(flow, z, random_text(2), None, 0.0, None, Window(), sequential, report):
+    planned, sweeps = plan(noise(4), random_text(2), solver=sequential), []
+    for u in deep_frames(tiny_flow(), planned):
         assert u.shape == (2, 1, HEIGHT, WIDTH, CHANNELS)
-        sweeps.append(report.deep.sweeps)
+        sweeps.append(planned.report.deep.sweeps)
     assert sweeps == [6, 12, 18, 24]
 
 
 def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
-    flow, z = tiny_flow().requires_grad_(), noise(3).permute(0, 1, 3, 4, 2)
-    report = SamplingReport()
-    for u in deep_frames(flow, z, random_text(2), None, 0.0, None, Window(), EXACT, report):
+    flow, planned = tiny_flow().requires_grad_(), plan(noise(3), random_text(2), solver=EXACT)
+    for u in deep_frames(flow, planned):
         assert torch.is_grad_enabled()
         assert not u.requires_grad
-        assert not invert_shallow(flow, u, EXACT, report).requires_grad
+        assert not invert_shallow(flow, u, planned).requires_grad
+    for x in pieces(flow, planned):
+        assert torch.is_grad_enabled()
+        assert not x.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -145,9 +148,10 @@ def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
 )
 def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
     flow, u = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
-    whole = invert_shallow(flow, u, solver, SamplingReport())
+    planned = plan(noise(4), random_text(2), solver=solver)
+    whole = invert_shallow(flow, u, planned)
     for frame in range(4):
-        alone = invert_shallow(flow, u[:1, frame : frame + 1], solver, SamplingReport())
+        alone = invert_shallow(flow, u[:1, frame : frame + 1], planned)
         assert_same(alone, whole[:1, frame : frame + 1])
 
 
@@ -168,8 +172,22 @@ def test_solvers_by_name():
     assert solvers_named("sliding", tolerance=1.0, **sizes) == (SlidingWindow(8, 0.9), SlidingWindow(2, 0.01))
     capped = solvers_named("sliding", tolerance=0.1, block_size=8, shallow_block_size=1, max_sweeps=3)
     assert capped == (SlidingWindow(8, 0.1, 3), sequential)
-    with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi or sequential"):
+    with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi, sequential"):
         solvers_named("gauss-seidel", tolerance=1e-2, **sizes)
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2, None])
+def test_pieces_have_as_many_frames_as_asked_for_and_are_the_whole(frames_at_once: int | None):
+    flow, given = tiny_flow(), noise(1, seed=1)
+    whole, _ = sample(flow, noise(4), random_text(2), prefix=given, solver=EXACT)
+    came = list(pieces(flow, plan(noise(4), random_text(2), prefix=given, solver=EXACT), frames_at_once))
+    assert [piece.shape[1] for piece in came] == [1, *{1: [1, 1, 1], 2: [2, 1], None: [3]}[frames_at_once]]
+    assert_same(torch.cat(came, dim=1), whole)
+
+
+def test_a_flow_in_float64_takes_noise_in_float32():
+    x, _ = sample(tiny_flow(), noise(2).float(), random_text(2))
+    assert x.dtype == torch.float64
 
 
 @pytest.mark.parametrize("num_given", [3, 4])
@@ -181,7 +199,7 @@ def test_a_prefix_that_leaves_nothing_to_generate_is_refused(num_given: int):
 @pytest.mark.parametrize(("size", "context"), [(3, 3), (3, 16), (3, 0), (3, -1), (1, 1)])
 def test_a_context_that_does_not_fit_its_window_is_refused(size: int, context: int):
     with pytest.raises(UsageError, match="context"):
-        Window(size, context)
+        RollingWindow(size, context)
 
 
 @pytest.mark.parametrize(

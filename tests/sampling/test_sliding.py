@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from invertible_maps import CHANNELS, TEXT_TOKENS, VIDEO, randn, random_text, tiny_flow
+from plans import sample
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
-from starflow.sampling.sampler import sample, solvers_named
+from starflow.sampling.sampler import solvers_named
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import Progress, Solution, sequential, solve
 

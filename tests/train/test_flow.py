@@ -172,7 +172,7 @@ def test_training_learns_four_clips(tmp_path: Path):
     optimizer = OptimizerConfig(lr=1e-2)
     modules = {"flow": flow, "denoiser": denoiser}
     groups = [group for name, module in modules.items() for group in parameter_groups(name, module, optimizer)]
-    state = create_state(modules, groups)
+    state = create_state(modules, groups, config.loop)
     step = FlowStep(pipeline, mixture_of(cache, "text_to_video"), config)
     metrics = [optimizer_step(state, step, config.loop) for _ in range(80)]
     start, end = metrics[0]["nats_per_dim"], sum(each["nats_per_dim"] for each in metrics[-10:]) / 10

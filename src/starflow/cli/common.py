@@ -1,8 +1,9 @@
-"""What several commands share: options of model and sampler, loading it, words to the user, the check for extras."""
+"""What several commands share: options of the model and of generation, loading, messages, the check for extras."""
 
 from collections.abc import Callable
+from dataclasses import Field, fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -10,6 +11,7 @@ from starflow.cli.fitting import Fitting
 from starflow.cli.quiet import hide_loading_bars
 from starflow.errors import StarflowError, UsageError
 from starflow.hardware.ranks import Rank
+from starflow.pipeline.options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -114,27 +116,28 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--guidance-scale`, `--sampler` and `--tolerance`; None where they are not given."""
-    for option in (
-        click.option(
-            "--tolerance",
-            type=click.FloatRange(0, min_open=True),
-            help="How exact a video is: it is the exact one of a noise that differs nowhere from the seed's by more "
-            "than this (that noise has a standard deviation of 1). Smaller takes longer. [default: the model's]",
-        ),
-        click.option(
-            "--sampler",
-            type=click.Choice(["sliding", "block-jacobi", "sequential"]),
-            help="How the flow is inverted: sliding, a window of tokens at once, within --tolerance (fastest); "
-            "block-jacobi, blocks of tokens at once, within it too; sequential, token by token, exact. "
-            "[default: the model's]",
-        ),
-        click.option(
-            "--guidance-scale",
-            type=click.FloatRange(0),
-            help="Strength of guidance by the caption; 0 is none. [default: the model's]",
-        ),
-    ):
-        command = option(command)
-    return command
+def generation_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds options of generation, by the names that they have in `Options`; None if not given."""
+    declared = {each.name: each for each in fields(Options)}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            about = declared[name].metadata
+            flag = f"--{name.replace('_', '-')}"
+            help_text = f"{about['help']} [default: {about['default']}]"
+            command = click.option(flag, type=_click_type(declared[name]), help=help_text)(command)
+        return command
+
+    return decorate
+
+
+def _click_type(declared: Field) -> click.ParamType:
+    """What the command line accepts for an option of generation: a choice, or a number in a range."""
+    about = declared.metadata
+    if about["choices"] is not None:
+        return click.Choice(about["choices"])
+    is_open = about["above"] is not None
+    bound = about["above"] if is_open else about["minimum"]
+    if get_args(declared.type)[0] is int:
+        return click.IntRange(bound, min_open=is_open)
+    return click.FloatRange(bound, min_open=is_open)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from starflow.cli.common import require_extra, sampling_options
+from starflow.cli.common import generation_options, require_extra
 from starflow.cli.quiet import hide_loading_bars
 
 
@@ -52,7 +52,7 @@ from starflow.cli.quiet import hide_loading_bars
     "--long-seconds", type=click.IntRange(1), default=30, show_default=True, help="Seconds of each long video."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of captions, clips and noise.")
-@sampling_options
+@generation_options("guidance_scale", "sampler", "tolerance")
 def evaluate(
     model: str,
     output: Path,

@@ -5,17 +5,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from starflow import __version__
-from starflow.cli.common import device_named, load_pipeline, model_options, sampling_options, say
+from starflow.cli.common import device_named, generation_options, load_pipeline, model_options, say
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
 from starflow.hardware.ranks import Rank, joined
+from starflow.pipeline.options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -37,21 +39,16 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed makes the same video."
 )
-@click.option("--num-frames", type=click.IntRange(1), help="Frames of the video; 1 is an image. [default: the model's]")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), help="Length of the video, instead of --num-frames."
 )
-@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames per second. [default: the model's]")
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
 @model_options
 @click.option("--size", help="Width and height in pixels, such as 848x480. [default: the model's]")
 @click.option("--aspect-ratio", help="Such as 9:16, at the model's area, instead of --size.")
 @click.option("--stream", is_flag=True, help="Write the .mp4 so that it can be played while it grows.")
-@click.option(
-    "--context", type=click.IntRange(1), help="Latent frames that a long video's window keeps. [default: 3/4]"
-)
 @given_options
-@sampling_options
+@generation_options("num_frames", "fps", "guidance_scale", "sampler", "tolerance", "context")
 @fitting_options
 def generate(
     prompt: str | None,
@@ -105,7 +102,7 @@ def generate(
     on_device = device_named(device, rank)
 
     def request_for(pipeline: "StarFlowPipeline") -> "Request":
-        return _request(pipeline, _settings(pipeline, **asked), paths, dtype, stream=stream)
+        return _request(pipeline, _options(pipeline, **asked), paths, dtype, stream=stream)
 
     require_fit(model, on_device, fitting, rank.size if shared else 1, request_for)
     with joined(rank, on_device) if shared else nullcontext() as mesh:
@@ -115,10 +112,10 @@ def generate(
             say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
         else:
             pipeline.set_progress_bar_config(disable=True)
-        settings = _settings(pipeline, tell=say, **asked)
-        given = load_given(pipeline, (settings["height"], settings["width"]), settings["fps"], **paths)
+        options = _options(pipeline, tell=say, **asked)
+        given = load_given(pipeline, options, **paths)
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
-        about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **settings}
+        about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **options}
         about |= {name: str(path) for name, path in paths.items() if path is not None}
         about |= {"quantize": quantize} if quantize else {}
         about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
@@ -127,8 +124,14 @@ def generate(
         jobs = list(zip(prompts, outputs, strict=True))
         for index, (text, path) in enumerate(jobs) if shared else rank.share(jobs):
             metadata = about | {"prompt": text, "seed": seed + index}
-            options = settings | given | {"generator": _generator(seed + index)}
-            frames = pipeline.stream(text, output_type="np", frames_at_once=1 if stream else window, **options)
+            frames = pipeline.stream(
+                text,
+                output_type="np",
+                frames_at_once=1 if stream else window,
+                generator=_generator(seed + index),
+                **options,
+                **given,
+            )
             if shared and rank.rank > 0:
                 deque(frames, maxlen=0)  # it takes part; the first process writes
             else:
@@ -137,38 +140,25 @@ def generate(
             write_contact_sheet(rows, contact_sheet, labels=prompts)
 
 
-def _settings(
+def _options(
     pipeline: "StarFlowPipeline",
     *,
-    num_frames: int | None,
     seconds: float | None,
-    fps: float | None,
     size: str | None,
     aspect_ratio: str | None,
-    guidance_scale: float | None,
-    sampler: str | None,
-    tolerance: float | None,
-    context: int | None,
     tell: Callable[[str], None] = lambda _: None,
+    **asked: Any,
 ) -> dict[str, Any]:
-    """What the pipeline is asked for, the model's settings where nothing is; `tell` hears what cannot be had."""
-    config = pipeline.config
-    fps = config.fps if fps is None else fps
-    if seconds is not None:
-        num_frames = round(seconds * fps)
-    return {
-        "num_frames": _allowed_num_frames(pipeline, num_frames, tell),
-        **_size(pipeline, size, aspect_ratio),
-        "fps": fps,
-        "guidance_scale": config.guidance_scale if guidance_scale is None else guidance_scale,
-        "sampler": sampler or config.sampler,
-        "tolerance": tolerance or config.tolerance,
-        "context": context,
-    }
+    """The options of the pipeline, with the model's settings where nothing is asked; `tell` hears what is changed."""
+    asked |= _size(pipeline, size, aspect_ratio)
+    options: Any = Options(**asked).with_defaults(pipeline.config)
+    num_frames = options.num_frames if seconds is None else round(seconds * options.fps)
+    options = replace(options, num_frames=_allowed_num_frames(pipeline, num_frames, tell))
+    return {name: getattr(options, name) for name in (*asked, "height", "width")}
 
 
 def _request(
-    pipeline: "StarFlowPipeline", settings: dict[str, Any], paths: dict[str, Path | None], dtype: str, *, stream: bool
+    pipeline: "StarFlowPipeline", options: dict[str, Any], paths: dict[str, Path | None], dtype: str, *, stream: bool
 ) -> "Request":
     """What will be made, as far as its memory goes; clips given count as long as those that the model makes."""
     import torch
@@ -176,14 +166,14 @@ def _request(
     from starflow.hardware.memory import Request
 
     trained = pipeline.config.num_frames
-    num_frames = settings["num_frames"] or (2 * trained - 1 if paths["extend"] else trained)
+    num_frames = options["num_frames"] or (2 * trained - 1 if paths["extend"] else trained)
     of_clip = pipeline.codec.num_latent_frames(trained)
     hidden = of_clip if paths["video"] else int(paths["last_image"] is not None)
     return Request(
-        settings["height"],
-        settings["width"],
+        options["height"],
+        options["width"],
         num_frames,
-        guidance=settings["guidance_scale"] > 0,
+        guidance=options["guidance_scale"] > 0,
         dtype=getattr(torch, dtype),
         frames_at_once=1 if stream else None,
         given=of_clip if paths["extend"] else hidden + int(paths["image"] is not None),
@@ -268,14 +258,16 @@ def _generator(seed: int) -> "torch.Generator":
 
 
 def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | None) -> dict[str, int]:
-    """Height and width: as asked for, or of an aspect ratio at the area that the model makes by default."""
+    """Height and width: as asked for, or those of an aspect ratio at the model's area; empty if neither is given."""
     from starflow.media.sizes import parse_size, size_of_aspect_ratio
 
-    width, height = pipeline.config.width, pipeline.config.height
     if size is not None:
         width, height = parse_size(size)
-    if aspect_ratio is not None:
-        width, height = size_of_aspect_ratio(aspect_ratio, (width * height) ** 0.5, pipeline.codec.spatial_factor)
+    elif aspect_ratio is not None:
+        side = (pipeline.config.width * pipeline.config.height) ** 0.5
+        width, height = size_of_aspect_ratio(aspect_ratio, side, pipeline.codec.spatial_factor)
+    else:
+        return {}
     return {"height": height, "width": width}
 
 

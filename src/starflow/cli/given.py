@@ -1,6 +1,6 @@
 """What `starflow generate` is given beside the prompt: the options that name files, and reading them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +28,16 @@ def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load_given(
     pipeline: "StarFlowPipeline",
-    size: tuple[int, int],
-    fps: float,
+    options: Mapping[str, Any],
     image: Path | None,
     last_image: Path | None,
     video: Path | None,
     extend: Path | None,
 ) -> dict[str, Any]:
-    """The arguments of the pipeline, fitted to height, width and rate; what was changed is said on stderr."""
+    """The arguments of the pipeline, fitted to the size and rate of `options`; changes are reported on stderr."""
     from starflow.pipeline.inputs import load_clip, load_picture
 
+    size, fps = (options["height"], options["width"]), options["fps"]
     given: dict[str, Any] = {}
     for name, path in (("image", image), ("last_image", last_image)):
         if path is not None:

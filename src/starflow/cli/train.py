@@ -1,4 +1,4 @@
-"""`starflow train`: train a VAE, a text encoder or a flow from a config file."""
+"""`starflow train`: train a VAE, a flow or toyworld's text encoder from a config file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from starflow.cli.quiet import hide_loading_bars
 
 @click.group()
 def train() -> None:
-    """Train a VAE, a text encoder or a flow from a config file; KEY=VALUE (optimizer.lr=1e-3) wins over the file."""
+    """Train a VAE, a flow or toyworld's text encoder from a config file; KEY=VALUE (loop.seed=1) wins over the file."""
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +36,10 @@ def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str |
 @train.command()
 @_options
 def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a video autoencoder."""
+    """Train a video autoencoder (VAE) on clips.
+
+    CONFIG is a YAML file: recipes/clips/vae.yaml is one for a folder of your own clips.
+    """
     require_extra("train")
     from starflow.train.config import VAETrainConfig
     from starflow.train.vae import train_vae
@@ -48,10 +51,12 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 @train.command()
 @_options
 def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a small text encoder to read captions, for a flow to start from."""
+    """Train toyworld's text encoder.
+
+    It learns from generated captions of toyworld, the bundled world of moving shapes. It is of no use for other clips.
+    """
     require_extra("train")
-    from starflow.toyworld.teaching.text import train_text
-    from starflow.train.config import TextTrainConfig
+    from starflow.toyworld.teaching.text import TextTrainConfig, train_text
 
     folder = train_text(_load(TextTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained text encoder: {folder}")

@@ -28,7 +28,7 @@ class Clip:
         captions: one or several, which say the same in other words.
         image_captions: captions of the first frame alone; `captions` if there are none.
         edits: what the clip becomes by instructions.
-        name: of its file, say, for messages.
+        name: what messages call the clip, such as its file.
     """
 
     video: Frames

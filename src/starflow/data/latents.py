@@ -63,7 +63,7 @@ class LatentCache:
     Attributes:
         clips: in the order of the source.
         num_latent_frames: `T` of the clips that the model makes in one piece.
-        left_out: what of the source is not there, each with the reason.
+        left_out: the parts of the source that are not in the cache, each with the reason.
     """
 
     def __init__(self, folder: Path, num_latent_frames: int) -> None:
@@ -90,14 +90,14 @@ def open_latent_cache(
 ) -> LatentCache:
     """The latent cache in `folder`, made first, or made complete, if it is not there.
 
-    What is left out is named on the terminal and in `left_out.txt`: files that cannot be read, clips that are too
-    short, and what the source itself has in `left_out`.
+    Files that cannot be read, clips that are too short, and what the source itself lists in `left_out` are left out.
+    The terminal and `left_out.txt` name them with the reasons.
 
     Raises:
         UsageError: the autoencoder cannot take clips of this format.
         StarflowError: the folder holds the latents of something else or a damaged shard, or nothing could be used.
     """
-    num_latent_frames = codec.num_latent_frames(clip_format.num_frames)
+    _, num_latent_frames, *_ = codec.latent_shape(1, clip_format.num_frames, clip_format.height, clip_format.width)
     _check_origin(folder, source, codec, clip_format)
     missing = {path: indices for path, indices in _shards(folder, len(source)).items() if not _is_finished(path)}
     total, initial = len(source), len(source) - sum(map(len, missing.values()))

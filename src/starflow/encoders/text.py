@@ -49,7 +49,7 @@ def wrap_caption(
 
 
 class CaptionSettings(Protocol):
-    """What of a model's settings `wrap_captions` reads: a pipeline's config has them."""
+    """The settings of a model that `wrap_captions` reads. A pipeline's config has them."""
 
     noise_std: float
     height: int
@@ -62,7 +62,7 @@ class CaptionSettings(Protocol):
 def wrap_captions(
     captions: Sequence[str], settings: CaptionSettings, fps: float, size: tuple[int, int] | None = None
 ) -> list[str]:
-    """Captions as a model reads them, in training and afterwards: with the conditions that its settings name.
+    """Wrap captions with the conditions that a model's settings name. Training and the pipeline both use it.
 
     `fps` is 0 for an image; `size` is height and width of the video, by default the model's own.
     """

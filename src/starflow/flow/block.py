@@ -1,4 +1,4 @@
-"""One autoregressive affine block: the parallel map data → noise, and the Gaussians that its inverse solves for.
+"""One autoregressive affine block: the parallel map data → noise, and the Gaussians that solvers need to invert it.
 
 For tokens `v_1 … v_N` (in the block's own order) a causal transformer predicts the mean and standard deviation of each
 from those before it, and
@@ -85,11 +85,11 @@ class AffineBlock(nn.Module):
 
 
 class ConditionalGaussians:
-    """The Gaussians of any stretch of tokens given all tokens before it, with what is settled kept in a cache.
+    """The Gaussians of consecutive tokens given all tokens before them, with a key/value cache of settled tokens.
 
-    This is all a solver sees of a block: `evaluate` where all samples have come equally far, `evaluate_windows` where
-    each is elsewhere. With guidance, the conditional and the unconditional branch share their tokens' embeddings and
-    run as one batch of `2B`, and the guided Gaussian comes back.
+    This is all that a solver sees of a block: `evaluate` for the same tokens of all samples, `evaluate_windows` for
+    other tokens of each sample. With guidance, the conditional and the unconditional branch run as one batch of `2B`
+    on the same tokens, and the result is the guided Gaussian.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class ConditionalGaussians:
         guidance_scale: float = 0.0,
         cache_dtype: torch.dtype | None = None,
     ):
-        """Start with an empty cache, but for the text.
+        """Start with a cache that holds the text only.
 
         `rotation` `(M + N, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come first.
-        Raises ValueError when guidance is asked for without `null_text`.
+        Raises ValueError for guidance without `null_text`.
         """
         if guidance_scale and (text is None or null_text is None):
             raise ValueError("guidance needs the text and the empty caption's text")
@@ -128,11 +128,11 @@ class ConditionalGaussians:
             self._run(block.embed_text(both))
 
     def forget(self) -> None:
-        """Empty the cache, but for the text."""
+        """Empty the cache, except for the text."""
         self.cache.rewind(self.num_text_tokens)
 
     def _run(self, h: Tensor) -> Tensor:
-        """Transformer output of tokens that follow what the cache holds, which takes them in."""
+        """Transformer output of tokens that follow those in the cache; they are added to it."""
         start = self.cache.length
         h = self.block.transformer(h, self.rotation[start : start + h.shape[1]], CausalAttend(self.cache))
         self.cache.advance(h.shape[1])
@@ -141,8 +141,9 @@ class ConditionalGaussians:
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1`, given those before each in `v` `(B, N, D)`.
 
-        The cache is rewound to `start` first, so tokens before `start` must not have changed since they were evaluated;
-        those that it does not hold are taken in by the same pass. It is left holding everything up to `stop`.
+        The cache is first rewound to `start`, so tokens before `start` must not have changed since they were evaluated.
+        Tokens before `start` that are not in the cache are evaluated in the same pass. Afterwards the cache holds all
+        tokens before `stop`.
         """
         first = min(start, self.cache.length - self.num_text_tokens)
         self.cache.rewind(self.num_text_tokens + first)
@@ -155,10 +156,10 @@ class ConditionalGaussians:
         return self._guided(h[:, start - first :])
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, one of each sample of `v` `(B, N, D)`, in their order.
+        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order; samples of `v` `(B, N, D)` have one each.
 
         As in `evaluate`, a sample's tokens before its window must have been evaluated and must not have changed since.
-        A sample whose window is empty is left out.
+        A window may be empty.
         """
         if all(window == windows[0] for window in windows):
             mu, sigma = self.evaluate(v, windows[0].start, windows[0].stop)
@@ -182,7 +183,7 @@ class ConditionalGaussians:
 
 
 def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The `n` tokens of all windows, one after the other: their samples, their indices, and their places in a window.
+    """For the `n` tokens of all windows, in order: their samples, their indices, and their offsets in the window.
 
     All are `(n,)`.
     """

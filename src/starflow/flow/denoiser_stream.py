@@ -1,8 +1,8 @@
-"""`CausalDenoiser` frame by frame: each layer emits a frame as soon as the frames that it looks ahead to are there.
+"""`CausalDenoiser` frame by frame: each layer emits a frame as soon as its look-ahead frames exist.
 
-Every layer keeps the keys and values of its window and the frames that still wait, so nothing is computed twice, and
-memory does not grow with the video. With `L` layers that each look `A - 1` frames ahead, a frame's prediction is ready
-when the frame `L·(A - 1)` later has come.
+Every layer keeps the keys and values of its attention window, and the frames that wait for their look-ahead. So nothing
+is computed twice, and memory does not grow with the video. With `L` layers that each look `A - 1` frames ahead, a
+frame's prediction is ready when the frame `L·(A - 1)` later exists.
 
 Legend: as in `starflow.flow.denoiser`; `P = H·W` tokens of a frame, `h` heads, `d` head width.
 """
@@ -30,7 +30,7 @@ def stream_predictions(
         text: `(B, M, text width)`; ignored by a denoiser that sees no text.
 
     Yields:
-        Latents and predictions `(B, t, D, H, W)` of the frames that became ready, each frame once and in order.
+        Latents and predictions `(B, t, D, H, W)` of the frames that are ready, each frame once and in order.
     """
     stream: _DenoiserStream | None = None
     for piece in pieces:

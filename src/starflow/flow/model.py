@@ -38,8 +38,8 @@ class Encoded(NamedTuple):
     log_det: Tensor
 
 
-class BlockStep(NamedTuple):
-    """What one block did: its output and log-determinant, `(B, T, H, W, D)`, both in raster order."""
+class BlockOutput(NamedTuple):
+    """A block's output and log-determinant, `(B, T, H, W, D)`, both in raster order."""
 
     hidden: Tensor
     log_det: Tensor
@@ -143,19 +143,19 @@ class StarFlow(ModelMixin, ConfigMixin):
 
     # --- data → noise ------------------------------------------------------------------------------------------------
 
-    def step(self, index: int, x: Tensor, text: Tensor | None = None) -> BlockStep:
+    def run_block(self, index: int, x: Tensor, text: Tensor | None = None) -> BlockOutput:
         """Run block `index` on `x` `(B, T, H, W, D)`, data → noise; only the deep block takes `text`."""
         grid = (x.shape[1], x.shape[2], x.shape[3])
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
         z, log_det = self.blocks[index](self.to_tokens(x, index), rotation, text)
-        return BlockStep(self.from_tokens(z, index, grid), self.from_tokens(log_det, index, grid))
+        return BlockOutput(self.from_tokens(z, index, grid), self.from_tokens(log_det, index, grid))
 
-    def steps(self, x: Tensor, text: Tensor) -> Iterator[BlockStep]:
+    def run_blocks(self, x: Tensor, text: Tensor) -> Iterator[BlockOutput]:
         """Run the blocks one by one on `x` `(B, T, H, W, D)`, from data to noise."""
         for index, block in enumerate(self.blocks):
-            step = self.step(index, x, text if block is self.deep else None)
-            yield step
-            x = step.hidden
+            output = self.run_block(index, x, text if block is self.deep else None)
+            yield output
+            x = output.hidden
 
     def encode(self, x: Tensor, text: Tensor) -> Encoded:
         """Data → noise: latents `(B, T, D, H, W)` and text encodings `(B, M, text width)` → `z` and `log_det`.
@@ -166,8 +166,8 @@ class StarFlow(ModelMixin, ConfigMixin):
             raise ValueError(f"expected latents (B, T, {self.config['latent_channels']}, H, W), not {tuple(x.shape)}")
         hidden = x.permute(0, 1, 3, 4, 2)
         total = torch.zeros_like(at_least_float32(hidden))
-        for step in self.steps(hidden, text):
-            hidden, total = step.hidden, total + step.log_det
+        for output in self.run_blocks(hidden, text):
+            hidden, total = output.hidden, total + output.log_det
         return Encoded(hidden.permute(0, 1, 4, 2, 3), total.permute(0, 1, 4, 2, 3))
 
     def forward(self, x: Tensor, text: Tensor) -> Encoded:
@@ -178,7 +178,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, what the deep block reads: each frame on its own."""
         x = x.permute(0, 1, 3, 4, 2)
         for index in range(self.num_blocks - 1):
-            x = self.step(index, x).hidden
+            x = self.run_block(index, x).hidden
         return x
 
     # --- what the inverse solves -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class KeyValueCache:
 
     def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
         """`shape` is `(B, h, capacity, d)`."""
-        # zeros: what is masked out must still be a number
+        # zeros, because masked entries must still be finite
         self.buffer = torch.zeros(num_layers, 2, *shape, dtype=dtype, device=device)
         self.capacity = shape[2]
         self.length = 0
@@ -53,22 +53,22 @@ class KeyValueCache:
 
 
 class Attend(Protocol):
-    """How one layer's queries meet keys: `(q, k, v, layer) → (B, h, n, d)`; it may keep keys and values for later."""
+    """The attention of one layer, `(q, k, v, layer) → (B, h, n, d)`; it may keep keys and values for later calls."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor: ...
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """`(n, m)`: which keys each of `n` queries, the last of `m` tokens, sees: those of its own and earlier tokens."""
+    """`(n, m)`: which keys the `n` queries, the last of `m` tokens, attend to: their own and earlier ones."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of `n` queries, the last of `m` tokens, each to the keys of its own and earlier tokens.
 
-    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is ever made for many
-    queries: a square problem uses the kernel's own causal mode, one with a prefix goes by chunks of rows. For few,
-    `mask` is their `causal_mask` if it is at hand.
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. Many queries never need a mask of `n·m` entries:
+    without a prefix the kernel's own causal mode is used, with a prefix the queries go in chunks. For few queries,
+    `mask` may be their `causal_mask`, made before.
     """
     n, m = q.shape[2], k.shape[2]
     if n == m:
@@ -87,11 +87,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 
 
 class CausalAttend:
-    """Causal attention in one pass through all layers, over a `KeyValueCache` when there is one."""
+    """Causal attention for one pass through all layers, with a `KeyValueCache` if there is one."""
 
     def __init__(self, cache: KeyValueCache | None = None):
         self.cache = cache
-        self.mask: Tensor | None = None  # of few queries with a prefix: made once for all layers
+        self.mask: Tensor | None = None  # for few queries with a prefix, made once for all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.cache is not None:
@@ -104,14 +104,14 @@ class CausalAttend:
 
 
 class RaggedAttend:
-    """Causal attention of windows of several sequences, packed one after the other into a single row of `n` tokens.
+    """Causal attention of windows of several sequences, packed into a single row of `n` tokens.
 
-    Each sequence has a row of the `KeyValueCache`; a token attends to what that row holds up to the token itself, which
-    is written there first.
+    Each sequence has a row of the `KeyValueCache`. A token is written to its row first, and attends to the row up to
+    itself.
     """
 
     def __init__(self, cache: KeyValueCache, rows: Tensor, places: Tensor, offsets: Tensor, dtype: torch.dtype):
-        """Where each token is, all `(n,)`: its row of the cache, its place in it, and its place in its window.
+        """The place of each token, all `(n,)`: its row of the cache, its position in the row, its offset in its window.
 
         `dtype` is that of the queries.
         """
@@ -195,7 +195,7 @@ class Layer(nn.Module):
         return self.finish(h, attend(*self.attention.queries_keys_values(h, rotation), layer))
 
     def finish(self, h: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention: tokens `(B, n, C)` and their attended values `(B, h, n, d)` → `(B, n, C)`."""
+        """The part after attention: tokens `(B, n, C)` and their attended values `(B, h, n, d)` → `(B, n, C)`."""
         h = h + self.attention.merge(attended)
         return h + self.mlp(h)
 
@@ -206,9 +206,7 @@ class Transformer(nn.Module):
     def __init__(self, width: int, num_layers: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
-        self.num_heads = (
-            width // head_dim
-        )  # of a layer, here: a model may be shared by processes (`starflow.hardware.parallel`)
+        self.num_heads = width // head_dim  # in this process: tensor parallelism shares the heads
         self.layers = nn.ModuleList(Layer(width, head_dim) for _ in range(num_layers))
         self.final_norm = FinalNorm(width)
 

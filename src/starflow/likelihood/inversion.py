@@ -81,7 +81,7 @@ def decode_clip(
         UsageError: the noise is of latents that this model does not have. StarflowError: NaN in what was decoded.
     """
     num_frames, height, width = noise.num_frames, noise.height, noise.width
-    shape = pipeline.latent_shape(1, num_frames, height, width)
+    shape = pipeline.codec.latent_shape(1, num_frames, height, width)
     if (1, *noise.z.shape) != shape:
         raise UsageError(
             f"the noise {tuple(noise.z.shape)} is another model's: this one's is {shape[1:]} for such clips"

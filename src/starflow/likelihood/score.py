@@ -144,7 +144,7 @@ def shallow_log_det(flow: StarFlow, x: Tensor) -> tuple[Tensor, Tensor]:
     u = x.permute(0, 1, 3, 4, 2)
     total = torch.zeros_like(at_least_float32(u[..., 0]))
     for index in range(flow.num_blocks - 1):
-        u, log_det = flow.step(index, u)
+        u, log_det = flow.run_block(index, u)
         total = total + log_det.sum(dim=-1)
     return u, total
 
@@ -152,8 +152,8 @@ def shallow_log_det(flow: StarFlow, x: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def deep_log_likelihood(flow: StarFlow, u: Tensor, text: Tensor) -> Tensor:
     """`log p(u_t | u_<t, text)` of each token `(B, T, H, W)`: `u` `(B, T, H, W, D)`, `text` `(B, M, text width)`."""
-    step = flow.step(flow.num_blocks - 1, u, text)
-    return -negative_log_likelihood(Encoded(step.hidden, step.log_det)).sum(dim=-1)
+    z, log_det = flow.run_block(flow.num_blocks - 1, u, text)
+    return -negative_log_likelihood(Encoded(z, log_det)).sum(dim=-1)
 
 
 def _on_cpu(draws: list[Tensor]) -> Tensor:

@@ -1,12 +1,12 @@
-"""What a video begins with or is made from: pictures and clips, fitted to the model, as latents in front of the noise.
+"""Pictures and clips that are given with the prompt, fitted to the model, as latents in front of the noise.
 
-One causal model does every task: what is given goes in front of what is generated, and a marker before the caption says
-how (STARFlow-V, arXiv 2511.20462):
+One causal model does every task. The given frames stand in front of the generated ones, and a marker before the caption
+names the task (STARFlow-V, arXiv 2511.20462):
 
     image                            [image | video …]
-    continuation   (extend)          [clip | what follows …], seen through a window that has left the clip's start
+    continuation   (extend)          [clip | what follows …]; marked once the rolling window has left the start
     video-to-video (v2v)             [source clip, hidden | target clip …]
-    last frame     (last)            [last frame, hidden | video …], the video's first frame too if an image is given
+    last frame     (last)            [last frame, hidden | video …]; a given first frame follows the last one
 
 Legend: `B` batch, `F` video frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -19,23 +19,23 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
+from starflow.media.frames import Frames, fit_frames, resample, to_tensor
 from starflow.media.video import read_video
 
 EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "
 
-Frames = NDArray[np.uint8]
 Picture = Image.Image | NDArray[np.uint8]
-Clip = NDArray[np.uint8] | Sequence[Image.Image]
+VideoClip = NDArray[np.uint8] | Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
 class Given:
-    """Clean latents `(B, K, D, H, W)` in front of the video; the first `num_hidden` are no part of it."""
+    """Clean latents `(B, K, D, H, W)` in front of the video; the first `num_hidden` frames are not shown."""
 
     latents: Tensor
     num_hidden: int = 0
@@ -53,8 +53,8 @@ def encode_given(
     *,
     image: Sequence[Picture] | None = None,
     last_image: Sequence[Picture] | None = None,
-    video: Sequence[Clip] | None = None,
-    extend: Sequence[Clip] | None = None,
+    video: Sequence[VideoClip] | None = None,
+    extend: Sequence[VideoClip] | None = None,
 ) -> Given | None:
     """What is given to each of `B` videos, as latents; None if that is nothing.
 
@@ -95,7 +95,7 @@ def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int
     return encode_clips(codec, [[image] if isinstance(image, Image.Image) else image[None] for image in images], size)
 
 
-def encode_clips(codec: VideoCodec, clips: Sequence[Clip], size: tuple[int, int]) -> Tensor:
+def encode_clips(codec: VideoCodec, clips: Sequence[VideoClip], size: tuple[int, int]) -> Tensor:
     """Clean latents `(B, T, D, H, W)` of clips of one length, fitted to `size`, height and width.
 
     Raises UsageError if their lengths differ, the VAE cannot take them, or one is not uint8 in RGB.
@@ -103,32 +103,17 @@ def encode_clips(codec: VideoCodec, clips: Sequence[Clip], size: tuple[int, int]
     arrays = [fit_frames(_to_array(clip), *size) for clip in clips]
     if len({len(array) for array in arrays}) > 1:
         raise UsageError("the clips of a batch must have the same number of frames")
-    videos = torch.from_numpy(np.stack(arrays)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-    return codec.encode(videos)
+    return codec.encode(to_tensor(np.stack(arrays)))
 
 
-def _to_array(clip: Clip) -> Frames:
+def _to_array(clip: VideoClip) -> Frames:
     array = clip if isinstance(clip, np.ndarray) else np.stack([np.asarray(image.convert("RGB")) for image in clip])
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or len(array) == 0:
         raise UsageError(f"a picture or clip must be PIL images or uint8 RGB arrays, not {array.dtype} {array.shape}")
     return array
 
 
-# --- fitting ---------------------------------------------------------------------------------------------------------
-
-
-def fit_frames(frames: Frames, height: int, width: int) -> Frames:
-    """Frames `(F, h, w, 3)` scaled to cover `height`×`width` pixels, and what sticks out cut off evenly."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
-
-
-def resample(frames: Frames, fps: float, new_fps: float) -> Frames:
-    """The frames that are seen at the times of another rate; the clip keeps its duration but for a frame's rounding."""
-    num_frames = max(1, round(len(frames) * new_fps / fps))
-    shown = np.floor((np.arange(num_frames) + 0.5) * fps / new_fps).astype(int)
-    return frames[np.minimum(shown, len(frames) - 1)]
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def load_picture(path: str | Path, height: int, width: int, say: Callable[[str], None]) -> Frames:

@@ -10,7 +10,7 @@ tokens.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan, DiffusionPipeline
@@ -25,11 +25,11 @@ from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Clip, Given, Picture, encode_given, one_each
-from starflow.pipeline.stages import FrameCallback, Plan, VideoStream, denoised, restored, sampled
-from starflow.sampling.sampler import SamplingReport, Window, solvers_named
-from starflow.sampling.sliding import OnUnconverged
-from starflow.sampling.solvers import Solvers, require_finite
+from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Given, encode_given, one_each
+from starflow.pipeline.options import Options
+from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
+from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
+from starflow.sampling.solvers import require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import is_finite
 from starflow.weights.models import read_index, resolve_model
@@ -37,43 +37,6 @@ from starflow.weights.models import read_index, resolve_model
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
-
-
-class Options(TypedDict, total=False):
-    """What may be said of a video, to `StarFlowPipeline.__call__` and `stream`; what is not is the model's default.
-
-    num_frames, height, width, fps: of the video. `num_frames` is 1 for an image, else one more than a multiple of the
-        VAE's temporal factor; a video longer than those of training is made through a rolling window.
-    guidance_scale: strength of classifier-free guidance, 0 for none.
-    generator: the source of the noise (one for all prompts, or one for each); the same seed, the same video.
-    latents: the noise itself, `(B, T, D, H, W)`, instead of `generator`; frames given and not shown count too.
-    sampler, tolerance: how the flow is inverted, see `starflow.sampling.solvers`, and the largest residual it may
-        leave, in units of the prior.
-    max_sweeps, on_unconverged: how often `sliding` evaluates a token at most (None: until it has converged), and
-        whether it will `warn` or `raise` when that was not enough.
-    context: latent frames that the rolling window keeps when it moves on.
-    image: the first frame. last_image: the last one. video: a clip to edit as the prompt says, as long as the result.
-        extend: a clip to continue; `num_frames` counts it too. Pictures are PIL images or uint8 arrays `(h, w, 3)`,
-        clips lists of PIL images or uint8 arrays `(F, h, w, 3)`; they are scaled and cropped to the video's size. With
-        several prompts, a list of one for each.
-    """
-
-    num_frames: int | None
-    height: int | None
-    width: int | None
-    fps: float | None
-    guidance_scale: float | None
-    generator: torch.Generator | list[torch.Generator] | None
-    latents: Tensor | None
-    sampler: str | None
-    tolerance: float | None
-    max_sweeps: int | None
-    on_unconverged: OnUnconverged
-    context: int | None
-    image: Picture | Sequence[Picture] | None
-    last_image: Picture | Sequence[Picture] | None
-    video: Clip | Sequence[Clip] | None
-    extend: Clip | Sequence[Clip] | None
 
 
 @dataclass
@@ -187,98 +150,58 @@ class StarFlowPipeline(DiffusionPipeline):
         wrapped = wrap_captions(prompts, self.config, fps, size)
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
-    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """`(B, T, D, H, W)` of the latents of such videos.
-
-        Raises:
-            UsageError: a number of frames or a size that the VAE cannot make.
-        """
-        factor = self.codec.spatial_factor
-        if height % factor or width % factor or height < factor or width < factor:
-            raise UsageError(f"{width}×{height} is not made of squares of {factor} pixels, as this model's VAE needs")
-        num_latent_frames = self.codec.num_latent_frames(num_frames)
-        return batch_size, num_latent_frames, self.codec.latent_channels, height // factor, width // factor
-
-    def solvers(
-        self,
-        sampler: str | None = None,
-        tolerance: float | None = None,
-        max_sweeps: int | None = None,
-        on_unconverged: OnUnconverged = "warn",
-    ) -> Solvers:
-        """How blocks are inverted: what is not given is the model's default."""
-        return solvers_named(
-            sampler or self.config.sampler,
-            tolerance=self.config.tolerance if tolerance is None else tolerance,
-            block_size=self.config.block_size,
-            shallow_block_size=self.config.shallow_block_size,
-            max_sweeps=max_sweeps,
-            on_unconverged=on_unconverged,
-        )
-
-    def plan(
-        self,
-        prompt: str | Sequence[str],
-        *,
-        num_frames: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        fps: float | None = None,
-        guidance_scale: float | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: Tensor | None = None,
-        sampler: str | None = None,
-        tolerance: float | None = None,
-        max_sweeps: int | None = None,
-        on_unconverged: OnUnconverged = "warn",
-        context: int | None = None,
-        image: Picture | Sequence[Picture] | None = None,
-        last_image: Picture | Sequence[Picture] | None = None,
-        video: Clip | Sequence[Clip] | None = None,
-        extend: Clip | Sequence[Clip] | None = None,
-    ) -> Plan:
+    def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        size = self.config.height if height is None else height, self.config.width if width is None else width
-        fps = self.config.fps if fps is None else fps
-        guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        _check_call(prompts, guidance_scale)
-        given_things = {"image": image, "last_image": last_image, "video": video, "extend": extend}
-        given = encode_given(
-            self.codec, size, **{name: one_each(name, thing, prompt) for name, thing in given_things.items()}
-        )
-        num_frames = self._num_frames(num_frames, given)
-        shape = self.latent_shape(len(prompts), num_frames, *size)
-        window = self._window(shape[1], given, context)
-        noised = None
+        asked: Any = Options(**options).with_defaults(self.config)  # no option that has a default is None now
+        prompts = _checked(prompt)
+        size = (asked.height, asked.width)
+        given = self._given(prompt, asked)
+        num_frames = self._num_frames(asked.num_frames, given)
+        shape = self.codec.latent_shape(len(prompts), num_frames, *size)
+        rolling_window = self._rolling_window(shape[1], given, asked.context)
         if given is not None:
             shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
-            if given.num_frames >= shape[1]:
-                raise UsageError(f"what is given already has {num_frames} frames or more: ask for a longer video")
-        noise = self._noise(shape, generator) if latents is None else latents.to(self._execution_device)
-        if tuple(noise.shape) != shape:
-            raise UsageError(f"the noise must have the shape {shape}, not {tuple(noise.shape)}")
+        noise = self._noise(shape, asked)
+        prefix = None
         if given is not None:
             clean = given.latents.to(noise.device)
-            noised = clean + self.config.noise_std * self._noise(tuple(clean.shape), generator)
+            prefix = clean + self.config.noise_std * self._drawn(tuple(clean.shape), asked.generator)
         marker = "" if given is None else given.marker
-        caption_fps = fps if num_frames > 1 else 0
-        text = self.encode_prompt([marker + each for each in prompts], caption_fps, size)
-        return Plan(
-            text=text,
-            later_text=self.encode_prompt([EXTEND + each for each in prompts], caption_fps, size),
-            null_text=self.encode_prompt([""], caption_fps, size).expand_as(text) if guidance_scale else None,
-            guidance_scale=guidance_scale,
+        fps = asked.fps if num_frames > 1 else 0
+        text = self.encode_prompt([marker + each for each in prompts], fps, size)
+        sampling = Plan(
             noise=noise,
-            given=given,
-            noised=noised,
-            window=window,
-            solvers=self.solvers(sampler, tolerance, max_sweeps, on_unconverged),
-            num_frames=num_frames,
-            fps=fps,
+            text=text,
+            null_text=self.encode_prompt([""], fps, size).expand_as(text) if asked.guidance_scale else None,
+            guidance_scale=asked.guidance_scale,
+            later_text=self.encode_prompt([EXTEND + each for each in prompts], fps, size),
+            prefix=prefix,
+            rolling_window=rolling_window,
+            solvers=solvers_named(
+                asked.sampler,
+                tolerance=asked.tolerance,
+                block_size=self.config.block_size,
+                shallow_block_size=self.config.shallow_block_size,
+                max_sweeps=asked.max_sweeps,
+                on_unconverged=asked.on_unconverged or "warn",
+            ),
         )
+        return VideoPlan(sampling, given, num_frames, asked.fps)
 
-    def _noise(self, shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    def _given(self, prompt: str | Sequence[str], asked: Any) -> Given | None:
+        names = ("image", "last_image", "video", "extend")
+        things = {name: one_each(name, getattr(asked, name), prompt) for name in names}
+        return encode_given(self.codec, (asked.height, asked.width), **things)
+
+    def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
+        """The noise that is given, or else drawn."""
+        if asked.latents is None:
+            return self._drawn(shape, asked.generator)
+        if tuple(asked.latents.shape) != shape:
+            raise UsageError(f"the noise must have the shape {shape}, not {tuple(asked.latents.shape)}")
+        return asked.latents.to(self._execution_device)
+
+    def _drawn(self, shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
         return randn_tensor(shape, generator, self._execution_device, torch.float32)
 
     def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
@@ -293,26 +216,26 @@ class StarFlowPipeline(DiffusionPipeline):
         further = max(0, given.num_frames - given.num_hidden - 1) * self.codec.temporal_factor
         return self.config.num_frames + further if num_frames is None else num_frames
 
-    def _window(self, num_latent_frames: int, given: Given | None, context: int | None) -> Window:
-        """The rolling window of videos longer than those of training, which is as long as those."""
+    def _rolling_window(self, num_latent_frames: int, given: Given | None, context: int | None) -> RollingWindow:
+        """That of a video longer than those of training: as long as those."""
         size = self.codec.num_latent_frames(self.config.num_frames)
         if num_latent_frames <= size:
-            return Window()
+            return RollingWindow()
         if given is not None and given.num_hidden:
             raise UsageError(
                 f"with a video to edit or a last frame, a video has at most the {self.config.num_frames} frames that "
                 "this model was trained on: ask for fewer, or cut the source"
             )
-        return Window(size, round(CONTEXT_SHARE * size) if context is None else context)
+        return RollingWindow(size, round(CONTEXT_SHARE * size) if context is None else context)
 
     def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
         """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean ones: by the denoiser, or by one score step."""
         return torch.cat(list(denoised(self.flow, self.denoiser, self.config.noise_std, [latents], text)), dim=1)
 
-    def _pieces(self, plan: Plan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
+    def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
-        noisy = sampled(self.flow, plan, frames_at_once, on_frame)
-        clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.text)
+        noisy = sampled(self.flow, plan.sampling, frames_at_once, on_frame)
+        clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text)
         return restored(clean, plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
@@ -323,7 +246,7 @@ class StarFlowPipeline(DiffusionPipeline):
         *,
         output_type: str = "pil",
         callback_on_step_end: StepCallback | None = None,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> StarFlowOutput:
         """Make one video for each prompt.
 
@@ -342,11 +265,11 @@ class StarFlowPipeline(DiffusionPipeline):
         """
         _check_output_type(output_type, OUTPUT_TYPES)
         plan = self.plan(prompt, **options)
-        pieces = self._make(plan, plan.noise.shape[1], output_type, callback_on_step_end)
+        pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
         frames = torch.cat(list(pieces), dim=1)
         if output_type != "latent":
             frames = self._postprocess(frames, output_type)
-        return StarFlowOutput(frames=frames, report=plan.report)
+        return StarFlowOutput(frames=frames, report=plan.sampling.report)
 
     def stream(
         self,
@@ -355,7 +278,7 @@ class StarFlowPipeline(DiffusionPipeline):
         output_type: str = "pil",
         frames_at_once: int = 1,
         callback_on_step_end: StepCallback | None = None,
-        **options: Unpack[Options],
+        **options: Any,
     ) -> VideoStream:
         """Make one video and hand out its frames as soon as they are ready, in memory that does not grow with it.
 
@@ -380,10 +303,10 @@ class StarFlowPipeline(DiffusionPipeline):
         return VideoStream(images, plan)
 
     def _make(
-        self, plan: Plan, frames_at_once: int, output_type: str, callback: StepCallback | None
+        self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
     ) -> Iterator[Tensor]:
         """The stages one after the other: videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
-        num_generated = plan.noise.shape[1] - plan.num_given
+        num_generated = plan.sampling.num_frames - plan.sampling.num_given
         with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
 
             def on_frame(index: int, u: Tensor) -> None:
@@ -392,7 +315,7 @@ class StarFlowPipeline(DiffusionPipeline):
                     callback(self, index, index, {"latents": u})
 
             bar.set_description("sampling and decoding")
-            pieces = self._pieces(plan, frames_at_once, on_frame)
+            pieces = self._latents(plan, frames_at_once, on_frame)
             try:
                 if output_type == "latent":
                     yield from pieces
@@ -407,11 +330,12 @@ class StarFlowPipeline(DiffusionPipeline):
         return self.video_processor.postprocess_video(video.transpose(1, 2), output_type=output_type)
 
 
-def _check_call(prompts: Sequence[str], guidance_scale: float) -> None:
-    if not prompts or any(not prompt.strip() for prompt in prompts):
+def _checked(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list. Raises UsageError if there are none, or one is empty."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or any(not each.strip() for each in prompts):
         raise UsageError('the prompt is empty: say what is to be seen, such as "a red circle moves right"')
-    if guidance_scale < 0:
-        raise UsageError(f"the guidance scale must be 0 (none) or more, not {guidance_scale}")
+    return prompts
 
 
 def _check_output_type(output_type: str, known: Sequence[str]) -> None:

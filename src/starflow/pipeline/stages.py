@@ -1,96 +1,54 @@
 """The stages of making a video, as generators: each takes what the one before it has ready.
 
-    sampled   noise → deep block, frame by frame → shallow blocks
-    denoised  denoiser, some frames behind
-    restored  what was given is put back as it was, and what is hidden left out
+    sampled    noise → deep block, frame by frame → shallow blocks
+    denoised   denoiser, some frames behind
+    restored   given frames are put back as they were; hidden ones are left out
 
-Legend: `B` prompts, `T` latent frames, `t` of them at a time, `K` given ones, `D` latent channels, `H W` latent rows
-and columns, `M` text tokens.
+Legend: `B` prompts, `T` latent frames, `t` some of them, `K` given ones, `D` latent channels, `H W` latent rows and
+columns, `M` text tokens.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from starflow.encoders.device import onload, onloaded
+from starflow.encoders.device import onload
 from starflow.flow.denoiser import CausalDenoiser, tweedie_step
 from starflow.flow.denoiser_stream import stream_predictions
 from starflow.flow.loss import flow_loss, score_prediction
 from starflow.flow.model import StarFlow
 from starflow.pipeline.inputs import Given
-from starflow.sampling.sampler import SamplingReport, Window, deep_frames, invert_shallow
-from starflow.sampling.solvers import Solvers, require_finite
-
-FrameCallback = Callable[[int, Tensor], None]
+from starflow.sampling.sampler import FrameCallback, Plan, SamplingReport, sample
+from starflow.sampling.solvers import require_finite
 
 
 @dataclass
-class Plan:
-    """All that is settled before sampling starts.
+class VideoPlan:
+    """What is sampled, and what becomes of it.
 
-    `text`, `null_text`, and `later_text` (of windows that have left the first frame behind) are `(B, M, text width)`;
-    `noise` is `(B, T, D, H, W)`, of what is given too; `noised` are the given latents `(B, K, D, H, W)` at the noise
-    level of training.
+    Attributes:
+        sampling: the plan of the latents, those of hidden frames included.
+        given: the clean latents of given frames.
+        num_frames, fps: of the video.
     """
 
-    text: Tensor
-    later_text: Tensor
-    null_text: Tensor | None
-    guidance_scale: float
-    noise: Tensor
+    sampling: Plan
     given: Given | None
-    noised: Tensor | None
-    window: Window
-    solvers: Solvers
     num_frames: int
     fps: float
-    report: SamplingReport = field(default_factory=SamplingReport)
-
-    @property
-    def num_given(self) -> int:
-        """`K`."""
-        return 0 if self.given is None else self.given.num_frames
 
 
-def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
-    """Latents `(B, t, D, H, W)` at the noise level of training, those given first.
-
-    So many frames go through the shallow blocks at once; `on_frame` is called with the index and `u` `(B, 1, H, W, D)`
-    of each frame as the deep block finishes it.
-    """
-    noise, given = plan.noise.permute(0, 1, 3, 4, 2), None
-    if plan.noised is not None:
+def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCallback | None = None) -> Iterator[Tensor]:
+    """The pieces of `starflow.sampling.sampler.sample`. The flow is on its device when each is made."""
+    pieces, num_made = sample(flow, plan, frames_at_once, on_frame), 0
+    while num_made < plan.num_frames:
         onload(flow)
-        given = flow.encode_shallow(plan.noised)
-        yield plan.noised
-    frames = deep_frames(
-        flow,
-        noise,
-        plan.text,
-        plan.null_text,
-        plan.guidance_scale,
-        given,
-        plan.window,
-        plan.solvers.deep,
-        plan.report,
-        plan.later_text,
-    )
-    frames = onloaded(flow, frames)
-    ready: list[Tensor] = []
-    for index, u in enumerate(frames, plan.num_given):
-        on_frame(index, u)
-        ready.append(u)
-        is_last = index == noise.shape[1] - 1
-        if is_last:
-            next(frames, None)  # which ends it and frees its cache, before the other stages take memory
-        if len(ready) == frames_at_once or is_last:
-            yield invert_shallow(flow, torch.cat(ready, dim=1), plan.solvers.shallow, plan.report).permute(
-                0, 1, 4, 2, 3
-            )
-            ready = []
+        piece = next(pieces)
+        num_made += piece.shape[1]
+        yield piece
 
 
 def denoised(
@@ -141,12 +99,12 @@ class StreamedFrame:
 
 
 class VideoStream:
-    """The frames of one video, as they become ready; closing it frees what was held for the frames to come."""
+    """The frames of one video, as they become ready. Closing it frees the memory held for later frames."""
 
-    def __init__(self, images: Generator[Any], plan: Plan) -> None:
+    def __init__(self, images: Generator[Any], plan: VideoPlan) -> None:
         self._images, self._index = images, 0
         self.num_frames, self.fps = plan.num_frames, plan.fps
-        self.report = plan.report
+        self.report: SamplingReport = plan.sampling.report
 
     def __iter__(self) -> "VideoStream":
         return self
@@ -173,9 +131,9 @@ def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Ten
     One sample after the other, as the backward pass keeps the results of every layer: memory does not grow with `B`.
     """
     clean = []
-    for sample, its_text in zip(x.split(1), text.split(1), strict=True):
+    for video, its_text in zip(x.split(1), text.split(1), strict=True):
         with torch.enable_grad():
-            noisy = sample.detach().requires_grad_()
+            noisy = video.detach().requires_grad_()
             (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
-        clean.append(tweedie_step(sample, score_prediction(grad, noise_std), noise_std))
+        clean.append(tweedie_step(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

@@ -1,1 +1,1 @@
-"""How the flow is inverted. `sampler.sample` turns noise into latents; `solvers` invert one block."""
+"""Inverting the flow. `sampler.sample` turns noise into latents; `solvers` invert one block."""

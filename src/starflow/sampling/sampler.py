@@ -1,6 +1,9 @@
 """Noise → latents: the deep block frame by frame, over a rolling window, then the shallow blocks within each frame.
 
-Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
+`sample` does what a `Plan` says; it is the inverse of `StarFlow.encode`.
+
+Legend: `B` batch, `T` latent frames, `K` given ones, `t` some of them, `H W` latent rows and columns, `D` latent
+channels, `M` text tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,20 +15,21 @@ from torch import Tensor
 from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
-from starflow.flow.transformer import at_least_float32
-from starflow.sampling.sliding import OnUnconverged, SlidingWindow
+from starflow.sampling.names import SAMPLERS
+from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solution, Solver, Solvers, require_finite, sequential, solve
 
-# Residuals of the shallow blocks reach the deep block's noise multiplied, by 5 to 9 in the bundled model (see
-# docs/sampling.md): so much of the tolerance each may leave where both are iterated.
+# The share of the tolerance that each kind of block may leave where both are iterated. A residual of a shallow block
+# reaches the deep block's noise multiplied, by 5 to 9 in the bundled model (see docs/sampling.md).
 DEEP_SHARE, SHALLOW_SHARE = 0.9, 0.01
+DEFAULT_SOLVERS = Solvers(SlidingWindow(), sequential)
 
 
 @dataclass(frozen=True)
-class Window:
-    """The deep block's cache holds `size` latent frames (None: all).
+class RollingWindow:
+    """For videos longer than those of training: the deep block's cache holds `size` latent frames (None: all).
 
-    When it is full, the last `context` frames are encoded again, from position 0.
+    When it is full, it starts again from position 0 with the last `context` frames (STARFlow-V, rolling window).
     """
 
     size: int | None = None
@@ -53,6 +57,53 @@ class SamplingReport:
         )
 
 
+@dataclass
+class Plan:
+    """Everything that is settled before sampling starts.
+
+    Attributes:
+        noise: `(B, T, D, H, W)`, standard normal; that of given frames is not used.
+        text: `(B, M, text width)`, the captions' encodings.
+        null_text: the same of the empty caption; needed when `guidance_scale` is not 0.
+        guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
+        later_text: the captions' encodings once the rolling window has left the first frame behind; None for `text`.
+        prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with.
+        rolling_window: for videos longer than those of training.
+        solvers: how the deep block and the shallow blocks are inverted.
+        report: what the solvers did; it grows as frames are made.
+
+    Raises:
+        UsageError: the prefix leaves nothing to generate.
+    """
+
+    noise: Tensor
+    text: Tensor
+    null_text: Tensor | None = None
+    guidance_scale: float = 0.0
+    later_text: Tensor | None = None
+    prefix: Tensor | None = None
+    rolling_window: RollingWindow = RollingWindow()
+    solvers: Solvers = DEFAULT_SOLVERS
+    report: SamplingReport = field(default_factory=SamplingReport)
+
+    def __post_init__(self) -> None:
+        if self.num_given >= self.num_frames:
+            raise UsageError(
+                f"{self.num_given} latent frames are given, and only {self.num_frames} asked for: ask for a longer "
+                "video"
+            )
+
+    @property
+    def num_frames(self) -> int:
+        """`T`."""
+        return self.noise.shape[1]
+
+    @property
+    def num_given(self) -> int:
+        """`K`."""
+        return 0 if self.prefix is None else self.prefix.shape[1]
+
+
 def solvers_named(
     name: str,
     *,
@@ -60,14 +111,14 @@ def solvers_named(
     block_size: int,
     shallow_block_size: int,
     max_sweeps: int | None = None,
-    on_unconverged: OnUnconverged = "warn",
+    on_unconverged: str = "warn",
 ) -> Solvers:
-    """The solvers that a user names: `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
+    """The solvers called `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
 
-    `block_size` tokens of the deep block are iterated at once, and `shallow_block_size` tokens of the shallow ones; 1
+    `block_size` tokens of the deep block are updated at once, and `shallow_block_size` tokens of the shallow blocks; 1
     is token by token. What is fastest depends on the model and the machine: `starflow benchmark windows` finds out.
-    The tolerance is of the whole flow. See `SlidingWindow` for `max_sweeps` and `on_unconverged`, which the others
-    have not: they end by themselves.
+    The tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are those of `SlidingWindow`; the other
+    solvers always end.
     """
     shallow_is_exact = shallow_block_size == 1 or name == "sequential"
     deep_tolerance = tolerance if shallow_is_exact else DEEP_SHARE * tolerance
@@ -82,57 +133,71 @@ def solvers_named(
         )
     if name == "sequential":
         return Solvers(sequential, sequential)
-    raise UsageError(f"unknown sampler {name!r}: choose sliding, block-jacobi or sequential")
+    raise UsageError(f"unknown sampler {name!r}: choose {', '.join(SAMPLERS)}")
+
+
+FrameCallback = Callable[[int, Tensor], None]
 
 
 @torch.no_grad()
-def deep_frames(
-    flow: StarFlow,
-    noise: Tensor,
-    text: Tensor,
-    null_text: Tensor | None,
-    guidance_scale: float,
-    given: Tensor | None,
-    window: Window,
-    solver: Solver,
-    report: SamplingReport,
-    later_text: Tensor | None = None,
+def sample(
+    flow: StarFlow, plan: Plan, frames_at_once: int | None = None, on_frame: FrameCallback | None = None
 ) -> Iterator[Tensor]:
-    """Invert the deep block: yields each frame `u` `(B, 1, H, W, D)` after the `given` ones as soon as it is settled.
+    """Latents `(B, t, D, H, W)` at the noise level of training, as they become ready: the prefix as it is, then others.
 
-    `noise` `(B, T, H, W, D)` covers all frames; `given` `(B, K, H, W, D)` are frames that went through the shallow
-    blocks. `later_text` is the text of windows that have left the first frame behind, if it is another. `report` grows
-    as frames are made.
+    Args:
+        flow: the model.
+        plan: what to sample.
+        frames_at_once: latent frames that go through the shallow blocks together; None for all.
+        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame when the deep block has finished it.
+
+    Raises:
+        StarflowError: NaN in what was sampled.
     """
+    if plan.prefix is not None:
+        yield plan.prefix
+    frames = deep_frames(flow, plan)
+    ready: list[Tensor] = []
+    for index, u in enumerate(frames, plan.num_given):
+        if on_frame is not None:
+            on_frame(index, u)
+        ready.append(u)
+        is_last = index == plan.num_frames - 1
+        if is_last:
+            next(frames, None)  # ends the generator, which frees its cache before later stages take memory
+        if len(ready) == frames_at_once or is_last:
+            yield invert_shallow(flow, torch.cat(ready, dim=1), plan)
+            ready = []
+
+
+@torch.no_grad()
+def deep_frames(flow: StarFlow, plan: Plan) -> Iterator[Tensor]:
+    """Invert the deep block: each frame `u` `(B, 1, H, W, D)` after the given ones, as soon as it is settled."""
+    precision = torch.promote_types(flow.deep.sos.dtype, torch.float32)
+    noise = plan.noise.to(torch.promote_types(plan.noise.dtype, precision)).permute(0, 1, 3, 4, 2)
     batch, num_frames, height, width, _ = noise.shape
-    size = min(window.size or num_frames, num_frames)
+    size = min(plan.rolling_window.size or num_frames, num_frames)
+    context = plan.rolling_window.context
     u = torch.zeros_like(noise)
-    num_given = 0 if given is None else given.shape[1]
-    if given is not None:
-        u[:, :num_given] = given
-    origin = 0 if num_given < size else num_given - window.context
-    known = num_given - origin
+    if plan.prefix is not None:
+        u[:, : plan.num_given] = flow.encode_shallow(plan.prefix)
+    origin = 0 if plan.num_given < size else plan.num_given - context
+    known = plan.num_given - origin
     deep, grid = flow.num_blocks - 1, (size, height, width)
     cached_text = None
     while origin + known < num_frames:
         end = min(origin + size, num_frames)
-        window_text = text if origin == 0 or later_text is None else later_text
-        if window_text is not cached_text:  # else the cache keeps the text, and forgets the frames
-            gaussians = flow.conditional(deep, batch, grid, window_text, null_text, guidance_scale)
-            cached_text = window_text
-        for frame in _window_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, solver, report):
+        text = plan.text if origin == 0 or plan.later_text is None else plan.later_text
+        if text is not cached_text:  # else the cache keeps the text, and forgets the frames
+            gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_scale)
+            cached_text = text
+        for frame in _settled_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, plan):
             yield u[:, origin + frame : origin + frame + 1]
-        origin, known = end - window.context, window.context
+        origin, known = end - context, context
 
 
-def _window_frames(
-    flow: StarFlow,
-    gaussians: ConditionalGaussians,
-    noise: Tensor,
-    u: Tensor,
-    known: int,
-    solver: Solver,
-    report: SamplingReport,
+def _settled_frames(
+    flow: StarFlow, gaussians: ConditionalGaussians, noise: Tensor, u: Tensor, known: int, plan: Plan
 ) -> Iterator[int]:
     """Fill frames `known …` of `u` `(B, T, H, W, D)` in place; yields the index of each as it is settled."""
     deep = flow.num_blocks - 1
@@ -143,8 +208,8 @@ def _window_frames(
     v[:, start:] = z[:, start:]
     gaussians.forget()  # the first sweep takes in the known frames
     frame = known
-    for settled, done in solver(gaussians, z, v, start, stop, frame_tokens):
-        report.deep += done
+    for settled, done in plan.solvers.deep(gaussians, z, v, start, stop, frame_tokens):
+        plan.report.deep += done
         while (frame + 1) * frame_tokens <= settled:
             tokens = v[:, frame * frame_tokens : (frame + 1) * frame_tokens]
             require_finite(tokens, "a sampled frame")
@@ -154,64 +219,14 @@ def _window_frames(
 
 
 @torch.no_grad()
-def invert_shallow(flow: StarFlow, u: Tensor, solver: Solver, report: SamplingReport) -> Tensor:
-    """Invert the shallow blocks: `u` `(B, T, H, W, D)` → `x` of the same shape; all frames are one batch."""
+def invert_shallow(flow: StarFlow, u: Tensor, plan: Plan) -> Tensor:
+    """Invert the shallow blocks: `u` `(B, t, H, W, D)` → latents `(B, t, D, H, W)`; all frames are one batch."""
     x = u
     grid = (u.shape[1], u.shape[2], u.shape[3])
     for index in reversed(range(flow.num_blocks - 1)):
         z = flow.to_tokens(x, index)
         v = z.clone()
         gaussians = flow.conditional(index, z.shape[0], (1, *grid[1:]))
-        report.shallow += solve(solver, gaussians, z, v, 0, z.shape[1])
+        plan.report.shallow += solve(plan.solvers.shallow, gaussians, z, v, 0, z.shape[1])
         x = flow.from_tokens(v, index, grid)
-    return require_finite(x, "a sampled frame")
-
-
-@torch.no_grad()
-def sample(
-    flow: StarFlow,
-    noise: Tensor,
-    text: Tensor,
-    null_text: Tensor | None = None,
-    guidance_scale: float = 0.0,
-    *,
-    prefix: Tensor | None = None,
-    window: Window | None = None,
-    solver: Solver | Solvers | None = None,
-    on_frame: Callable[[int, Tensor], None] | None = None,
-) -> tuple[Tensor, SamplingReport]:
-    """Noise → latents, the inverse of `StarFlow.encode`.
-
-    Args:
-        flow: the model.
-        noise: `(B, T, D, H, W)`, standard normal; that of given frames is not used.
-        text: `(B, M, text width)`, the captions' encodings.
-        null_text: the same of the empty caption; needed when `guidance_scale` is not 0.
-        guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
-        prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with; they come back as they are.
-        window: for videos longer than training (STARFlow-V, rolling window); the default holds everything.
-        solver: how every block is inverted, or `Solvers` for the deep one and the shallow ones; by default
-            `SlidingWindow` for the deep one, and token by token, exactly, for the others.
-        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame as the deep block finishes it.
-
-    Returns:
-        latents `(B, T, D, H, W)` at the noise level of training, float32 or wider, and what the solvers did.
-
-    Raises:
-        UsageError: a prefix that leaves nothing to generate. StarflowError: NaN in what was sampled.
-    """
-    solver = solver or Solvers(SlidingWindow(), sequential)
-    deep, shallow = solver if isinstance(solver, Solvers) else Solvers(solver, solver)
-    report = SamplingReport()
-    num_given = 0 if prefix is None else prefix.shape[1]
-    if num_given >= noise.shape[1]:
-        raise UsageError(f"{num_given} latent frames are given, and only {noise.shape[1]} asked for: ask for more")
-    z = at_least_float32(noise).permute(0, 1, 3, 4, 2)
-    given = None if prefix is None else flow.encode_shallow(prefix)
-    frames = []
-    for u in deep_frames(flow, z, text, null_text, guidance_scale, given, window or Window(), deep, report):
-        frames.append(u)
-        if on_frame is not None:
-            on_frame(num_given + len(frames) - 1, u)
-    x = invert_shallow(flow, torch.cat(frames, dim=1), shallow, report).permute(0, 1, 4, 2, 3)
-    return (x if prefix is None else torch.cat([prefix.to(x.dtype), x], dim=1)), report
+    return require_finite(x, "a sampled frame").permute(0, 1, 4, 2, 3)

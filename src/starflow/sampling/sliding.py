@@ -1,13 +1,13 @@
-"""The certified solver: Jacobi iteration over a window of tokens that slides along as its left end is settled.
+"""The certified solver: Jacobi iteration over a window of tokens that slides on as the tokens at its left end settle.
 
-Each sweep evaluates the window in one pass, and settles the longest run from its left whose residuals are at most the
-tolerance, and the token after that run: what a sweep makes of it rests on settled tokens alone, so that it is exact.
-At least one token is settled in every sweep, so that there are never more sweeps than tokens. A token is settled with
-the value whose residual was measured, or with an exact one, and is not touched again: what comes out is the exact
-sample of a noise within the tolerance of the one asked for.
+A sweep evaluates the window in one pass. It settles the longest run of tokens from the left whose residuals are at most
+the tolerance, and the token after that run, whose new value depends on settled tokens alone and is therefore exact. So
+every sweep settles at least one token, and there are never more sweeps than tokens. A token settles with the value that
+has the measured residual, or with an exact value, and never changes again. The result is the exact sample of a noise
+that differs from the given noise by at most the tolerance.
 
-Each sample of a batch has a window of its own, which moves when that sample's residuals say so: a sample depends on its
-neighbours neither in what it becomes nor in how many sweeps it takes.
+Each sample of a batch has its own window, which moves by that sample's residuals alone. Neither a sample's values nor
+its number of sweeps depends on the rest of the batch.
 
 Legend: `B` samples, `N` tokens, `D` channels.
 """
@@ -15,16 +15,14 @@ Legend: `B` samples, `N` tokens, `D` channels.
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.block import packed
+from starflow.sampling.names import ON_UNCONVERGED
 from starflow.sampling.solvers import Gaussians, Progress, Solution, sequential
-
-OnUnconverged = Literal["warn", "raise"]
 
 
 @dataclass(frozen=True)
@@ -32,30 +30,34 @@ class SlidingWindow:
     """The sliding-window solver, see the top of this module.
 
     Args:
-        window: tokens that are iterated at once; 1 is token by token.
+        window: tokens that are updated at once; 1 is token by token.
         tolerance: the largest residual that a settled token may have.
-        max_sweeps: a token evaluated so often is settled as it is; None for no limit, which needs none to end.
-        on_unconverged: what happens then: `warn` or `raise`.
+        max_sweeps: a token settles as it is after so many evaluations; None for no limit.
+        on_unconverged: what to do then if its residual is too large: `warn` or `raise`.
+
+    Raises:
+        UsageError: a value out of range.
     """
 
     window: int = 16
     tolerance: float = 1e-2
     max_sweeps: int | None = None
-    on_unconverged: OnUnconverged = "warn"
+    on_unconverged: str = "warn"
 
     def __post_init__(self) -> None:
         sweeps = 1 if self.max_sweeps is None else self.max_sweeps
         if min(self.window, sweeps) < 1 or not self.tolerance >= 0:
             raise UsageError(f"window and sweeps must be at least 1 and the tolerance at least 0, not {self}")
-        if self.on_unconverged not in ("warn", "raise"):
+        if self.on_unconverged not in ON_UNCONVERGED:
             raise UsageError(f"on_unconverged is warn or raise, not {self.on_unconverged!r}")
 
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
-        """See `Solver`. A start that is no number is replaced by the noise.
+        """See `Solver`. Start values that are not finite are replaced by the noise.
 
-        Raises StarflowError when a token is NaN whatever it starts from, or, if asked to, when a residual is too large.
+        Raises StarflowError if a token is NaN from every start, or, with `on_unconverged="raise"`, if a residual is
+        too large.
         """
         if self.window == 1:
             yield from sequential(gaussians, z, v, start, stop, frame_tokens)
@@ -65,10 +67,10 @@ class SlidingWindow:
         while min(walk.lefts) < stop:
             done = walk.sweep()
             if not done.converged:
-                self._say_unconverged(done.max_residual)
+                self._report_unconverged(done.max_residual)
             yield Progress(min(walk.lefts), done)
 
-    def _say_unconverged(self, residual: float) -> None:
+    def _report_unconverged(self, residual: float) -> None:
         message = (
             f"after {self.max_sweeps} sweeps a token's residual is {residual:.1e}, above the tolerance of "
             f"{self.tolerance:.1e}: allow more sweeps"
@@ -79,7 +81,7 @@ class SlidingWindow:
 
 
 class _Walk:
-    """The windows of a batch on their way from `start` to `stop`."""
+    """The windows of a batch, which move from `start` to `stop`."""
 
     def __init__(
         self,
@@ -93,13 +95,13 @@ class _Walk:
     ) -> None:
         self.solver, self.gaussians, self.z, self.v = solver, gaussians, z, v
         self.stop, self.frame_tokens = stop, frame_tokens
-        self.lefts = [start] * len(v)  # the first token of each sample that is not settled
-        self.rights = [start] * len(v)  # and the first that was never evaluated
-        self.times = torch.zeros(v.shape[:2], dtype=torch.int, device=v.device)  # that each token was evaluated
+        self.lefts = [start] * len(v)  # of each sample, the first token that is not settled
+        self.rights = [start] * len(v)  # and the first token that was never evaluated
+        self.times = torch.zeros(v.shape[:2], dtype=torch.int, device=v.device)  # how often each token was evaluated
         self.restarted: set[int] = set()
 
     def sweep(self) -> Solution:
-        """Evaluate every sample's window once, settle what has passed, and move on."""
+        """Evaluate every sample's window once, settle the tokens that passed, and move the windows."""
         windows = [range(left, min(left + self.solver.window, self.stop)) for left in self.lefts]
         self._enter(windows)
         rows, tokens, offsets = packed(windows, self.v.device)
@@ -111,13 +113,13 @@ class _Walk:
         self.v[rows, tokens] = torch.where(stays[rows, offsets, None], old, new)
         worst = torch.where(stays, residuals, 0).amax(dim=1)
         numbers = torch.stack([stays.sum(dim=1), residuals.isfinite().all(dim=1), worst], dim=1)
-        runs, finite, settled_residuals = zip(*numbers.tolist(), strict=True)  # the one wait for the device
+        runs, finite, settled_residuals = zip(*numbers.tolist(), strict=True)  # synchronizes with the device
         num_settled = sum(map(self._move, range(len(windows)), windows, runs, finite))
         residual = max(settled_residuals)
         return Solution(1, len(rows), num_settled, residual, residual <= self.solver.tolerance)
 
     def _enter(self, windows: list[range]) -> None:
-        """Tokens new to the windows take the values that the previous frame has at their places."""
+        """Give tokens that are new to the windows the values of the same places in the previous frame."""
         for row, tokens in enumerate(windows):
             first = max(self.rights[row], self.frame_tokens)
             if first < tokens.stop:
@@ -126,7 +128,7 @@ class _Walk:
             self.rights[row] = max(self.rights[row], tokens.stop)
 
     def _passed(self, residuals: Tensor, rows: Tensor, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Which tokens of the windows may be settled, `(B, window)`: none where a residual is no number."""
+        """Which tokens of the windows may settle, `(B, window)`: none of a window in which a residual is not finite."""
         passed = residuals <= self.solver.tolerance
         if self.solver.max_sweeps is not None:
             self.times[rows, tokens] += 1
@@ -134,9 +136,9 @@ class _Walk:
         return passed & residuals.isfinite().all(dim=1, keepdim=True)
 
     def _move(self, row: int, tokens: range, run: float, finite: float) -> int:
-        """Move a window behind the `run` of tokens that passed and the one after it; returns how many that is.
+        """Move a window past the `run` of tokens that passed and the token after it; returns how many have settled.
 
-        A window that met a NaN starts again from the noise, once.
+        A window with a residual that is not finite starts again from the noise, once.
         """
         if not finite:
             if row in self.restarted:

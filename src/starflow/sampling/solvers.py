@@ -1,7 +1,7 @@
-"""How a block is inverted: `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, token by token or by Jacobi iteration.
+"""Solvers invert a block, `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, token by token or by Jacobi iteration.
 
-The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` of its channels, in units of the prior:
-if it is at most `tau` everywhere, `v` is the exact sample for a noise `z'` with `|z' - z| <= tau`.
+The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` over its channels, in units of the
+prior. If it is at most `tau` for every token, `v` is the exact sample of a noise `z'` with `|z' - z| <= tau`.
 
 Legend: `B` batch, `N` tokens, `D` channels.
 """
@@ -26,7 +26,7 @@ class Gaussians(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver did: passes through the block, tokens evaluated in them, tokens solved, largest residual.
+    """What a solver did: passes through the block, tokens evaluated in them, tokens settled, and the largest residual.
 
     Tokens are counted over the whole batch.
     """
@@ -48,19 +48,18 @@ class Solution:
 
 
 class Progress(NamedTuple):
-    """How far a solver has come: tokens before `settled` are final in every sample; `done` since it last said so."""
+    """How far a solver has come: tokens before `settled` are final in every sample. `done` is since the last report."""
 
     settled: int
     done: Solution
 
 
 class Solver(Protocol):
-    """Fills tokens `start … stop - 1` of `v` `(B, N, D)` in place for the noise `z` `(B, N, D)`, and yields as it goes.
+    """Fills tokens `start … stop - 1` of `v` `(B, N, D)` in place for the noise `z` `(B, N, D)`, and reports progress.
 
-    Tokens before `start` are settled, and `gaussians` has evaluated them. `v` comes with finite values to start from;
-    where the token `frame_tokens` before it is there, a solver may start from that one's value instead: it is at the
-    same place in the previous frame. What a sample settles on depends on its own tokens only, not on its neighbours in
-    the batch.
+    Tokens before `start` have settled, and `gaussians` has evaluated them. `v` holds finite start values. A solver may
+    instead start a token from the one `frame_tokens` before it, which is at the same place in the previous frame. A
+    sample does not depend on the other samples of the batch.
     """
 
     def __call__(
@@ -69,7 +68,7 @@ class Solver(Protocol):
 
 
 class Solvers(NamedTuple):
-    """How the deep block is inverted, and how the shallow ones are."""
+    """The solver of the deep block and the solver of the shallow blocks."""
 
     deep: Solver
     shallow: Solver
@@ -78,7 +77,7 @@ class Solvers(NamedTuple):
 def solve(
     solver: Solver, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int | None = None
 ) -> Solution:
-    """Run a solver to its end, and return all that it did; with `frame_tokens` None there is but one frame."""
+    """Run a solver to its end and return what it did; `frame_tokens` None means a single frame."""
     solution = Solution()
     for progress in solver(gaussians, z, v, start, stop, v.shape[1] if frame_tokens is None else frame_tokens):
         solution += progress.done
@@ -98,13 +97,13 @@ def sequential(
 
 @dataclass(frozen=True)
 class BlockJacobi:
-    """Block-wise Jacobi (STARFlow-V): blocks of tokens in order, each iterated until all its residuals have passed.
+    """Block-wise Jacobi (STARFlow-V): blocks of tokens in order, each iterated until its residuals pass.
 
-    Blocks end where frames do. Each starts from the values of the previous frame, and the first frame from what it
-    comes with. A sample whose residuals are all at most `tolerance` is left as it is while others go on. After `k`
-    sweeps the first `k` tokens of a block are exact whatever the (finite) start, so a block of `n` tokens takes at most
-    `n + 1` sweeps (with `max_sweeps` None). What is returned are the values whose residual was measured, so that the
-    cache agrees with them.
+    No block crosses the end of a frame. A block starts from the values of the previous frame; in the first frame it
+    starts from the given values. A sample whose residuals are all at most `tolerance` stays as it is while others go
+    on. After `k` sweeps the first `k` tokens of a block are exact from any finite start, so a block of `n` tokens takes
+    at most `n + 1` sweeps (with `max_sweeps` None). The returned values are those whose residuals were measured, and
+    the cache holds their keys and values.
     """
 
     block_size: int = 64
@@ -118,7 +117,7 @@ class BlockJacobi:
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
-        """See `Solver`. Raises StarflowError when a residual is NaN: no later sweep can mend that."""
+        """See `Solver`. Raises StarflowError if a residual is NaN, which no later sweep can repair."""
         first = start
         while first < stop:
             frame_end = (first // frame_tokens + 1) * frame_tokens

@@ -1,4 +1,4 @@
-"""Auxiliary losses: what a flow is taught beside the likelihood of its clips, chosen by name in the config.
+"""Auxiliary losses, which are trained beside the likelihood of the clips. A config chooses one by name.
 
 Legend: `B` batch, `T` latent frames, `D` latent channels, `H W` latent rows and columns, `M` text tokens.
 """
@@ -12,8 +12,7 @@ from starflow.data.tasks import Batch
 from starflow.flow.model import StarFlow
 from starflow.registry import load_named
 
-# A loss's name, and the class that is called with the flow and the source of the clips. Those in a config may also be
-# `module:Class`.
+# The class of each loss, called with the flow and the source of the clips. A config may also give `module:Class`.
 AUXILIARY_LOSSES = {"toyworld-grounding": "starflow.toyworld.teaching.grounding:GroundingLoss"}
 
 

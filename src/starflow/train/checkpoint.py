@@ -1,23 +1,27 @@
-"""Checkpoints of a training run: safetensors and JSON in one folder per step, written atomically, never a pickle.
+"""Checkpoints of a training run: one folder per step with safetensors and JSON files, written atomically.
 
 checkpoints/step-00001500/{module}.safetensors       weights
-                          ema.{module}.safetensors   their moving average
-                          optimizer.safetensors      state of parameter i under the names i.exp_avg, i.exp_avg_sq, …
-                          state.json                 step, state of the random generators
+                          ema.{module}.safetensors   moving averages of the weights
+                          optimizer.safetensors      {i}.exp_avg, {i}.exp_avg_sq, … of parameter number i
+                          state.json                 step and state of the random generators
 """
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.optim.lr_scheduler import LambdaLR
 
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write, remove
@@ -25,22 +29,49 @@ from starflow.media.files import atomic_write, remove
 
 @dataclass
 class TrainState:
-    """All that a run is between two steps, except the random generators, which are the process's own."""
+    """The state of a run between two steps, except for the random generators, which are global."""
 
     modules: dict[str, nn.Module]
-    ema: dict[str, nn.Module]
+    ema: dict[str, EMAModel]  # moving averages of the parameters, by module
     optimizer: torch.optim.Optimizer
-    step: int = 0  # optimizer steps done
+    schedule: LambdaLR
+    step: int = 0  # number of steps done
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """A context in which the modules have the moving averages as their weights and are in evaluation mode."""
+        modes = [(part, part.training) for module in self.modules.values() for part in module.modules()]
+        for name, module in self.modules.items():
+            self.ema[name].store(_parameters(module))
+            self.ema[name].copy_to(module.parameters())
+            module.eval()
+        try:
+            yield
+        finally:
+            for name, module in self.modules.items():
+                self.ema[name].restore(_parameters(module))
+            for part, mode in modes:
+                part.training = mode
+
+
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters as they are stored; a forward pass without a backward leaves sharded ones gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+    return list(module.parameters())
 
 
 def save_checkpoint(state: TrainState, folder: Path, keep: int) -> Path:
-    """Write `folder`/step-…, then remove all but the newest `keep` checkpoints."""
+    """Write `folder`/step-…, then delete all but the newest `keep` checkpoints; returns the path of the new one."""
     path = folder / f"step-{state.step:08d}"
     with atomic_write(path) as temporary:
         temporary.mkdir()
-        for prefix, modules in (("", state.modules), ("ema.", state.ema)):
-            for name, module in modules.items():
-                save_model(module, str(temporary / f"{prefix}{name}.safetensors"))
+        for name, module in state.modules.items():
+            save_model(module, str(temporary / f"{name}.safetensors"))
+            names = [key for key, _ in module.named_parameters()]
+            averages = dict(zip(names, state.ema[name].shadow_params, strict=True))
+            _save_tensors(averages, temporary / f"ema.{name}.safetensors")
         _save_tensors(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": state.step, "random": _random_state()}))
     for old in list_checkpoints(folder)[:-keep]:
@@ -54,19 +85,24 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(state: TrainState, path: Path) -> None:
-    """Bring `state` and the random generators back to what they were when `path` was written.
+    """Restore `state` and the random generators from the checkpoint at `path`.
+
+    The peak learning rates stay those of `state`, so that a run can resume with other ones.
 
     Raises:
-        StarflowError: a file is missing or corrupt, or belongs to another architecture.
+        StarflowError: a file is missing or corrupt, or the checkpoint is of another architecture.
     """
     try:
-        for prefix, modules in (("", state.modules), ("ema.", state.ema)):
-            for name, module in modules.items():
-                load_model(module, path / f"{prefix}{name}.safetensors")
-        _restore_optimizer(state.optimizer, load_file(path / "optimizer.safetensors"))
         saved = json.loads((path / "state.json").read_text())
-        state.step = saved["step"]
+        for name, module in state.modules.items():
+            load_model(module, path / f"ema.{name}.safetensors")
+            averages = [parameter.detach() for parameter in module.parameters()]
+            state.ema[name].load_state_dict({"shadow_params": averages, "optimization_step": saved["step"]})
+            load_model(module, path / f"{name}.safetensors")
+        _restore_optimizer(state.optimizer, load_file(path / "optimizer.safetensors"))
+        _restore_schedule(state.schedule, saved["step"])
         _restore_random_state(saved["random"])
+        state.step = saved["step"]
     except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
         raise StarflowError(f"cannot resume from {path}: {error}") from error
 
@@ -86,10 +122,17 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]
-        # In the parameter's own memory layout: in another, the same arithmetic may round its last bit otherwise.
+        # In the parameter's memory layout: in another one, the same arithmetic may round differently.
         same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         states.setdefault(int(index), {})[name] = same_layout
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def _restore_schedule(schedule: LambdaLR, step: int) -> None:
+    schedule.last_epoch = step
+    groups = schedule.optimizer.param_groups
+    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = peak * factor(step)
 
 
 def _random_state() -> dict[str, Any]:

@@ -9,42 +9,42 @@ from starflow.data.tasks import TaskWeights
 
 @dataclass
 class OptimizerConfig:
-    """AdamW of one group of parameters, with Muon for its matrices and convolutions if `muon_lr` is not 0."""
+    """AdamW for the parameters of one module; Muon for its matrices and convolution kernels if `muon_lr` is not 0."""
 
     lr: float = 1e-3
     muon_lr: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.99
     weight_decay: float = 0.0
-    clip_norm: float = 1.0  # the norm of the group's gradient is brought down to this
+    clip_norm: float = 1.0  # largest norm of the gradient; AdamW's and Muon's parameters are clipped separately
 
 
 @dataclass
 class LoopConfig:
-    """What every training run has, whatever it trains."""
+    """The settings of every training run. The learning rate rises linearly, stays at its peak and falls as a cosine."""
 
     num_steps: int = MISSING
-    warmup_steps: int = 100
-    decay_steps: int = MISSING  # the learning rate stays at its peak until so many steps before the end
-    final_lr_factor: float = 0.01
-    accumulation: int = 1  # backward passes (micro steps) per optimizer step
-    workers: int = 1  # micro steps that run at once; exactly repeatable if 1, or 2 with 2 micro steps
-    ema_decay: float = 0.999
+    warmup_steps: int = 100  # steps until the learning rate is at its peak
+    decay_steps: int = MISSING  # steps at the end, during which the learning rate falls
+    final_lr_factor: float = 0.01  # learning rate at the start and at the end, relative to the peak
+    accumulation: int = 1  # micro steps (backward passes) per step
+    workers: int = 1  # parallel micro steps; runs are exactly repeatable with 1, or with 2 if accumulation is 2
+    ema_decay: float = 0.999  # of the moving averages of the weights
     seed: int = 0
     device: str = "cpu"
-    bf16: bool = True  # autocast
+    bf16: bool = True  # forward passes in bfloat16, by autocast
     log_every: int = 20
-    sample_every: int = 500
+    preview_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 
 
 @dataclass
-class Stage:
-    """A part of the VAE's training, with the clips it sees."""
+class Phase:
+    """A part of the VAE's training, with the clips that it trains on."""
 
     num_steps: int = MISSING
-    num_frames: int = MISSING  # 1 + 4k
+    num_frames: int = MISSING  # of each clip: 1 + 4k, if the VAE makes 4 frames of a latent frame
     batch_size: int = MISSING  # of a micro step
 
 
@@ -64,25 +64,31 @@ class VAEModelConfig:
 
 @dataclass
 class VAELossConfig:
-    """Reconstruction error, heavier on objects; Kullback-Leibler term; noise that the decoder learns to bear."""
+    """Mean squared error of the pixels, Kullback-Leibler term, and noise on the latents in training."""
 
-    object_weight: float = 6.0  # added to the weight 1 that the background has
+    pixel_weights: str | None = None  # weights of the pixels' errors, by name: see `starflow.train.pixel_weights`
     kl_weight: float = 1e-5
     latent_noise: float = 0.05  # largest standard deviation, over that of the latents; each clip's is uniform below it
 
 
 @dataclass
 class VAETrainConfig:
-    """The keys of `starflow train vae`. The stages' steps add up to the run's."""
+    """The keys of `starflow train vae`. The phases' steps add up to the run's."""
 
     output: str = MISSING
-    decoder_of: str | None = None  # folder of an autoencoder: train its decoder alone, for the latents it makes now
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    test_data: dict[str, Any] | None = None  # a source of held-out clips; None: the last clips of `data`
+    num_test_clips: int = 20  # held-out clips that the PSNR is measured on
+    fps: float | None = None  # clips are resampled to this rate; None: that of the first clip
+    height: int | None = None  # clips are scaled and cropped to this size; None: about that of the first clip
+    width: int | None = None
+    excerpt_frames: int | None = None  # see `starflow.train.vae.VAEStep`
+    decoder_of: str | None = None  # folder of a trained VAE: train its decoder only, its latents stay as they are
     model: VAEModelConfig = field(default_factory=VAEModelConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    stages: list[Stage] = MISSING
-    num_test_clips: int = 200
+    phases: list[Phase] = MISSING
 
 
 @dataclass
@@ -114,17 +120,6 @@ class TextModelConfig:
     vocab_size: int = 1024
     width: int = 128
     num_layers: int = 2
-
-
-@dataclass
-class TextTrainConfig:
-    """The keys of `starflow train text`."""
-
-    output: str = MISSING
-    batch_size: int = 128  # of a micro step
-    text: TextModelConfig = field(default_factory=TextModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 @dataclass

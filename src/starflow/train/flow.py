@@ -11,7 +11,6 @@ from pathlib import Path
 from shlex import quote
 
 import torch
-from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.tensorboard import SummaryWriter
@@ -46,7 +45,6 @@ from starflow.train.models import (
     load_vae,
     pipeline_settings,
     save_model,
-    with_settings,
 )
 
 # First and last layers, which Muon leaves to AdamW.
@@ -148,13 +146,13 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     prompts = [clip.captions[0] for clip in cache.clips[:NUM_PREVIEWS]]
 
     def preview(state: TrainState, writer: SummaryWriter) -> None:
-        write_preview(averaged(pipeline, settings, state), prompts, writer, state.step)
+        write_preview(pipeline, prompts, writer, state.step)
 
     # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         train(state, step, config.loop, output, preview)
-    with atomic_write(output / "final") as temporary:
-        save_model(averaged(pipeline, settings, state), settings, temporary)
+    with state.averaged_weights(), atomic_write(output / "final") as temporary:
+        save_model(pipeline, settings, temporary)
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} --model {quote(str(output / 'final'))} -o video.mp4")
     return output / "final"
 
@@ -178,13 +176,7 @@ def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, c
     if auxiliary is not None:
         modules["auxiliary"] = auxiliary.module
         groups += parameter_groups("auxiliary", auxiliary.module, replace(config.optimizer, muon_lr=0))
-    return create_state(modules, groups)
-
-
-def averaged(pipeline: StarFlowPipeline, settings: FrozenDict, state: TrainState) -> StarFlowPipeline:
-    """The model with the moving averages of the weights that are trained."""
-    parts = {name: state.ema.get(name, part) for name, part in pipeline.components.items()}
-    return with_settings(settings, **parts)
+    return create_state(modules, groups, config.loop)
 
 
 def write_preview(pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, step: int) -> None:

@@ -1,9 +1,11 @@
-"""The training loop, the same for every model: schedule, clipping, moving average, log, checkpoints, resume.
+"""The training loop that every model shares: schedule, clipping, moving averages, log, checkpoints, resuming.
 
-What is trained comes from outside as a `TrainingStep`, one readable function per model. The data and the noise of a
-step must follow from (seed, step, micro step) and the random generators alone; then a resumed run continues exactly.
-Micro steps may run at once on one core each: on CPUs that beats sharing each small operation among the cores.
-Distribution wraps from outside: give `train` modules already sharded, and a step that works on its share of the batch.
+The caller supplies what is specific to a model as a `TrainingStep`. The data and the noise of a step must depend only
+on (seed, step, micro step) and on the global random generators: then a resumed run repeats the uninterrupted one
+exactly. Micro steps can run in parallel, one thread each; on CPUs this is faster than parallel operations.
+
+`create_state`, `optimizer_step` and `TrainState.averaged_weights` also work on modules that are sharded with
+`torch.distributed.fsdp.fully_shard`. Checkpoints do not.
 """
 
 import math
@@ -19,47 +21,49 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from transformers import get_wsd_schedule
 
 from starflow.errors import StarflowError, UsageError
-from starflow.train import ema
 from starflow.train.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
 from starflow.train.config import LoopConfig, OptimizerConfig
 from starflow.train.muon import Muon
 
 
 class TrainingStep(Protocol):
-    """Adds the gradient of ``scale`` times the loss to the parameters (it calls backward itself).
+    """Computes the loss of a micro step and calls backward on ``scale * loss``.
 
-    Returns what to log, "loss" and "clips" (how many there were) among it; means over the batch. If `workers` is more
-    than 1, it draws from `micro_generator` and not from the global generators, which the threads share.
+    Returns metrics to log, averaged over the batch. They must include "loss" and "clips", the number of clips. With
+    more than one worker, random numbers must come from `micro_generator`: all threads share the global generators.
     """
 
     def __call__(self, step: int, micro_step: int, scale: float) -> Mapping[str, float]: ...
 
 
-SampleHook = Callable[[TrainState, SummaryWriter], None]
+# Logs samples or scores of the model. It is called with the moving averages as the modules' weights.
+Preview = Callable[[TrainState, SummaryWriter], None]
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of torch, numpy and python; before the model is built, as its weights come from them."""
+    """Seed the generators of torch, numpy and Python. Call it before building the model: its weights depend on them."""
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (libraries may draw from it)
     random.seed(seed)
 
 
 def micro_generator(config: LoopConfig, step: int, micro_step: int) -> torch.Generator:
-    """The random numbers of one micro step, a function of its place in the run alone."""
+    """A generator of the random numbers of one micro step, seeded by its position in the run."""
     seed = np.random.SeedSequence([config.seed, step, micro_step]).generate_state(1, np.uint64)[0]
     return torch.Generator(config.device).manual_seed(int(seed) >> 1)
 
 
 def autocast(config: LoopConfig) -> torch.autocast:
-    """The context of a micro step's forward pass, bfloat16 if the config says so.
+    """The context of a micro step's forward pass: bfloat16 if `config.bf16`.
 
-    It keeps no cache of weights in bfloat16, which would be shared with the micro steps on other threads.
+    The cache of bfloat16 weights is off, because the threads of parallel micro steps would share it.
     """
     return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bf16, cache_enabled=False)
 
@@ -67,10 +71,10 @@ def autocast(config: LoopConfig) -> torch.autocast:
 def parameter_groups(
     name: str, module: nn.Module, config: OptimizerConfig, not_muon: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Groups for the optimizer, with their own learning rates and clipping: `name`, and with Muon also `name`.muon.
+    """Parameter groups for `create_state`: `name` for AdamW and, if `config.muon_lr` is not 0, `name`.muon for Muon.
 
-    Muon takes the parameters of two and more dimensions, except those whose name holds a part named in `not_muon`:
-    first and last layers, embeddings.
+    Each group has its own learning rate and is clipped by itself. Muon gets the matrices and convolution kernels,
+    except where a component of the parameter's name is in `not_muon`: list first layers, last layers and embeddings.
     """
     adamw: list[nn.Parameter] = []
     muon: list[nn.Parameter] = []
@@ -83,35 +87,43 @@ def parameter_groups(
     common = {"weight_decay": config.weight_decay, "clip_norm": config.clip_norm}
     betas = (config.beta1, config.beta2)
     groups = [
-        {"name": name, "params": adamw, "muon": False, "peak_lr": config.lr, "betas": betas},
-        {"name": f"{name}.muon", "params": muon, "muon": True, "peak_lr": config.muon_lr, "betas": (0.95, 0.0)},
+        {"name": name, "params": adamw, "muon": False, "lr": config.lr, "betas": betas},
+        {"name": f"{name}.muon", "params": muon, "muon": True, "lr": config.muon_lr, "betas": (0.95, 0.0)},
     ]
-    return [group | common | {"lr": group["peak_lr"]} for group in groups if group["params"]]
+    return [group | common for group in groups if group["params"]]
 
 
-def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]]) -> TrainState:
-    """The state at step 0."""
-    return TrainState(modules, ema.shadow_copy(modules), Muon(groups))
+def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]], config: LoopConfig) -> TrainState:
+    """The state at step 0.
 
-
-def lr_factor(step: int, config: LoopConfig) -> float:
-    """Learning rate over its peak: linear warm-up, then constant, then a cosine over the last `decay_steps`."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    progress = (step - (config.num_steps - config.decay_steps)) / max(1, config.decay_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-    return warmup * (config.final_lr_factor + (1 - config.final_lr_factor) * cosine)
+    Args:
+        modules: what is trained, on its device and already sharded, if at all.
+        groups: from `parameter_groups`, of all modules.
+        config: the schedule and the decay of the moving averages.
+    """
+    optimizer = Muon(groups)
+    schedule = get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_decay_steps=config.decay_steps,
+        num_training_steps=config.num_steps,
+        min_lr_ratio=config.final_lr_factor,
+    )
+    # `EMAModel` leaves out buffers: no module that we train has any. Its option `foreach` fails on sharded parameters.
+    ema = {name: EMAModel(module.parameters(), decay=config.ema_decay) for name, module in modules.items()}
+    return TrainState(modules, ema, optimizer, schedule)
 
 
 def resume_or_start(state: TrainState, run_folder: Path, resume: bool) -> None:
-    """Load the newest checkpoint if asked to; refuse to start over a run that has some.
+    """Load the newest checkpoint, if there is one and `resume` is true.
 
     Raises:
-        UsageError: the folder already holds checkpoints and `resume` is false.
+        UsageError: the folder has checkpoints and `resume` is false.
         StarflowError: the checkpoint does not load.
     """
     checkpoints = list_checkpoints(run_folder / "checkpoints")
     if checkpoints and not resume:
-        raise UsageError(f"{run_folder} already holds a run: continue it with --resume, or choose another --output")
+        raise UsageError(f"{run_folder} already holds a run: continue it with --resume or choose another --output")
     if checkpoints:
         load_checkpoint(state, checkpoints[-1])
 
@@ -121,12 +133,12 @@ def train(
     step_function: TrainingStep,
     config: LoopConfig,
     run_folder: Path,
-    sample: SampleHook | None = None,
+    preview: Preview | None = None,
 ) -> None:
-    """Run from `state.step` to `config.num_steps`, leaving checkpoints and TensorBoard logs in `run_folder`.
+    """Train from `state.step` to `config.num_steps`; write checkpoints and TensorBoard logs to `run_folder`.
 
     Raises:
-        KeyboardInterrupt: SIGINT came; the step was finished and a checkpoint saved first.
+        KeyboardInterrupt: SIGINT or SIGTERM came. The current step is finished and saved first.
         StarflowError: the loss or a gradient is not finite.
     """
     checkpoints = run_folder / "checkpoints"
@@ -142,8 +154,9 @@ def train(
             done = state.step == config.num_steps
             if state.step % config.log_every == 0 or done:
                 log.flush(state)
-            if sample is not None and (state.step % config.sample_every == 0 or done):
-                sample(state, writer)
+            if preview is not None and (state.step % config.preview_every == 0 or done):
+                with state.averaged_weights():
+                    preview(state, writer)
             if state.step % config.checkpoint_every == 0 or done or interrupted():
                 save_checkpoint(state, checkpoints, config.keep_checkpoints)
             if interrupted():
@@ -152,24 +165,24 @@ def train(
 
 
 def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopConfig) -> dict[str, float]:
-    """One update of the weights from `config.accumulation` backward passes; returns the metrics, clips summed."""
+    """Update the weights after `config.accumulation` micro steps; returns mean metrics, and the sum of the clips."""
     parts = _backward_passes(state.step, step_function, config)
     metrics = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
     metrics["clips"] *= len(parts)
-    factor = lr_factor(state.step, config)
     for group in state.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
         norm = float(nn.utils.clip_grad_norm_(group["params"], group["clip_norm"]))
         metrics[f"gradient_norm/{group['name']}"] = norm
-    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if broken:
+    not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if not_finite:
         raise StarflowError(
-            f"training diverged at step {state.step}: {', '.join(broken)} not finite; resume from the last checkpoint "
-            "with a lower learning rate"
+            f"training diverged at step {state.step}: {', '.join(not_finite)} not finite; resume from the last "
+            "checkpoint with a lower learning rate"
         )
     state.optimizer.step()
     state.optimizer.zero_grad()
-    ema.update(state.ema, state.modules, config.ema_decay, state.step)
+    state.schedule.step()
+    for name, module in state.modules.items():
+        state.ema[name].step(module.parameters())
     state.step += 1
     return metrics
 
@@ -177,7 +190,7 @@ def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopC
 def _backward_passes(step: int, step_function: TrainingStep, config: LoopConfig) -> list[Mapping[str, float]]:
     def run(micro_step: int) -> Mapping[str, float]:
         if config.workers > 1:
-            torch.set_num_threads(1)  # of this worker thread
+            torch.set_num_threads(1)  # for this worker thread
         return step_function(step, micro_step, 1 / config.accumulation)
 
     if config.workers == 1:
@@ -187,7 +200,7 @@ def _backward_passes(step: int, step_function: TrainingStep, config: LoopConfig)
 
 
 class _Log:
-    """Means of the metrics since the last flush, to TensorBoard and to the progress bar."""
+    """Writes the means of the metrics since the last flush to TensorBoard and to the progress bar."""
 
     def __init__(self, writer: SummaryWriter, progress: tqdm) -> None:
         self.writer, self.progress = writer, progress
@@ -216,16 +229,25 @@ class _Log:
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold SIGINT back, so that a step is never cut in half; a second one interrupts at once."""
+    """Hold back SIGINT and SIGTERM, so that they do not cut a step short. A second signal acts at once.
+
+    Yields a function that tells whether a signal has come.
+    """
     received = False
+    previous = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore_handlers() -> None:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
     def remember(signum: int, frame: FrameType | None) -> None:
         nonlocal received
         received = True
-        signal.signal(signal.SIGINT, previous)
+        restore_handlers()
 
-    previous = signal.signal(signal.SIGINT, remember)
+    for signum in previous:
+        signal.signal(signum, remember)
     try:
         yield lambda: received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore_handlers()

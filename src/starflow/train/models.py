@@ -62,7 +62,7 @@ def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> Autoenco
 def build_pipeline(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
 ) -> StarFlowPipeline:
-    """The model to train, on the config's device: what is trained is in training mode, and the rest is frozen.
+    """The model to train, on the config's device. Parts that are trained are in training mode, the others are frozen.
 
     Raises UsageError if the parts do not fit together.
     """
@@ -139,7 +139,7 @@ def with_settings(
 
 
 def save_model(pipeline: StarFlowPipeline, settings: FrozenDict, folder: Path) -> None:
-    """Write the `from_pretrained` layout: half the bytes for what is large, the autoencoder as it is."""
+    """Write the `from_pretrained` layout, the networks in bfloat16, the autoencoder in its own precision."""
     parts = dict(pipeline.components)
     for name in ("flow", "denoiser", "text_encoder"):
         parts[name] = copy.deepcopy(parts[name]).bfloat16()

@@ -1,8 +1,9 @@
-"""Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon), with AdamW.
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) and AdamW in one optimizer.
 
-Matrices and convolution kernels, taken as (out channels, everything else), move by the semi-orthogonal matrix nearest
-to their momentum, so that all directions advance alike; on small autoencoders it needs about half of AdamW's steps.
-torch's own `torch.optim.Muon` takes no convolutions.
+Muon replaces the momentum of a matrix by the nearest semi-orthogonal matrix, so that the weights move equally far in
+all directions. Convolution kernels are treated as (out channels, everything else) matrices. Small autoencoders need
+about half as many steps as with AdamW. `torch.optim.Muon` only accepts 2-D parameters: to use it, kernels would have to
+be copied to 2-D parameters and back and the states of two optimizers merged, which takes no fewer lines than this.
 """
 
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a quintic with a steep start: singular values end in [0.7, 1.2]
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a quintic, steep at 0; it takes singular values to about [0.7, 1.2]
 ITERATIONS = 5
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The semi-orthogonal factor of a (rows, columns) matrix, by Newton-Schulz steps in bfloat16: roughly U Vᵀ."""
+    """Roughly U Vᵀ of a (rows, columns) matrix U S Vᵀ, by Newton-Schulz iterations in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = (wide / (wide.norm() + 1e-7)).bfloat16()
@@ -26,33 +27,31 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, except in the groups that say ``"muon": True``: those move by Muon (their betas[0] is its momentum).
+    """AdamW, and Muon for the groups with ``"muon": True``, where betas[0] is the momentum.
 
-    Muon ignores the gradient's scale, so that its learning rate (about 0.02 for weights of ordinary size) has another
-    meaning than AdamW's.
+    Muon's updates do not depend on the scale of the gradient. A usual learning rate is 0.02, more than for AdamW.
     """
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the weights along the gradients they hold."""
+        """Update the parameters that have a gradient."""
         for group in self.param_groups:
             if group.get("muon", False):
                 for parameter in group["params"]:
                     self._muon(parameter, group)
-        super().step()  # leaves alone what has no gradient
+        super().step()  # skips Muon's parameters, whose gradients are None now
 
     def _muon(self, parameter: Tensor, group: dict[str, Any]) -> None:
         if parameter.grad is None:
             return
         state = self.state[parameter]
         if not state:
-            state.update(
-                {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
-            )  # AdamW expects a step count
+            # AdamW expects a step count.
+            state.update({"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)})
         state["step"] += 1
         momentum = state["momentum"]
         momentum.lerp_(parameter.grad, 1 - group["betas"][0])
-        direction = parameter.grad.lerp(momentum, group["betas"][0])  # Nesterov's
+        direction = parameter.grad.lerp(momentum, group["betas"][0])  # Nesterov momentum
         update = orthogonalise(direction.flatten(1))
         rows, columns = update.shape
         parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -25,7 +25,7 @@ def test_states_are_those_of_the_deep_block_itself_once_each_token_was_read(flow
     seen: list[torch.Tensor] = []
     flow.deep.transformer.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     index = flow.num_blocks - 1
-    flow.step(index, u, text)
+    flow.run_block(index, u, text)
     whole = seen[0][:, M:]
     for frame in range(T - 1):
         after = whole[:, frame * H * W + 1 : (frame + 1) * H * W + 1]  # the token after sees this one

@@ -1,0 +1,102 @@
+"""The options of generation, each declared once: the pipeline and the command line both read them here.
+
+The module loads without torch, so that `starflow generate --help` does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from starflow.errors import UsageError
+from starflow.sampling.names import ON_UNCONVERGED, SAMPLERS
+
+if TYPE_CHECKING:
+    import torch
+
+    from starflow.pipeline.inputs import Picture, VideoClip
+
+
+def option(
+    help: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] | None = None,
+    default: str = "the model's",
+) -> Any:
+    """A field of `Options` that is None unless it is given: its help, the values it may have, the default in words."""
+    about = {"help": help, "minimum": minimum, "above": above, "choices": choices, "default": default}
+    return field(default=None, metadata=about)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be said of a video. None is the model's default.
+
+    Pictures are PIL images or uint8 arrays `(h, w, 3)`; clips are lists of PIL images or uint8 arrays `(F, h, w, 3)`.
+    They are scaled and cropped to the video's size. With several prompts, give a list of one for each.
+
+    Raises:
+        UsageError: a value that an option cannot have.
+    """
+
+    num_frames: int | None = option("Frames of the video; 1 is an image.", minimum=1)
+    height: int | None = option("Height of the video in pixels.", minimum=1)
+    width: int | None = option("Width of the video in pixels.", minimum=1)
+    fps: float | None = option("Frames per second.", above=0)
+    guidance_scale: float | None = option("Strength of guidance by the caption; 0 is none.", minimum=0)
+    generator: "torch.Generator | list[torch.Generator] | None" = option(
+        "Source of the noise, one for all prompts or one for each; the same seed makes the same video."
+    )
+    latents: "torch.Tensor | None" = option(
+        "The noise itself (B, T, D, H, W), instead of a generator; it covers frames that are given and not shown too."
+    )
+    sampler: str | None = option(
+        "How the flow is inverted: sliding, a window of tokens at once, within the tolerance (fastest); block-jacobi, "
+        "blocks of tokens at once, within the tolerance; sequential, token by token, exact.",
+        choices=SAMPLERS,
+    )
+    tolerance: float | None = option(
+        "The largest residual: the video is the exact sample of a noise that differs from the drawn one by at most "
+        "this much (the noise has a standard deviation of 1). Smaller takes longer.",
+        above=0,
+    )
+    max_sweeps: int | None = option(
+        "How often sliding evaluates a token at most.", minimum=1, default="until it has converged"
+    )
+    on_unconverged: str | None = option(
+        "What sliding does when max_sweeps was not enough.", choices=ON_UNCONVERGED, default="warn"
+    )
+    context: int | None = option(
+        "Latent frames that the rolling window of a long video keeps when it moves on.",
+        minimum=1,
+        default="three quarters of the window",
+    )
+    image: "Picture | Sequence[Picture] | None" = option("The first frame.")
+    last_image: "Picture | Sequence[Picture] | None" = option("The last frame.")
+    video: "VideoClip | Sequence[VideoClip] | None" = option("A clip to edit as the prompt says.")
+    extend: "VideoClip | Sequence[VideoClip] | None" = option("A clip to continue; num_frames counts it too.")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), each.metadata)
+
+    def with_defaults(self, settings: Mapping[str, Any]) -> "Options":
+        """The same options, with a model's settings where nothing was said.
+
+        The length stays None: its default depends on what is given beside the prompt.
+        """
+        names = ("height", "width", "fps", "guidance_scale", "sampler", "tolerance")
+        return replace(self, **{name: settings[name] for name in names if getattr(self, name) is None})
+
+
+def _check(name: str, value: Any, allowed: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    minimum, above, choices = allowed["minimum"], allowed["above"], allowed["choices"]
+    if minimum is not None and not minimum <= value < float("inf"):
+        raise UsageError(f"{name} must be {minimum} or more, not {value}")
+    if above is not None and not above < value < float("inf"):
+        raise UsageError(f"{name} must be above {above}, not {value}")
+    if choices is not None and value not in choices:
+        raise UsageError(f"unknown {name} {value!r}: choose {', '.join(choices)}")

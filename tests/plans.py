@@ -1,0 +1,24 @@
+"""Sampling in one call, for tests that want all latents at once and what the solvers did."""
+
+import torch
+from torch import Tensor
+
+from starflow.flow.model import StarFlow
+from starflow.sampling.sampler import DEFAULT_SOLVERS, FrameCallback, Plan, SamplingReport
+from starflow.sampling.sampler import sample as sample_in_pieces
+from starflow.sampling.solvers import Solver, Solvers
+
+
+def plan(noise: Tensor, text: Tensor, *guidance: object, solver: Solver | Solvers | None = None, **settings) -> Plan:
+    """A plan; `guidance` is the empty caption's text and the scale, `solver` may be one for all blocks."""
+    solvers = solver or DEFAULT_SOLVERS
+    solvers = solvers if isinstance(solvers, Solvers) else Solvers(solvers, solvers)
+    return Plan(noise, text, *guidance, solvers=solvers, **settings)
+
+
+def sample(
+    flow: StarFlow, noise: Tensor, text: Tensor, *guidance: object, on_frame: FrameCallback | None = None, **settings
+) -> tuple[Tensor, SamplingReport]:
+    """All latents `(B, T, D, H, W)` of a plan, and what the solvers did."""
+    planned = plan(noise, text, *guidance, **settings)
+    return torch.cat(list(sample_in_pieces(flow, planned, on_frame=on_frame)), dim=1), planned.report
