@@ -30,7 +30,6 @@ COMMANDS = {
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map such noise back to its clip, or to another."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE or a flow from a config file."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure a model; write a JSON and a picture page."),
-    "benchmark": LazyCommand("starflow.cli.benchmark", "benchmark", "Measure how fast a model is on this machine."),
     "info": LazyCommand("starflow.cli.info", "info", "Say how large a model is and what memory it takes."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
     "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),

@@ -1,4 +1,4 @@
-"""The sampler of the released implementation, as a solver to measure ours against. Not certified, and not for use."""
+"""The released implementation's sampler as a solver, to compare ours with. It certifies nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from starflow.sampling.solvers import Gaussians, Progress, Solution
 class PublishedJacobi:
     """Video-aware block-wise Jacobi with the released stopping rule (STARFlow-V, arXiv 2511.20462).
 
-    `block_size` tokens in the first frame, `later_block_size` after it (32 and 128 in the released code, 64 and 512 in
-    the paper). Blocks may cross frames. One is iterated until the mean square of the change, over the batch, is below
-    `threshold` times that of the values, `max_sweeps` times at most. Its first sweep reads the previous frame's tokens
-    in the place of its own. What comes out is the last sweep's prediction, so that the cache is one sweep behind it.
+    Blocks have `block_size` tokens in the first frame and `later_block_size` after it: 32 and 128 in the released code,
+    64 and 512 in the paper. They may cross frames. A block is iterated until the mean square of the change, over the
+    batch, is below `threshold` times that of the values, at most `max_sweeps` times. The first sweep of a block starts
+    from the previous frame's tokens. The last sweep's prediction is returned, so the cache is one sweep behind it.
     """
 
     block_size: int
@@ -26,7 +26,7 @@ class PublishedJacobi:
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
-        """See `starflow.sampling.solvers.Solver`; the residual is not measured."""
+        """See `starflow.sampling.solvers.Solver`. The residual is not measured and is reported as 0."""
         first = start
         while first < stop:
             size = self.block_size if first <= frame_tokens else self.later_block_size

@@ -1,4 +1,4 @@
-"""The rule that we compare with is the released one: it makes the same numbers."""
+"""The published sampler in the benchmarks is the released one: it makes the same samples."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from plans import sample
-from starflow.benchmark.published import PublishedJacobi
+from published import PublishedJacobi
 from starflow.convert.released import load_released
 from starflow.sampling.solvers import BlockJacobi
 
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("name", ["video_three_blocks", "video_7b_like", "image_3b_like"])
-def test_published_rule_makes_the_released_sample(name: str):
+def test_the_published_rule_makes_the_released_sample(name: str):
     flow, _ = load_released(json.loads((GOLDEN / f"{name}.json").read_text())["config"], GOLDEN / f"{name}.pth")
     io = load_file(GOLDEN / f"{name}.io.safetensors")
     want, noise = io["sample.jacobi_cfg3.5_bs4_th1e-3"], io["in.noise"]
