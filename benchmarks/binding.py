@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import harness
-from starflow.flow.model import negative_log_likelihood
+from starflow.flow.loss import add_noise, negative_log_likelihood
 from starflow.media.frames import to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.world.captions import canonical, describe_scene
@@ -61,8 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     pipeline = harness.load(arguments.model)
     shown = scenes(arguments.num_clips)
     clean = pipeline.codec.encode(to_tensor(np.stack([render(scene) for scene in shown])))
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    latents = clean + pipeline.config.noise_std * noise
+    latents = add_noise(clean, pipeline.config.noise_std, torch.Generator().manual_seed(0))
     said = [replace(describe_scene(scene), background=None) for scene in shown]
     truth = surprise(pipeline, latents, said)
     for name in SWAPPED:

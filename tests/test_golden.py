@@ -18,7 +18,8 @@ from torch import Tensor
 from plans import sample
 from starflow.convert.released import load_released
 from starflow.flow.denoiser import CausalDenoiser
-from starflow.flow.model import StarFlow, flow_loss
+from starflow.flow.loss import flow_loss
+from starflow.flow.model import StarFlow
 from starflow.sampling.sampler import RollingWindow
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solvers, sequential

@@ -1,11 +1,19 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from starflow.encoders.text import encode_text, load_text_encoder, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.text import (
+    encode_text,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+    wrap_captions,
+)
 from starflow.errors import UsageError
 from starflow.toyworld.world.captions import caption as toy_caption
 from starflow.toyworld.world.scene import scene_at
@@ -21,6 +29,9 @@ UNSEEN = [
 ]
 
 
+SETTINGS = {"noise_std": 0.5, "height": 480, "width": 848}
+
+
 def toy_captions(count: int) -> list[str]:
     rng = np.random.default_rng(0)
     return [wrap_caption(toy_caption(scene_at(0, i, "train"), rng, "train"), fps=8) for i in range(count)]
@@ -34,6 +45,23 @@ def captions() -> list[str]:
 @pytest.fixture(scope="module")
 def tokenizer(captions):
     return train_tokenizer(captions, vocab_size=768)
+
+
+@pytest.mark.parametrize(
+    ("has", "text"),
+    [
+        ({}, "a corgi"),
+        ({"fps"}, "A video with 16 fps:\na corgi\n"),
+        ({"noise_level"}, "Noise Level 500:\na corgi"),
+        ({"aspect_ratio"}, "a corgi\n in a 16:9 aspect ratio.\n"),
+    ],
+)
+def test_captions_get_the_conditions_that_a_model_was_trained_with(has: set[str], text: str):
+    names = ("fps", "noise_level", "aspect_ratio")
+    settings = SimpleNamespace(**SETTINGS, **{f"caption_has_{name}": name in has for name in names})
+    assert wrap_captions(["a corgi", "a corgi"], settings, 16) == [text, text]
+    (square,) = wrap_captions(["a corgi"], settings, 0, size=(64, 64))
+    assert square == text.replace("A video with 16 fps", "An image").replace("16:9", "1:1")
 
 
 @pytest.mark.parametrize(

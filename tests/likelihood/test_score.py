@@ -6,7 +6,7 @@ import torch
 
 from invertible_maps import CHANNELS, VIDEO, randn, random_text, tiny_flow
 from starflow.errors import StarflowError, UsageError
-from starflow.flow.model import negative_log_likelihood
+from starflow.flow.loss import negative_log_likelihood
 from starflow.likelihood.score import Likelihood, deep_log_likelihood, log_likelihood, shallow_log_det
 from starflow.pipeline.inputs import encode_clips
 from starflow.pipeline.pipeline import StarFlowPipeline

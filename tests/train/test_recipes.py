@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from starflow.config import load_config
+from starflow.data.sources import build_source
 from starflow.encoders.video import VideoCodec
+from starflow.toyworld.source import Toyworld
 from starflow.toyworld.teaching.text import TextTrainConfig
-from starflow.train.config import VAETrainConfig
+from starflow.train.config import FlowTrainConfig, VAETrainConfig
 from starflow.train.pixel_weights import load_pixel_weights
 from starflow.train.vae import build_vae
 from starflow.train.vae_data import VAEData
@@ -34,3 +36,19 @@ def test_toyworld_recipes_see_each_of_their_clips_once(name: str):
 
 def test_the_text_recipe_loads():
     assert load_config(TextTrainConfig, RECIPES / "toyworld/text.yaml").text.num_layers == 4
+
+
+@pytest.mark.parametrize("name", ["flow.yaml", "flow-more.yaml", "flow-text.yaml", "flow-short.yaml"])
+def test_toyworld_flow_recipes_load_and_have_clips_for_each_task(name: str):
+    config = load_config(FlowTrainConfig, RECIPES / "toyworld" / name)
+    source = build_source(config.data)
+    assert isinstance(source, Toyworld)
+    assert source.edited > 0 and source.long > 0
+    assert config.init or (config.vae and config.pipeline.num_frames == 17)
+    assert config.loop.decay_steps < config.loop.num_steps
+
+
+def test_the_recipe_for_ones_own_clips_is_short():
+    config = load_config(FlowTrainConfig, RECIPES / "clips" / "flow.yaml")
+    assert (config.init, config.data) == ("toyworld", {"source": "folder", "path": "clips"})
+    assert len((RECIPES / "clips" / "flow.yaml").read_text().splitlines()) < 30

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from starflow.cli.common import require_extra
+from starflow.cli.quiet import hide_loading_bars
 
 
 @click.group()
@@ -64,10 +65,21 @@ def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
 @train.command()
 @_options
 def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a flow and its denoiser on the latents of an autoencoder."""
+    """Train a flow, its denoiser and its text encoder on captioned clips, from a model or from scratch.
+
+    CONFIG is a YAML file; recipes/clips/flow.yaml is one to start from, for a folder of clips with captions beside
+    them. The latents of the clips are encoded once, into a folder of the run; training shows its loss, leaves
+    checkpoints and a TensorBoard log there, and in the end the model in the folder `final`.
+
+    \b
+    starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine
+    starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine --resume
+    tensorboard --logdir runs/mine
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     require_extra("train")
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow
 
+    hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained model: {folder}")

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from starflow.data.clip import Clip, ClipSource
 from starflow.errors import UsageError
@@ -52,11 +50,6 @@ def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -
     if not frames:
         raise UsageError(f"no clip can be used to evaluate this model: {left_out[0]}")
     return CaptionedClips(np.stack(frames), captions, left_out)
-
-
-def add_noise(latents: Tensor, noise_std: float, generator: torch.Generator) -> Tensor:
-    """Latents with noise of a standard deviation, drawn on the CPU."""
-    return latents + noise_std * torch.randn(latents.shape, generator=generator).to(latents)
 
 
 def batches(pipeline: StarFlowPipeline, num_clips: int, num_tokens: int) -> Iterator[slice]:

@@ -46,7 +46,7 @@ import torch
 
 from starflow.data.clip import ClipSource
 from starflow.errors import StarflowError
-from starflow.evaluation.clips import add_noise, read_clips
+from starflow.evaluation.clips import read_clips
 from starflow.evaluation.contract import Check, Findings
 from starflow.evaluation.machine import count_parameters, describe_machine, now
 from starflow.evaluation.metrics.denoising import evaluate_denoising
@@ -58,6 +58,7 @@ from starflow.evaluation.metrics.speed import evaluate_speed
 from starflow.evaluation.report import sections
 from starflow.evaluation.report.page import render_page
 from starflow.evaluation.settings import EvaluationSettings
+from starflow.flow.loss import add_noise
 from starflow.media.files import atomic_write
 from starflow.pipeline.pipeline import StarFlowPipeline
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from starflow.errors import StarflowError, UsageError
+from starflow.flow.loss import add_noise
 from starflow.likelihood.score import caption_fps
 from starflow.media.files import atomic_write
 from starflow.pipeline.inputs import encode_clips
@@ -68,7 +68,7 @@ def encode_clip(pipeline: StarFlowPipeline, clip: NDArray[np.uint8], prompt: str
     text = pipeline.encode_prompt([prompt], caption_fps(pipeline, latents))
     noise_std = pipeline.config.noise_std
     generator = torch.Generator().manual_seed(seed)
-    x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+    x = add_noise(latents, noise_std, generator)
     z = require_finite(pipeline.flow.encode(x, text).z[0].cpu(), "the noise of the clip")
     return ClipNoise(z, prompt, pipeline.config.fps, num_frames, height, width, seed, noise_std)
 

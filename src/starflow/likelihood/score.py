@@ -18,12 +18,12 @@ from math import log, sqrt
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from starflow.errors import UsageError
-from starflow.flow.model import Encoded, StarFlow, negative_log_likelihood
+from starflow.flow.loss import add_noise, negative_log_likelihood
+from starflow.flow.model import Encoded, StarFlow
 from starflow.flow.transformer import at_least_float32
 from starflow.pipeline.inputs import encode_clips
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -124,7 +124,7 @@ def log_likelihood(
     with pipeline.progress_bar(total=noise_samples * len(prompts)) as bar:
         bar.set_description("likelihood")
         for _ in range(noise_samples):
-            x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            x = add_noise(latents, noise_std, generator)
             u, log_det = shallow_log_det(flow, x)
             shallow.append(log_det)
             for draws, text in zip(deep, texts, strict=True):

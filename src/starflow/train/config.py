@@ -92,18 +92,6 @@ class VAETrainConfig:
 
 
 @dataclass
-class FlowDataConfig:
-    """The toyworld clips whose latents are cached and trained on."""
-
-    cache: str = MISSING  # folder of the latent cache
-    num_clips: int = MISSING
-    num_edits: int = MISSING  # so many of the clips also have an edited version, for video-to-video
-    num_long_clips: int = MISSING  # so many of the clips are there at 81 frames too, for continuation and long videos
-    paraphrases: int = 4  # captions of each clip
-    seed: int = 1
-
-
-@dataclass
 class FlowModelConfig:
     """Arguments of `starflow.flow.model.StarFlow`, in its words."""
 
@@ -112,7 +100,7 @@ class FlowModelConfig:
     shallow_width: int = 192
     deep_width: int = 256
     head_dim: int = 64
-    position_length: float = 4
+    position_length: float | None = None  # None: the side of a square with as many tokens as a frame has
     soft_clip: float = 4
 
 
@@ -130,34 +118,57 @@ class TextModelConfig:
     """The small T5 that reads the captions."""
 
     vocab_size: int = 1024
-    max_tokens: int = 48
     width: int = 128
     num_layers: int = 2
+
+
+@dataclass
+class PipelineConfig:
+    """Settings of the model, those of `starflow.pipeline.pipeline.StarFlowPipeline`, in its words.
+
+    None: as in the model that training starts from (`init`), or else the pipeline's own default.
+    """
+
+    noise_std: float | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+    guidance_scale: float | None = None
+    max_text_tokens: int | None = None
+    later_frame_scale: float | None = None
+    caption_has_fps: bool | None = None
+    caption_has_noise_level: bool | None = None
+    caption_has_aspect_ratio: bool | None = None
+    sampler: str | None = None
+    block_size: int | None = None
+    shallow_block_size: int | None = None
+    tolerance: float | None = None
 
 
 @dataclass
 class FlowTrainConfig:
     """The keys of `starflow train flow`.
 
-    With `init` the autoencoder, the tokenizer and the architecture (`flow`, `denoiser`, `text`) are those of the model
-    there; without it they are what the config says.
+    With `init` all parts and settings are those of the model there, and the config says what is to be different.
+    Without it `vae` and the pipeline's num_frames, fps, height and width are needed, and `flow`, `denoiser` and `text`
+    say how large the new networks are.
     """
 
-    output: str = MISSING
-    init: str | None = None  # a trained model, folder or name, to go on from: also in its autoencoder and architecture
-    vae: str | None = None  # folder of the trained autoencoder; for training from the start
-    later_frame_scale: float = 1.0  # the same; see `starflow.encoders.video.VideoCodec`
-    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, to start from instead
-    noise_std: float = 0.3
+    output: str = MISSING  # folder of the run: its checkpoints, its log, and in the end the model in `final`
+    data: dict[str, Any] = MISSING  # `source`, a name, and that source's own arguments: see `starflow.data.sources`
+    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
+    init: str | None = None  # model to start from: a name, a folder or a hub id
+    vae: str | None = None  # folder of a trained autoencoder
+    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer
+    train_text_encoder: bool = True
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    batch_size: int = 32  # of a micro step
+    tasks: TaskWeights = field(default_factory=TaskWeights)
     caption_dropout: float = 0.1
     short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.tasks`
-    grounding: float = (
-        0.0  # weight of what is seen where, beside the clip's -log p: see `starflow.toyworld.teaching.grounding`
-    )
-    guidance_scale: float = 2.0  # the trained model's default
-    batch_size: int = 32
-    data: FlowDataConfig = field(default_factory=FlowDataConfig)
-    tasks: TaskWeights = field(default_factory=TaskWeights)
+    auxiliary_loss: str | None = None  # a name: see `starflow.train.auxiliary`
+    auxiliary_weight: float = 1.0  # of its nats beside those of the clip
     flow: FlowModelConfig = field(default_factory=FlowModelConfig)
     denoiser: DenoiserModelConfig = field(default_factory=DenoiserModelConfig)
     text: TextModelConfig = field(default_factory=TextModelConfig)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from identity_flow import identity_flow
-from starflow.evaluation.clips import CaptionedClips, add_noise
+from starflow.evaluation.clips import CaptionedClips
 from starflow.evaluation.metrics import denoising
 from starflow.evaluation.metrics.denoising import METHOD_TITLES, evaluate_denoising
 from starflow.evaluation.metrics.reconstruction import Reconstruction
 from starflow.flow.denoiser import NOISE_UNIT
+from starflow.flow.loss import add_noise
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 

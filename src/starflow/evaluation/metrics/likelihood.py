@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from starflow.evaluation.clips import batches
 from starflow.evaluation.statistics import summary
-from starflow.flow.model import negative_log_likelihood
+from starflow.flow.loss import negative_log_likelihood
 from starflow.likelihood.score import caption_fps
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.solvers import require_finite

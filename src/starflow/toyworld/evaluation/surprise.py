@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
-from starflow.evaluation.clips import add_noise, batches
+from starflow.evaluation.clips import batches
 from starflow.evaluation.contract import Card, Measured
 from starflow.evaluation.metrics.likelihood import TOKENS_AT_ONCE
 from starflow.evaluation.statistics import proportion
+from starflow.flow.loss import add_noise
 from starflow.likelihood.heatmap import latent_frames, overlay
 from starflow.likelihood.score import deep_log_likelihood, shallow_log_det
 from starflow.media.frames import Frames, to_tensor
