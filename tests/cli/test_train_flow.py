@@ -65,11 +65,11 @@ def test_a_folder_of_clips_becomes_a_model_that_makes_such_clips(
         assert f"{name}.mp4" in left_out and reason in left_out
         assert f"{name}.mp4" in told
 
-    video, image = tmp_path / "video.mp4", tmp_path / "clips" / "picture.png"
-    for options in ([], ["--image", str(image)]):
+    video, image, clip = tmp_path / "video.mp4", tmp_path / "clips" / "picture.png", tmp_path / "clips" / "0.mp4"
+    for options, num_frames in (([], 9), (["--image", str(image)], 9), (["--extend", str(clip)], 17)):
         assert run(["generate", "noise number 0", "--model", str(model), "-o", str(video), *options]) == 0
         frames, fps = read_video(video)
-        assert frames.shape == (9, 96, 128, 3)
+        assert frames.shape == (num_frames, 96, 128, 3)
         assert fps == 12
 
 
