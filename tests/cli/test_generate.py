@@ -213,3 +213,37 @@ def test_bad_images_clips_and_lengths_are_one_clear_error(
     assert message in error
     assert "Traceback" not in error
     assert not Path("video.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", str(2**64)], "0<=x<=18446744073709551615"),
+        (["--seconds", "inf"], "not a finite number"),
+        (["--seconds", "nan"], "not a finite number"),
+        (["--guidance-scale", "nan"], "not a finite number"),
+        (["--fps", "inf"], "not a finite number"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(model: str, arguments: list[str], message: str, capsys):
+    assert generate(model, CAPTIONS[0], *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_seeds_of_many_prompts_wrap_around(model: str, tmp_path: Path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    arguments = ["--seed", str(2**64 - 1), "--num-frames", "1", "-o", str(tmp_path / "clips")]
+    assert generate(model, "--prompts", str(prompts), *arguments) == 0
+    files = sorted((tmp_path / "clips").iterdir())
+    assert [read_metadata(file)["seed"] for file in files] == [2**64 - 1, 0]
+
+
+def test_a_prompt_that_is_not_text_is_one_clear_error(model: str, capsys):
+    assert generate(model, b"a red \xff circle".decode("utf-8", "surrogateescape")) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_the_stored_prompt_is_normalized(model: str, tmp_path: Path):
+    assert generate(model, f" {CAPTIONS[0]}\n", "--num-frames", "1", "-o", str(tmp_path / "image.png")) == 0
+    assert read_metadata(tmp_path / "image.png")["prompt"] == CAPTIONS[0]

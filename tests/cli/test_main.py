@@ -115,3 +115,10 @@ def test_the_module_of_every_command_exists():
     for command in cli_main.COMMANDS.values():
         path = root / command.module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), command.module
+
+
+def test_an_output_encoding_without_some_characters_is_no_error():
+    code = "import sys; from starflow.cli import main; main.run = lambda: print('64×64') or 0; main.main()"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1251"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=300)
+    assert (result.returncode, result.stdout) == (0, b"64?64\n")

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from starflow.encoders.text import (
+    cut_off,
     encode_text,
     load_text_encoder,
     tiny_text_encoder,
@@ -171,3 +172,16 @@ def test_a_trained_encoder_loads_with_its_tokenizer(tokenizer, tmp_path):
     loaded_tokenizer, loaded = load_text_encoder(str(tmp_path))
     torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
     assert loaded_tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_end_of_a_caption_that_is_cut_off_is_found(tokenizer):
+    long = wrap_caption("a red circle moves right " * 4 + "and a small blue square", fps=8)
+    num_tokens = len(tokenizer(long).input_ids)
+    assert cut_off(tokenizer, long, num_tokens) == ""
+    assert cut_off(tokenizer, long, num_tokens - 4).endswith("blue square")
+    kept = tokenizer.decode(tokenizer(long, truncation=True, max_length=num_tokens - 4).input_ids[:-1])
+    assert long.lower() == f"{kept} {cut_off(tokenizer, long, num_tokens - 4)}\n".lower()
+
+
+def test_captions_are_normalized_before_the_template():
+    assert wrap_caption(" a\u00a0red \n circle ", fps=8) == "A video with 8 fps:\na red circle\n"

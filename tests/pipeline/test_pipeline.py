@@ -198,3 +198,12 @@ def test_the_caption_names_the_size(monkeypatch: pytest.MonkeyPatch):
     pipeline.encode_prompt([PROMPT], 8, (80, 48))
     expected = [wrap_caption(PROMPT, fps=8, aspect_ratio=name) for name in ("16:9", "9:16")]
     assert wrapped == expected
+
+
+def test_the_ignored_end_of_a_long_prompt_is_reported(pipeline: StarFlowPipeline, caplog: pytest.LogCaptureFixture):
+    pipeline.encode_prompt([PROMPT], 8)
+    assert caplog.messages == []
+    pipeline.encode_prompt(["a red circle " * 40 + "in the rain"], 8)
+    (message,) = caplog.messages
+    assert "longer than the 32 tokens that this model reads" in message
+    assert "in the rain" in message

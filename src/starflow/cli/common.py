@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import Field, fields
 from importlib.util import find_spec
+from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -24,6 +25,16 @@ MODULES_OF_EXTRA = {
     "train": ("omegaconf", "yaml", "tensorboard"),
     "evaluate": ("skimage", "scipy", "matplotlib"),
 }
+
+
+class FiniteFloat(click.FloatRange):
+    """A number in a range that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def require_extra(extra: str) -> None:
@@ -147,4 +158,4 @@ def _click_type(declared: Field) -> click.ParamType:
     bound = about["above"] if is_open else about["minimum"]
     if get_args(declared.type)[0] is int:
         return click.IntRange(bound, min_open=is_open)
-    return click.FloatRange(bound, min_open=is_open)
+    return FiniteFloat(bound, min_open=is_open)

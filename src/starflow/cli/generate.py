@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
-from starflow.cli.common import device_named, generation_options, load_pipeline, model_options, say
+from starflow.cli.common import FiniteFloat, device_named, generation_options, load_pipeline, model_options, say
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
 from starflow.errors import UsageError
 from starflow.hardware.ranks import Rank, joined
+from starflow.media.prompts import normalize_prompt, read_prompt_lines
 from starflow.pipeline.options import Options
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from starflow.media.frames import Frames
     from starflow.pipeline.pipeline import StarFlowPipeline
     from starflow.pipeline.stages import VideoStream
+
+
+MAX_SEED = 2**64 - 1
 
 
 @click.command()
@@ -40,12 +44,12 @@ if TYPE_CHECKING:
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0),
+    type=click.IntRange(0, MAX_SEED),
     help="Seed of the noise: the same seed makes the same video.",
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteFloat(0, min_open=True),
     help="Length of the video in seconds, instead of --num-frames.",
 )
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write a PNG of frames side by side.")
@@ -129,12 +133,12 @@ def generate(
         rows = []
         jobs = list(zip(prompts, outputs, strict=True))
         for index, (text, path) in enumerate(jobs) if shared else rank.share(jobs):
-            metadata = about | {"prompt": text, "seed": seed + index}
+            metadata = about | {"prompt": text, "seed": (seed + index) % (MAX_SEED + 1)}
             frames = pipeline.stream(
                 text,
                 output_type="np",
                 frames_at_once=1 if stream else window,
-                generator=_generator(seed + index),
+                generator=_generator(metadata["seed"]),
                 **options,
                 **given,
             )
@@ -230,18 +234,11 @@ def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
     if (prompt is None) == (prompts_file is None):
         raise UsageError("give a prompt, or a file of prompts with --prompts, not both")
     if prompt is not None:
-        if not prompt.strip():
+        if not (normalized := normalize_prompt(prompt)):
             raise UsageError('the prompt is empty: describe the video, such as "a red circle moves right"')
-        return [prompt]
+        return [normalized]
     assert prompts_file is not None
-    try:
-        lines = prompts_file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UsageError(f"{prompts_file} is not a text file") from None
-    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    if not prompts:
-        raise UsageError(f"{prompts_file} contains no prompts: write one per line")
-    return prompts
+    return [normalize_prompt(line) for _, line in read_prompt_lines(prompts_file)]
 
 
 def _output_paths(prompts: list[str], output: str | None, *, is_folder: bool) -> list[str]:

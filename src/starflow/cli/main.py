@@ -3,6 +3,7 @@
 Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. `STARFLOW_DEBUG=1` shows tracebacks.
 """
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -95,4 +96,7 @@ def _process_name() -> str:
 
 def main() -> None:
     """The entry point of the command `starflow`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an encoding without × is no reason to fail after the work is done
     sys.exit(run())

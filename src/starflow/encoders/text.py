@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from starflow.errors import UsageError
+from starflow.media.prompts import normalize_prompt
 from starflow.media.sizes import nearest_aspect_ratio
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
@@ -23,7 +24,9 @@ T5_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")  # parts o
 def wrap_caption(
     caption: str, *, fps: float | None = None, noise_std: float | None = None, aspect_ratio: str | None = None
 ) -> str:
-    r"""Put a caption into the template a model was trained with; a condition that is None is one it does not use.
+    r"""Normalize a caption and put it into the template that the model was trained with.
+
+    A condition that is None is not part of the model's template.
 
     The unconditional branch of guidance is the same template around the empty caption. Task markers, such as "(v2v) ",
     belong to the caption.
@@ -37,7 +40,7 @@ def wrap_caption(
     Returns:
         For instance "Noise Level 500:\nA video with 16 fps:\na corgi\n\n in a 16:9 aspect ratio.\n", as released.
     """
-    text = caption
+    text = normalize_prompt(caption)
     if fps is not None:
         kind = f"A video with {fps:g} fps" if fps > 0 else "An image"
         text = f"{kind}:\n{text}\n"
@@ -73,6 +76,15 @@ def wrap_captions(
         "aspect_ratio": nearest_aspect_ratio(width, height) if settings.caption_has_aspect_ratio else None,
     }
     return [wrap_caption(caption, **conditions) for caption in captions]
+
+
+def cut_off(tokenizer: PreTrainedTokenizerBase, wrapped: str, max_length: int) -> str:
+    """The end of a wrapped caption that `encode_text` cuts off; empty if the caption fits."""
+    offsets = tokenizer(wrapped, return_offsets_mapping=True).offset_mapping
+    if len(offsets) <= max_length:
+        return ""
+    start, _ = offsets[max_length - 1]  # the last token that is kept marks the end of the text
+    return wrapped[start:].strip().partition("\n")[0]
 
 
 def encode_text(

@@ -7,6 +7,7 @@ Legend: `B` prompts, `F` video frames, `T` latent frames, `D` latent channels, `
 tokens.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.encoders.text import encode_text, wrap_captions
+from starflow.encoders.text import cut_off, encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
@@ -34,6 +35,8 @@ from starflow.sampling.solvers import require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import is_finite
 from starflow.weights.models import read_index, resolve_model
+
+logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -146,9 +149,17 @@ class StarFlowPipeline(DiffusionPipeline):
     def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
         """Captions, wrapped as the model was trained, → `(B, M, width)`.
 
-        `fps` 0 is an image; `size` is height and width of the video, the model's own if not given.
+        `fps` 0 is an image; `size` is height and width of the video, the model's own if not given. A warning names the
+        end of a prompt that has too many tokens.
         """
         wrapped = wrap_captions(prompts, self.config, fps, size)
+        for text in wrapped:
+            if ignored := cut_off(self.tokenizer, text, self.config.max_text_tokens):
+                logger.warning(
+                    "a prompt is longer than the %d tokens that this model reads; its end is ignored: %r",
+                    self.config.max_text_tokens,
+                    ignored,
+                )
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
@@ -169,12 +180,13 @@ class StarFlowPipeline(DiffusionPipeline):
         marker = "" if given is None else given.marker
         fps = asked.fps if num_frames > 1 else 0
         text = self.encode_prompt([marker + each for each in prompts], fps, size)
+        later_prompts = [EXTEND + each for each in prompts]  # what the rolling window shows is a continuation
         sampling = Plan(
             noise=noise,
             text=text,
             null_text=self.encode_prompt([""], fps, size).expand_as(text) if asked.guidance_scale else None,
             guidance_scale=asked.guidance_scale,
-            later_text=self.encode_prompt([EXTEND + each for each in prompts], fps, size),
+            later_text=None if rolling_window.size is None else self.encode_prompt(later_prompts, fps, size),
             prefix=prefix,
             rolling_window=rolling_window,
             solvers=solvers_named(

@@ -56,8 +56,8 @@ def test_a_file_of_captions(tmp_path: Path):
     [
         ("a red circle moves right\n\n# no\na purple elephant dances\n", "line 4: not a toyworld caption"),
         ("a red circle, and a blue circle, and a white square", "line 1: a toyworld clip has at most 2 objects"),
-        ("# nothing\n\n", "holds no captions"),
-        (b"\xff\xfe\x00", "is not a text file"),
+        ("# nothing\n\n", "contains no prompts"),
+        (b"\xff\xfe\x00", "not UTF-8 text"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: str | bytes, message: str):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from starflow.errors import StarflowError, UsageError
+from starflow.media.prompts import read_prompt_lines
 from starflow.toyworld.source import Toyworld
 from starflow.toyworld.world.captions import caption, parse
 from starflow.toyworld.world.grammar import Description, ObjectDescription
@@ -49,15 +50,8 @@ def read_prompts(path: Path, seed: int) -> list[Prompt]:
         UsageError: a caption is not in the grammar or has too many objects; the file has no captions or is not text.
         OSError: the file cannot be read.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a text file") from None
     prompts = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
+    for number, text in read_prompt_lines(path):
         try:
             description = parse(text)
         except StarflowError as error:
@@ -65,8 +59,6 @@ def read_prompts(path: Path, seed: int) -> list[Prompt]:
         if len(description.objects) > MAX_OBJECTS:
             raise UsageError(f"{path}, line {number}: a toyworld clip has at most {MAX_OBJECTS} objects: {text!r}")
         prompts.append(Prompt(text, description, scene_of(description, np.random.default_rng([seed, number]))))
-    if not prompts:
-        raise UsageError(f"{path} holds no captions: write one per line")
     return prompts
 
 
