@@ -21,7 +21,7 @@ def moving_noise(num_frames: int, height: int = 32, width: int = 32, seed: int =
 
 @dataclass(frozen=True)
 class ClipList:
-    """A source of clips in memory; None stands for one that cannot be read."""
+    """A source of clips in memory; None stands for a clip that cannot be read."""
 
     clips: Sequence[Clip | None]
     name: str = "a list"
@@ -42,7 +42,7 @@ class ClipList:
 
 
 def write_clip(path: Path, caption: str, num_frames: int, height: int, width: int, fps: float, seed: int = 0) -> None:
-    """A clip, or a picture if `path` is one's, and its caption beside it."""
+    """Write a clip, or a picture if `path` has the suffix of one, and its caption beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, moving_noise(num_frames, height, width, seed), fps)
     path.with_suffix(".txt").write_text(caption)

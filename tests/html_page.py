@@ -1,4 +1,4 @@
-"""What a page of HTML holds, for tests."""
+"""A parser of HTML pages, for tests."""
 
 from html.parser import HTMLParser
 

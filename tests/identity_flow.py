@@ -8,7 +8,7 @@ from starflow.flow.model import StarFlow
 
 
 def identity_flow(flow: StarFlow) -> StarFlow:
-    """The same flow with the weights that training starts from: x is the noise itself."""
+    """A copy of the flow with zero output projections, as at the start of training: it is the identity."""
     flow = deepcopy(flow)
     for block in flow.blocks:
         torch.nn.init.zeros_(block.proj_out.weight)

@@ -10,7 +10,7 @@ from starflow.sampling.solvers import Solver, Solvers
 
 
 def plan(noise: Tensor, text: Tensor, *guidance: object, solver: Solver | Solvers | None = None, **settings) -> Plan:
-    """A plan; `guidance` is the embedded empty caption and the scale, one `solver` serves all blocks."""
+    """A plan. `guidance` is the embedded empty caption and the scale; one `solver` is used for all blocks."""
     solvers = solver or DEFAULT_SOLVERS
     solvers = solvers if isinstance(solvers, Solvers) else Solvers(solvers, solvers)
     return Plan(noise, text, *guidance, solvers=solvers, **settings)

@@ -1,4 +1,4 @@
-"""Start several processes with the environment of torchrun; forks of a server, which start fast."""
+"""Starts several processes with the environment of torchrun. They are forked from a server, which is fast."""
 
 import multiprocessing
 import os

@@ -45,7 +45,7 @@ def requests() -> dict[str, dict[str, Any]]:
 
 
 def num_noise_frames(request: dict[str, Any]) -> int:
-    """Latent frames in the noise of a request, including those that are given and not shown."""
+    """Latent frames in the noise of a request, including given frames that are not part of the output."""
     if "video" in request:
         return 10
     return 9 if "extend" in request else (request.get("num_frames", 17) + 3) // 4 + ("last_image" in request)
@@ -56,7 +56,7 @@ def digest(pipeline: StarFlowPipeline, request: dict[str, Any]) -> list[list[flo
     arguments = {"prompt": PROMPT} | request
     batch = 1 if isinstance(arguments["prompt"], str) else len(arguments["prompt"])
     noise = torch.randn(batch, num_noise_frames(request), 24, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    generator = torch.Generator().manual_seed(1)  # of the noise on what is given
+    generator = torch.Generator().manual_seed(1)  # for the noise added to given frames
     return project(pipeline(**arguments, latents=noise, generator=generator, output_type="latent").frames).tolist()
 
 

@@ -19,7 +19,7 @@ def test_retrieval_agrees_with_the_stored_measurement():
     assert all(sentence in page.read_text() for page in TABLES["PAGES"][:2])
 
 
-def test_every_table_exists():
+def test_the_pages_have_every_table():
     pages = "\n".join(page.read_text() for page in TABLES["PAGES"])
     for header in ("held-out captions, share right", "autoencoder and flow", "task", "second", "planted violation"):
         assert f"\n| {header}" in pages

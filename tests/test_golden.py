@@ -77,7 +77,7 @@ def test_every_stored_tensor_has_a_test(case: Case):
 
 
 @torch.no_grad()
-def test_blocks(case: Case):
+def test_the_blocks_match_the_stored_outputs(case: Case):
     hidden = case.video("in.x").permute(0, 1, 3, 4, 2)
     case.assert_equal(hidden, "forward.hidden.0")
     for index, output in enumerate(case.flow.run_blocks(hidden, case.io["in.text"])):
@@ -86,7 +86,7 @@ def test_blocks(case: Case):
 
 
 @torch.no_grad()
-def test_noise_and_round_trip(case: Case):
+def test_encoding_gives_the_stored_noise_and_sampling_inverts_it(case: Case):
     text = case.io["in.text"]
     z = case.flow.encode(case.video("in.x"), text).z
     case.assert_equal(z, "forward.z")
@@ -94,7 +94,7 @@ def test_noise_and_round_trip(case: Case):
     case.assert_equal(x, "roundtrip.x")
 
 
-def test_loss_and_score(case: Case):
+def test_loss_and_score_match_the_stored_values(case: Case):
     x = case.video("in.x").clone().requires_grad_()
     encoded = case.flow.encode(x, case.io["in.text"])
     loss = flow_loss(encoded)
@@ -106,7 +106,7 @@ def test_loss_and_score(case: Case):
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_samples(case: Case, solver):
+def test_samples_match_the_stored_ones(case: Case, solver):
     names = ["sample.sequential", *(["sample.jacobi_exact"] if solver is EXACT else [])]
     x, _ = sample(case.flow, case.video("in.noise"), case.io["in.text"], solver=solver)
     for name in names:
@@ -124,7 +124,7 @@ def test_samples(case: Case, solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_prefix_samples(case: Case, solver):
+def test_samples_with_a_prefix_match_the_stored_ones(case: Case, solver):
     for name, match in sample_names(case, r"sample\.prefix(\d+)_cfg([\d.]+)"):
         x, _ = sample(
             case.flow,
@@ -139,7 +139,7 @@ def test_prefix_samples(case: Case, solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_rolling_window_samples(case: Case, solver):
+def test_samples_with_a_rolling_window_match_the_stored_ones(case: Case, solver):
     for name, match in sample_names(case, r"sample\.rolling_window(\d+)_context(\d+)_cfg([\d.]+)"):
         x, _ = sample(
             case.flow,
@@ -165,7 +165,7 @@ def test_the_default_sampler_is_more_accurate_than_the_released_one(case: Case):
 
 
 @torch.no_grad()
-def test_denoiser(case: Case):
+def test_the_denoiser_matches_the_stored_output(case: Case):
     assert (case.denoiser is not None) == ("denoiser.out" in case.io)
     if case.denoiser is not None:
         case.assert_equal(case.denoiser(case.video("in.x"), case.io["in.text"]), "denoiser.out")

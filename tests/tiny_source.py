@@ -1,4 +1,4 @@
-"""A source of clips that are given as a list, for tests."""
+"""A source of clips from a list, for tests."""
 
 from dataclasses import dataclass
 

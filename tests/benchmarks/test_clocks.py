@@ -1,4 +1,4 @@
-"""The stopwatch with a clock that the tests move on, and the peak memory of this process."""
+"""The stopwatch, with a clock that the tests advance, and the peak memory of this process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from clocks import PeakMemory, Stopwatch
 
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the clock on by some seconds."""
+    """Advances the clock by some seconds."""
     now = 100.0
 
     def wait(seconds: float) -> None:
@@ -23,7 +23,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return wait
 
 
-def test_a_stage_does_not_count_the_time_of_the_stages_it_pulls_from(wait: Callable[[float], None]):
+def test_a_stage_does_not_count_the_time_of_the_stages_it_iterates_over(wait: Callable[[float], None]):
     watch = Stopwatch()
 
     def inner():

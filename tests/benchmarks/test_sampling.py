@@ -35,7 +35,7 @@ def test_each_sampler_has_a_row(rows: list[Row]):
         assert row.sweep_overhead >= 1
 
 
-def test_sequential_sampling_is_exact_and_ours_is_within_its_tolerance(rows: list[Row]):
+def test_sequential_sampling_is_exact_and_the_sliding_window_is_within_its_tolerance(rows: list[Row]):
     for row in rows:
         if row.sampler == "sequential":
             # 4 tokens for each latent frame; encoding the context of a rolling window is not a sweep
@@ -50,7 +50,7 @@ def test_sequential_sampling_is_exact_and_ours_is_within_its_tolerance(rows: lis
 
 
 def test_the_residual_is_measured_on_the_result():
-    """It is not the solver's own: the published solver measures none, and leaves some."""
+    """It is not the solver's own residual: the published solver reports none, but leaves some."""
     pipeline = tiny_pipeline()
     plan = pipeline.plan("a red circle moves right", generator=torch.Generator().manual_seed(0)).sampling
     plan.solvers = samplers(pipeline)["published-32"]

@@ -1,4 +1,4 @@
-"""Scripts that have no test of their own run to their end, on a tiny model."""
+"""Scripts without a test of their own run to the end on a tiny model."""
 
 import json
 import math

@@ -43,7 +43,7 @@ def test_a_bundled_model_exports(tmp_path: Path):
     assert "blocks.3.proj_txt.weight" in torch.load(tmp_path / "toyworld.pth", weights_only=True, mmap=True)
 
 
-def test_options(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_dtype_and_components_can_be_chosen(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--dtype", "bfloat16", "--vae", str(folder / "vae"), "--text-encoder", str(folder / "text")]
     assert convert(folder, tmp_path / "model", *options) == 0
     assert (tmp_path / "model" / "flow" / "config.json").is_file()
@@ -69,7 +69,7 @@ def test_options(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["model.pth", "--config", "config.yaml"], 2, "--output"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_invalid_input_is_an_error_without_a_traceback(
     arguments: list[str], status: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ):
     monkeypatch.chdir(folder)

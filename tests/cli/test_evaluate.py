@@ -19,13 +19,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_a_toyworld_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_toyworld_model_is_evaluated(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--num-prompts", "2", "--num-two-object-prompts", "0", "--num-clips", "1"]
     options += ["--task-clips", "0", "--long-clips", "0"]
     options += ["--seed", "7", "--guidance-scale", "0", "--sampler", "sequential", "--tolerance", "0.1"]
     assert run(["evaluate", model, "-o", str(tmp_path / "out"), *options]) == 0
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert results["model"]["name"] == "tiny"  # the folder's name, not where it is
+    assert results["model"]["name"] == "tiny"  # the folder's name, not its path
     settings = {"seed": 7, "guidance_scale": 0, "sampler": "sequential", "tolerance": 0.1, "num_prompts": 2}
     assert settings.items() <= results["model"]["settings"].items()
     assert results["compliance"]["two_objects"] is None
@@ -50,7 +50,9 @@ def folder(tmp_path: Path) -> str:
     return str(clips)
 
 
-def test_a_folder_of_clips(model: str, folder: str, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture):
+def test_a_model_is_evaluated_on_a_folder_of_clips(
+    model: str, folder: str, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture
+):
     assert run(["evaluate", model, "--data", folder, "-o", str(tmp_path / "out"), "--num-clips", "9"]) == 0
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert results["data"]["source"].startswith("folder ")
@@ -62,12 +64,12 @@ def test_a_folder_of_clips(model: str, folder: str, tmp_path: Path, capsys, capl
     assert '"the caption d") is left out: it is a picture' in caplog.text
 
 
-def test_toyworld_options_with_a_folder(model: str, folder: str, capsys: pytest.CaptureFixture[str]):
+def test_toyworld_options_with_a_folder_are_refused(model: str, folder: str, capsys: pytest.CaptureFixture[str]):
     options = ["--data", folder, "--num-prompts", "200", "--long-clips", "0"]
     check_error([model, *options], 2, "leave out --num-prompts, --long-clips", capsys)
 
 
-def test_a_folder_without_clips(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_folder_of_clips_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     check_error([model, "--data", str(tmp_path / "no")], 2, "no folder of clips", capsys)
 
 
@@ -79,12 +81,12 @@ def check_error(arguments: list[str], status: int, message: str, capsys: pytest.
     assert captured.out == ""
 
 
-def test_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     check_error([str(tmp_path / "no"), "-o", str(tmp_path / "out")], 1, "no model at", capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_output_that_cannot_be_written(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_output_that_cannot_be_written_is_an_error(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "file").touch()
     check_error([model, "-o", str(tmp_path / "file")], 1, "cannot write into", capsys)
 
@@ -93,7 +95,7 @@ def test_output_that_cannot_be_written(model: str, tmp_path: Path, capsys: pytes
     ("content", "status", "message"),
     [("a red circle\na red horse runs\n", 2, "line 2: not a toyworld caption"), (None, 1, "prompts.txt")],
 )
-def test_bad_prompts(model: str, tmp_path: Path, capsys, content: str | None, status: int, message: str):
+def test_invalid_prompts_are_errors(model: str, tmp_path: Path, capsys, content: str | None, status: int, message: str):
     path = tmp_path / "prompts.txt"
     if content is not None:
         path.write_text(content)
@@ -101,7 +103,9 @@ def test_bad_prompts(model: str, tmp_path: Path, capsys, content: str | None, st
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "skimage"])
-def test_missing_extra(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_a_missing_extra_is_an_error_that_names_it(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     monkeypatch.setitem(sys.modules, module, None)
     check_error(["toyworld", "-o", str(tmp_path)], 1, "pip install -c constraints.txt -e '.[evaluate]'", capsys)
 
@@ -109,5 +113,5 @@ def test_missing_extra(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "option", [["--num-clips", "0"], ["--long-seconds", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]]
 )
-def test_options_that_make_no_sense(option: list[str], capsys: pytest.CaptureFixture[str]):
+def test_invalid_options_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]):
     check_error(["toyworld", *option], 2, option[0], capsys)

@@ -73,7 +73,9 @@ def test_a_folder_of_clips_becomes_a_model_that_makes_such_clips(
         assert fps == 12
 
 
-def test_training_again_needs_resume_and_another_size_another_cache(config: Path, capfd: pytest.CaptureFixture[str]):
+def test_training_again_needs_resume_and_another_format_needs_another_cache(
+    config: Path, capfd: pytest.CaptureFixture[str]
+):
     assert run(["train", "flow", str(config), "loop.num_steps=1", "loop.decay_steps=0"]) == 0
     assert run(["train", "flow", str(config)]) == 2
     assert "continue it with --resume" in capfd.readouterr().err.splitlines()[-1]
@@ -97,7 +99,7 @@ def test_training_again_needs_resume_and_another_size_another_cache(config: Path
         ("init=nowhere", "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(config: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]):
+def test_mistakes_are_errors(config: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]):
     assert run(["train", "flow", str(config), override]) in (1, 2)
     assert message in capfd.readouterr().err.splitlines()[-1]
 

@@ -38,28 +38,28 @@ def assert_reads(path: Path, state: dict[str, torch.Tensor]) -> None:
         assert torch.equal(tensor, state[name])
 
 
-def test_a_state_dict(state: dict[str, torch.Tensor], tmp_path: Path):
+def test_a_state_dict_is_read(state: dict[str, torch.Tensor], tmp_path: Path):
     assert_reads(save(state, tmp_path), state)
 
 
 @pytest.mark.parametrize(
     "wrapped", ["module.{}", "module.module.{}", "_orig_mod.{}", "module._orig_mod.{}", "_fsdp_wrapped_module.{}"]
 )
-def test_prefixes_of_wrappers_are_taken_off(wrapped: str, state: dict[str, torch.Tensor], tmp_path: Path):
+def test_prefixes_of_wrappers_are_removed(wrapped: str, state: dict[str, torch.Tensor], tmp_path: Path):
     assert_reads(save({wrapped.format(name): tensor for name, tensor in state.items()}, tmp_path), state)
 
 
-def test_wrappers_within_a_name(tmp_path: Path):
+def test_wrappers_within_a_name_are_removed(tmp_path: Path):
     tensor = torch.randn(3)
     path = save({"blocks.0._fsdp_wrapped_module.attn_blocks.1._checkpoint_wrapped_module.x": tensor}, tmp_path)
     assert_reads(path, {"blocks.0.attn_blocks.1.x": tensor})
 
 
-def test_whole_dtensors(process_group: None, state: dict[str, torch.Tensor], tmp_path: Path):
+def test_whole_dtensors_are_read(process_group: None, state: dict[str, torch.Tensor], tmp_path: Path):
     mesh = init_device_mesh("cpu", (1,))
     placements = {"blocks.0.sos_embed": Replicate(), "blocks.0.proj_in.weight": Shard(0)}
     path = save({name: distribute_tensor(t, mesh, [placements[name]]) for name, t in state.items()}, tmp_path)
-    torch.distributed.destroy_process_group()  # a reader has none
+    torch.distributed.destroy_process_group()  # readers have no process group
     assert_reads(path, state)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'again'}", rank=0, world_size=1)
 
@@ -72,7 +72,7 @@ def test_a_part_of_a_dtensor_is_refused(process_group: None, state: dict[str, to
         open_checkpoint(save({"w": part}, tmp_path))
 
 
-def test_a_folder_of_distributed_checkpoint_names_the_command(
+def test_a_distributed_checkpoint_is_refused_with_the_command_to_convert_it(
     state: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "dcp"
@@ -105,11 +105,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path):
     assert "\n" not in str(error.value)
     assert not marker.exists()
     torch.load(path, weights_only=False)
-    assert marker.exists()  # so the file was a real threat
+    assert marker.exists()  # the payload does run if code is allowed
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1})])
-def test_another_file_is_refused(content: bytes, tmp_path: Path):
+def test_files_that_are_not_checkpoints_are_refused(content: bytes, tmp_path: Path):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     with pytest.raises(StarflowError, match=r"cannot read .* as a released checkpoint: .*torch\.save did not write it"):
@@ -123,7 +123,7 @@ def test_a_truncated_file_is_refused(state: dict[str, torch.Tensor], tmp_path: P
         open_checkpoint(path)
 
 
-def test_a_file_of_an_old_torch_is_refused(state: dict[str, torch.Tensor], tmp_path: Path):
+def test_a_checkpoint_from_before_torch_1_6_is_refused(state: dict[str, torch.Tensor], tmp_path: Path):
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     with pytest.raises(StarflowError, match=r"before torch 1\.6"):
         open_checkpoint(tmp_path / "old.pth")
@@ -137,6 +137,6 @@ def test_anything_but_a_state_dict_is_refused(content: Any, tmp_path: Path):
         open_checkpoint(save(content, tmp_path))
 
 
-def test_a_missing_file(tmp_path: Path):
+def test_a_missing_file_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match="there is no such file"):
         open_checkpoint(tmp_path / "model.pth")

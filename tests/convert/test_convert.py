@@ -1,4 +1,4 @@
-"""Converting and exporting: the identity, in little memory, and what can go wrong."""
+"""Converting and exporting: without loss, in little memory, and with clear errors."""
 
 import json
 import threading
@@ -47,7 +47,7 @@ def assert_identical(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
-def test_export_is_the_inverse_bit_for_bit(
+def test_export_restores_the_checkpoint_bit_for_bit(
     dtype: torch.dtype, max_shard_bytes: int, model: ReleasedModel, tmp_path: Path
 ):
     state = {name: tensor.to(dtype) for name, tensor in released_state(ARGUMENTS).items()}
@@ -59,7 +59,7 @@ def test_export_is_the_inverse_bit_for_bit(
     assert (tmp_path / "again.pth").stat().st_size < 1.1 * (tmp_path / "model.pth").stat().st_size
 
 
-def test_buffers_may_share_memory(model: ReleasedModel, tmp_path: Path):
+def test_buffers_that_share_memory_are_exported(model: ReleasedModel, tmp_path: Path):
     state = released_state(ARGUMENTS)
     state["blocks.2.attn_mask"] = state["blocks.0.attn_mask"]
     convert(save(state, tmp_path), model, tmp_path / "model")
@@ -67,7 +67,7 @@ def test_buffers_may_share_memory(model: ReleasedModel, tmp_path: Path):
     assert_identical(tmp_path / "again.pth", state)
 
 
-def test_a_converted_model_makes_videos(model: ReleasedModel, tmp_path: Path):
+def test_a_converted_model_generates_videos_and_can_be_saved_whole(model: ReleasedModel, tmp_path: Path):
     state = released_state(ARGUMENTS)
     convert(save(state, tmp_path), model, tmp_path / "model")
     pipeline = load(tmp_path / "model")
@@ -83,7 +83,7 @@ def test_a_converted_model_makes_videos(model: ReleasedModel, tmp_path: Path):
     assert_identical(tmp_path / "again.pth", {name: state[name] for name in state.keys() - buffers})
 
 
-def test_a_converted_model_of_images_denoises_by_its_score(components: dict[str, str], tmp_path: Path):
+def test_a_converted_image_model_generates_images_without_a_denoiser(components: dict[str, str], tmp_path: Path):
     model = released_model(write_config(tmp_path, IMAGE | components))
     convert(save(released_state(dict(model.arguments)), tmp_path), model, tmp_path / "model")
     pipeline = load(tmp_path / "model")
@@ -93,7 +93,7 @@ def test_a_converted_model_of_images_denoises_by_its_score(components: dict[str,
     assert_identical(tmp_path / "again.pth", torch.load(tmp_path / "model.pth", weights_only=True))
 
 
-def test_what_the_folder_says(model: ReleasedModel, tmp_path: Path):
+def test_the_converted_folder_has_an_index_and_weights(model: ReleasedModel, tmp_path: Path):
     convert(save(released_state(ARGUMENTS), tmp_path), model, tmp_path / "model")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     assert index["_class_name"] == "StarFlowPipeline"
@@ -109,7 +109,7 @@ def test_what_the_folder_says(model: ReleasedModel, tmp_path: Path):
     }
 
 
-def test_weights_in_another_dtype(model: ReleasedModel, tmp_path: Path):
+def test_weights_are_cast_and_buffers_are_not(model: ReleasedModel, tmp_path: Path):
     state = released_state(ARGUMENTS)
     convert(save(state, tmp_path), model, tmp_path / "model", torch.bfloat16)
     weights = load_file(tmp_path / "model" / "flow" / "diffusion_pytorch_model.safetensors")
@@ -119,7 +119,7 @@ def test_weights_in_another_dtype(model: ReleasedModel, tmp_path: Path):
 
 
 def peak_anonymous_memory(work: Callable[[], Any]) -> int:
-    """The peak of the process's memory that is not a mapped file (`RssAnon`) in bytes, above that before the work."""
+    """The peak of the process's anonymous memory (`RssAnon`) in bytes during the work, above that before it."""
 
     def anonymous() -> int:
         status = Path("/proc/self/status").read_text()
@@ -142,7 +142,9 @@ def peak_anonymous_memory(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux reports anonymous memory")
-def test_memory_holds_one_file_of_cast_weights_and_none_without_a_cast(components: dict[str, str], tmp_path: Path):
+def test_conversion_holds_at_most_one_shard_in_memory_and_none_without_a_cast(
+    components: dict[str, str], tmp_path: Path
+):
     arguments = {**VIDEO, **components, "channels": 240, "top_block_channels": 480, "layers_per_block": "1 1 6"}
     model = released_model(write_config(tmp_path, arguments))
     state = released_state(dict(model.arguments))
@@ -171,7 +173,9 @@ def test_a_checkpoint_of_another_model_names_the_preset_that_fits(
     assert not (tmp_path / "model").exists()
 
 
-def test_not_enough_disk_is_found_before_writing(model: ReleasedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_too_little_disk_space_is_an_error_before_writing(
+    model: ReleasedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = save(released_state(ARGUMENTS), tmp_path)
     convert(path, model, tmp_path / "model")
     usage = convert_module.shutil.disk_usage(tmp_path)
@@ -185,7 +189,9 @@ def test_not_enough_disk_is_found_before_writing(model: ReleasedModel, tmp_path:
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), None), (float("inf"), None), (1e6, torch.float16)])
-def test_weights_that_are_not_finite(value: float, dtype: torch.dtype | None, model: ReleasedModel, tmp_path: Path):
+def test_weights_that_are_not_finite_are_an_error(
+    value: float, dtype: torch.dtype | None, model: ReleasedModel, tmp_path: Path
+):
     state = released_state(ARGUMENTS)
     state["blocks.1.proj_in.bias"][3] = value
     with pytest.raises(StarflowError, match=r"the weight blocks.1.proj_in.bias is not finite"):
@@ -193,7 +199,7 @@ def test_weights_that_are_not_finite(value: float, dtype: torch.dtype | None, mo
     assert not (tmp_path / "model").exists()
 
 
-def test_an_existing_folder_is_left_alone(model: ReleasedModel, tmp_path: Path):
+def test_an_existing_folder_is_overwritten_only_if_empty(model: ReleasedModel, tmp_path: Path):
     path = save(released_state(ARGUMENTS), tmp_path)
     with pytest.raises(UsageError, match="exists: remove it"):
         convert(path, model, tmp_path)
@@ -202,6 +208,6 @@ def test_an_existing_folder_is_left_alone(model: ReleasedModel, tmp_path: Path):
     convert(path, model, tmp_path / "empty")
 
 
-def test_exporting_a_folder_without_a_model(tmp_path: Path):
+def test_exporting_a_folder_without_a_model_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match="does not hold a model"):
         export(tmp_path, tmp_path / "model.pth")

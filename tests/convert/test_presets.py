@@ -14,7 +14,7 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return save_components(tmp_path_factory.mktemp("components"))
 
 
-def test_the_video_model():
+def test_the_preset_of_the_video_model():
     model = released_model("starflow-v-7b")
     assert str(model.vae) == "Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae"
     assert str(model.text_encoder) == "google/flan-t5-xl"
@@ -33,7 +33,7 @@ def test_the_video_model():
     }
 
 
-def test_the_image_model():
+def test_the_preset_of_the_image_model():
     model = released_model("starflow-3b")
     assert str(model.vae) == "stabilityai/sd-vae-ft-ema"
     assert model.settings == {
@@ -51,7 +51,7 @@ def test_the_image_model():
     }
 
 
-def test_a_configuration_file_of_video(components: dict[str, str], tmp_path: Path):
+def test_a_configuration_file_of_a_video_model_is_read(components: dict[str, str], tmp_path: Path):
     model = released_model(write_config(tmp_path, VIDEO | components))
     assert model.arguments == ARGUMENTS | {"txt_size": 32}
     assert model.vae.source == components["vae"].removesuffix(":0.6")
@@ -60,7 +60,7 @@ def test_a_configuration_file_of_video(components: dict[str, str], tmp_path: Pat
     assert (model.settings["width"], model.settings["height"]) == (48, 32)  # about 16:9 in squares of 16 pixels
 
 
-def test_a_configuration_file_of_images(components: dict[str, str], tmp_path: Path):
+def test_a_configuration_file_of_an_image_model_is_read(components: dict[str, str], tmp_path: Path):
     model = released_model(write_config(tmp_path, IMAGE | components | {"layers_per_block": 2}))
     assert model.arguments["img_size"] == 2
     assert model.arguments["layers_per_block"] == [2, 2, 2]
@@ -68,7 +68,7 @@ def test_a_configuration_file_of_images(components: dict[str, str], tmp_path: Pa
     assert model.settings["num_frames"] == 1
 
 
-def test_parts_given_win_over_those_named(components: dict[str, str], tmp_path: Path):
+def test_given_components_override_those_of_the_configuration(components: dict[str, str], tmp_path: Path):
     config = write_config(tmp_path, VIDEO | {"vae": "owner/missing:0.6", "text": "owner/missing"})
     model = released_model(config, components["vae"].removesuffix(":0.6"), components["text"])
     assert model.text_encoder.source == components["text"]
@@ -85,20 +85,20 @@ def test_parts_given_win_over_those_named(components: dict[str, str], tmp_path: 
         ({"vae": "null"}, "does not give vae"),
     ],
 )
-def test_arguments_that_make_no_model(change: dict, message: str, components: dict[str, str], tmp_path: Path):
+def test_invalid_arguments_are_refused(change: dict, message: str, components: dict[str, str], tmp_path: Path):
     with pytest.raises(UsageError, match=message):
         released_model(write_config(tmp_path, VIDEO | components | change))
 
 
 @pytest.mark.parametrize("content", ["", "a: b", "arguments: 3", "arguments:\n- 3", "arguments: [", "\x00", "- a: 1"])
-def test_files_that_are_no_configuration(content: str, tmp_path: Path):
+def test_files_without_a_configuration_are_refused(content: str, tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match="is not a configuration of the released project"):
         read_arguments(path)
 
 
-def test_an_unknown_preset():
+def test_an_unknown_preset_is_refused():
     with pytest.raises(UsageError, match="no configuration starflow-v-8b: give starflow-v-7b, starflow-3b, or a file"):
         released_model("starflow-v-8b")
 
@@ -112,5 +112,5 @@ def test_an_unknown_preset():
         ("model.pth", None),
     ],
 )
-def test_released_files_are_known_by_name(filename: str, preset: str | None):
+def test_released_files_are_recognised_by_name(filename: str, preset: str | None):
     assert preset_of_file(filename) == preset

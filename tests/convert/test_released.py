@@ -50,7 +50,7 @@ def test_presets_have_exactly_the_released_parameters(preset: str):
     assert parts["buffers"].keys() == released["ignorable_buffers"].keys()
 
 
-def test_released_arguments_become_ours():
+def test_released_arguments_are_translated():
     video = released_model("starflow-v-7b").arguments
     assert flow_arguments(video) == {
         "latent_channels": 48,
@@ -81,10 +81,10 @@ def test_released_arguments_become_ours():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_files_of_the_real_size_load_without_being_read(preset: str, tmp_path: Path):
+def test_files_of_the_real_size_load(preset: str, tmp_path: Path):
     path = tmp_path / PRESETS[preset].filename
     released = RELEASED[FILES[preset]]
-    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):  # a file full of holes
+    with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):  # a sparse file
         shapes = released["parameters"] | released["ignorable_buffers"]
         torch.save({name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}, path)
     assert path.stat().st_size > 2 * TOTALS[preset]
@@ -97,7 +97,7 @@ def test_files_of_the_real_size_load_without_being_read(preset: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_names_go_there_and_back(name: str):
+def test_translating_names_to_native_and_back_is_the_identity(name: str):
     for key in RELEASED[name]["parameters"]:
         prefix = DENOISER_PREFIX if key.startswith(DENOISER_PREFIX) else ""
         assert released_name(native_name(key), prefix) == key
@@ -119,7 +119,7 @@ def test_names_go_there_and_back(name: str):
         ("shallow_block_local", False),
     ],
 )
-def test_a_model_that_was_never_released_is_refused(argument: str, value: Any):
+def test_unsupported_arguments_are_refused(argument: str, value: Any):
     with pytest.raises(StarflowError, match=f"{argument}={value!r}"):
         flow_arguments({**ARGUMENTS, argument: value})
 
@@ -131,7 +131,7 @@ def test_a_missing_argument_is_named(argument: str):
         flow_arguments(given)
 
 
-def test_missing_arguments_of_the_denoiser_and_of_positions():
+def test_missing_arguments_of_the_denoiser_and_of_positions_are_named():
     for argument in ("denoiser_window", "temporal_causal"):
         with pytest.raises(StarflowError, match=f"does not give {argument}$"):
             denoiser_arguments({**ARGUMENTS, argument: None})
@@ -139,17 +139,17 @@ def test_missing_arguments_of_the_denoiser_and_of_positions():
         flow_arguments({**ARGUMENTS, "pt_seq_len": None, "img_size": None})
 
 
-def test_an_unknown_argument_is_named_with_its_nearest():
+def test_an_unknown_argument_gets_a_suggestion():
     with pytest.raises(StarflowError, match=r"unknown argument chanels: did you mean channels\?$"):
         flow_arguments({**ARGUMENTS, "chanels": 3})
 
 
-def test_layers_and_blocks_must_agree():
+def test_layers_that_do_not_match_the_number_of_blocks_are_refused():
     with pytest.raises(StarflowError, match="lists 3 blocks, but num_blocks is 4"):
         flow_arguments({**ARGUMENTS, "num_blocks": 4})
 
 
-def test_widths_that_make_no_model():
+def test_invalid_widths_are_refused():
     with pytest.raises(StarflowError, match="no model has this configuration"):
         build({**ARGUMENTS, "channels": 30})
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_loads_and_its_buffers_are_ignored(tmp_path: Path):
     assert torch.equal(denoiser.transformer.final_norm.weight, state["learnable_self_denoiser.final_norm.weight"])
 
 
-def test_everything_that_does_not_fit_is_listed_by_its_released_name(tmp_path: Path):
+def test_all_mismatches_are_listed_by_released_name(tmp_path: Path):
     state = released_state(ARGUMENTS)
     del state["blocks.0.sos_embed"], state["learnable_self_denoiser.proj_txt.bias"]
     state |= {name: torch.zeros(1) for name in ("blocks.1.extra", "feat_rope.other", "blocks.0.sos")}
@@ -179,7 +179,7 @@ def test_everything_that_does_not_fit_is_listed_by_its_released_name(tmp_path: P
     )
 
 
-def test_of_many_problems_the_first_are_listed(tmp_path: Path):
+def test_a_long_list_of_mismatches_is_shortened(tmp_path: Path):
     with pytest.raises(StarflowError, match=r"expected \(40,\).*; and \d+ more$") as error:
         load_released({**ARGUMENTS, "channels": 40}, save(released_state(ARGUMENTS), tmp_path))
     assert len(str(error.value)) < 1500
@@ -193,6 +193,6 @@ def test_only_the_known_buffers_are_ignored(name: str):
     assert misfits(flow, denoiser, tensors | meta({name: [1]})) == [f"unknown {name}"]
 
 
-def test_a_denoiser_that_the_configuration_lacks_is_an_error(tmp_path: Path):
+def test_a_denoiser_missing_from_the_configuration_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match=r"it has a denoiser, but the configuration does not$"):
         load_released({**ARGUMENTS, "learnable_self_denoiser": False}, save(released_state(ARGUMENTS), tmp_path))

@@ -1,4 +1,4 @@
-"""Weights in safetensors files, one or several."""
+"""Weights in one or several safetensors files."""
 
 from pathlib import Path
 
@@ -37,7 +37,9 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("max_shard_bytes", "num_files"), [(1000, 1), (130, 2)])
-def test_shards(max_shard_bytes: int, num_files: int, weights: dict[str, torch.Tensor], tmp_path: Path):
+def test_weights_are_split_into_shards_of_limited_size(
+    max_shard_bytes: int, num_files: int, weights: dict[str, torch.Tensor], tmp_path: Path
+):
     assert write_sharded(tmp_path, weights, max_shard_bytes=max_shard_bytes) == num_files
     files = {file.name for file in tmp_path.iterdir()}
     if num_files == 1:
@@ -51,7 +53,7 @@ def test_shards(max_shard_bytes: int, num_files: int, weights: dict[str, torch.T
     assert_equal(open_sharded(tmp_path), weights)
 
 
-def test_shards_are_counted_in_the_dtype_of_the_files(tmp_path: Path):
+def test_the_size_of_shards_is_counted_in_the_written_dtype(tmp_path: Path):
     weights = {str(index): torch.randn(25) for index in range(4)}
     (tmp_path / "wide").mkdir()
     (tmp_path / "narrow").mkdir()
@@ -60,7 +62,7 @@ def test_shards_are_counted_in_the_dtype_of_the_files(tmp_path: Path):
     assert_equal(open_sharded(tmp_path / "narrow"), {name: tensor.bfloat16() for name, tensor in weights.items()})
 
 
-def test_missing_and_damaged_weights(weights: dict[str, torch.Tensor], tmp_path: Path):
+def test_missing_and_damaged_weights_are_errors(weights: dict[str, torch.Tensor], tmp_path: Path):
     with pytest.raises(StarflowError, match="there are no weights in"):
         open_sharded(tmp_path)
     write_sharded(tmp_path, weights)
@@ -71,12 +73,12 @@ def test_missing_and_damaged_weights(weights: dict[str, torch.Tensor], tmp_path:
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.int8, torch.float8_e4m3fn])
-def test_weights_of_another_dtype_are_refused(dtype: torch.dtype, tmp_path: Path):
+def test_weights_of_an_unsupported_dtype_are_refused(dtype: torch.dtype, tmp_path: Path):
     with pytest.raises(StarflowError, match=rf"the weight w is of {dtype}: choose a precision with --dtype"):
         write_sharded(tmp_path, {"w": torch.zeros(3).to(dtype)})
 
 
-def test_tensors_that_cannot_be_written(tmp_path: Path):
+def test_tensors_that_cannot_be_written_are_errors(tmp_path: Path):
     tensor = torch.zeros(3)
     with pytest.raises(StarflowError, match=r"(?s)cannot write a\.safetensors: .*share memory"):
         write_safetensors(tmp_path / "a.safetensors", {"a": tensor, "b": tensor})

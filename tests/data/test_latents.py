@@ -62,7 +62,7 @@ def assert_encoded(got: torch.Tensor, codec: VideoCodec, video) -> None:
     torch.testing.assert_close(got, codec.encode(to_tensor(video)[None])[0], atol=2e-3, rtol=1e-2)
 
 
-def test_holds_the_latents_and_captions_of_the_clips_that_can_be_used(folder: Path, codec: VideoCodec):
+def test_the_cache_holds_the_latents_and_captions_of_usable_clips(folder: Path, codec: VideoCodec):
     cache = open_cache(folder, codec)
     assert cache.num_latent_frames == 3
     assert [(clip.index, clip.num_latent_frames) for clip in cache.clips] == [(0, 3), (2, 1), (4, 8)]
@@ -77,36 +77,38 @@ def test_holds_the_latents_and_captions_of_the_clips_that_can_be_used(folder: Pa
     assert_encoded(cache.read(4, "edit.0"), codec, SOURCE[4].edits[0].video)
 
 
-def test_excerpts_are_read_by_themselves(folder: Path, codec: VideoCodec):
+def test_an_excerpt_is_read_alone(folder: Path, codec: VideoCodec):
     cache = open_cache(folder, codec)
     assert torch.equal(cache.read(4, "clip", 2, 3), cache.read(4, "clip")[2:5])
     assert torch.equal(cache.read(4, "clip", length=3), cache.read(4, "clip")[:3])
 
 
-def test_what_is_left_out_is_named(tmp_path: Path, codec: VideoCodec, capsys: pytest.CaptureFixture[str]):
+def test_clips_that_are_left_out_are_named(tmp_path: Path, codec: VideoCodec, capsys: pytest.CaptureFixture[str]):
     assert open_cache(tmp_path, codec).left_out == LEFT_OUT
     assert (tmp_path / "left_out.txt").read_text().splitlines() == LEFT_OUT
     assert [line.removeprefix("left out: ") for line in capsys.readouterr().out.splitlines()] == LEFT_OUT
 
 
-def test_many_that_are_left_out_are_counted(tmp_path: Path, codec: VideoCodec, capsys: pytest.CaptureFixture[str]):
+def test_a_long_list_of_clips_left_out_is_shortened(
+    tmp_path: Path, codec: VideoCodec, capsys: pytest.CaptureFixture[str]
+):
     open_cache(tmp_path, codec, ClipList([SOURCE[0], *[None] * 14]))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == latents.NAMED_ON_TERMINAL + 1
     assert lines[-1] == f"left out: 4 more, named in {tmp_path / 'left_out.txt'}"
 
 
-def test_nothing_that_can_be_used_is_an_error(tmp_path: Path, codec: VideoCodec):
+def test_a_source_without_usable_clips_is_an_error(tmp_path: Path, codec: VideoCodec):
     with pytest.raises(StarflowError, match=r"no clip to train on: clip-0.mp4 is corrupt"):
         open_cache(tmp_path, codec, ClipList([None, None]))
 
 
-def test_is_made_once(folder: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch):
+def test_a_complete_cache_is_not_encoded_again(folder: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(VideoCodec, "encode", lambda *_: pytest.fail("encoded again"))
     assert len(open_cache(folder, codec).clips) == 3
 
 
-def test_an_interrupted_one_goes_on_with_the_shard_that_is_missing(
+def test_an_interrupted_cache_resumes_at_the_missing_shard(
     folder: Path, tmp_path: Path, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch
 ):
     encode, calls = VideoCodec.encode, []
@@ -140,12 +142,12 @@ def test_an_interrupted_one_goes_on_with_the_shard_that_is_missing(
         ({"to": ClipFormat(5, 8, 32, 32)}, "made with num_frames 9 instead of 5"),
     ],
 )
-def test_the_latents_of_something_else_are_refused(folder: Path, codec: VideoCodec, change, message: str):
+def test_a_cache_of_another_source_or_format_is_refused(folder: Path, codec: VideoCodec, change, message: str):
     with pytest.raises(StarflowError, match=message):
         open_cache(folder, codec, **change)
 
 
-def test_those_of_another_autoencoder_and_another_version_are_refused(tmp_path: Path, codec: VideoCodec):
+def test_a_cache_of_another_autoencoder_or_version_is_refused(tmp_path: Path, codec: VideoCodec):
     open_cache(tmp_path, codec, ClipList([SOURCE[2]]))
     torch.manual_seed(1)
     with pytest.raises(StarflowError, match="made with another autoencoder"):
@@ -156,7 +158,7 @@ def test_those_of_another_autoencoder_and_another_version_are_refused(tmp_path: 
         open_cache(tmp_path, codec, ClipList([SOURCE[2]]))
 
 
-def test_the_same_autoencoder_elsewhere_or_with_another_decoder_is_the_same(
+def test_a_cache_is_valid_for_the_same_encoder_with_another_path_and_decoder(
     folder: Path, codec: VideoCodec, tmp_path: Path
 ):
     codec.vae.save_pretrained(tmp_path)
@@ -176,12 +178,14 @@ def test_a_damaged_shard_is_named(tmp_path: Path, codec: VideoCodec):
 
 
 @pytest.mark.parametrize("to", [ClipFormat(10, 8, 32, 32), ClipFormat(9, 8, 32, 40)])
-def test_a_format_that_the_autoencoder_cannot_take_is_a_usage_error(tmp_path: Path, codec: VideoCodec, to: ClipFormat):
+def test_a_format_that_the_autoencoder_cannot_encode_is_a_usage_error(
+    tmp_path: Path, codec: VideoCodec, to: ClipFormat
+):
     with pytest.raises(UsageError):
         open_cache(tmp_path, codec, to=to)
 
 
-def test_toyworld_is_a_source_like_others(tmp_path: Path, codec: VideoCodec):
+def test_clips_of_toyworld_are_cached(tmp_path: Path, codec: VideoCodec):
     source = Toyworld(4, seed=7, paraphrases=2, long=0.25, edited=0.5)
     cache = open_cache(tmp_path, codec, source, ClipFormat(17, 8, 64, 64))
     assert [clip.num_latent_frames for clip in cache.clips] == [21, 5, 5, 5]

@@ -6,13 +6,13 @@ from starflow.data.latents import CachedClip
 from starflow.data.tasks import DEFAULT_WEIGHTS, SHORT_LENGTH, Mixture, TaskWeights, task_shares
 from starflow.errors import UsageError
 
-T = 3  # latent frames of the model's clips
+T = 3  # latent frames of a clip of the model
 NONE = dict.fromkeys(DEFAULT_WEIGHTS, 0.0)
-PICTURE, LONG = 4, 5  # numbers of the clips that are no plain ones
+PICTURE, LONG = 4, 5  # indices of the clips of other lengths
 
 
 class Cache:
-    """Six clips of one number per frame: `10·clip + frame`, their last frames half more, their edits negative."""
+    """Six clips with one number per frame: `10·clip + frame`. A last frame adds 0.5; an edit negates the numbers."""
 
     num_latent_frames = T
 
@@ -48,7 +48,7 @@ def only(task: str, dropout: float = 0.0, short: float = 0.0) -> Mixture:
         ("video_to_video", "(v2v) edit {}", {0, 1}, lambda i: _cat(i, "clip", f"edit.{i}")),
     ],
 )
-def test_each_task_is_what_it_says(task: str, caption: str, clips: set[int], expected):
+def test_batches_of_each_task_have_its_latents_and_captions(task: str, caption: str, clips: set[int], expected):
     seen = set()
     for number in range(10):
         batch = only(task).batch(number)
@@ -66,7 +66,7 @@ def _cat(index: int, *names: str) -> Tensor:
     return torch.cat([CACHE.read(index, name, length=T) for name in names])
 
 
-def test_continuations_are_excerpts_of_longer_clips_and_never_begin_where_those_do():
+def test_continuations_are_excerpts_that_start_after_the_first_frame_of_longer_clips():
     starts = set()
     for number in range(40):
         batch = only("extend").batch(number)
@@ -78,7 +78,7 @@ def test_continuations_are_excerpts_of_longer_clips_and_never_begin_where_those_
     assert starts == {1, 2, 3}
 
 
-def test_a_batch_follows_from_the_seed_and_its_number_alone():
+def test_a_batch_depends_only_on_the_seed_and_its_number():
     mixtures = [Mixture(CACHE, TaskWeights(), 8, 0.5, 0.1, seed) for seed in (0, 0, 1)]
     first, again, other = ([mixture.batch(number).captions for number in range(5)] for mixture in mixtures)
     assert first == again
@@ -86,14 +86,14 @@ def test_a_batch_follows_from_the_seed_and_its_number_alone():
     assert first[0] != first[1]
 
 
-def test_tasks_come_as_often_as_their_weights_say():
+def test_tasks_are_drawn_in_proportion_to_their_weights():
     weights = TaskWeights(**(NONE | {"text_to_video": 3.0, "video_to_video": 1.0}))
     mixture = Mixture(CACHE, weights, 2, 0.5, 0.0, 0)
     edits = sum(mixture.batch(number).task == "video_to_video" for number in range(400))
     assert 0.19 < edits / 400 < 0.31
 
 
-def test_captions_are_dropped_as_often_as_asked():
+def test_captions_are_dropped_at_the_given_rate():
     batches = [only("text_to_video", dropout=0.3).batch(number) for number in range(200)]
     dropped = [drop for batch in batches for drop in batch.dropped]
     assert [caption == "" for batch in batches for caption in batch.captions] == dropped
@@ -101,7 +101,7 @@ def test_captions_are_dropped_as_often_as_asked():
 
 
 @pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", T)])
-def test_short_batches_end_after_the_first_frames_that_are_made(task: str, num_given: int):
+def test_short_batches_end_after_the_first_generated_frames(task: str, num_given: int):
     whole, short = (only(task, short=share).batch(0) for share in (0, 1))
     assert whole.num_given == short.num_given == num_given
     assert short.latents.shape[1] == num_given + SHORT_LENGTH
@@ -110,7 +110,7 @@ def test_short_batches_end_after_the_first_frames_that_are_made(task: str, num_g
     assert torch.equal(short.latents[0, num_given:], sign * CACHE.read(short.indices[0], "clip", length=SHORT_LENGTH))
 
 
-def test_batches_are_short_as_often_as_asked():
+def test_batches_are_short_at_the_given_rate():
     mixture = only("text_to_video", short=0.3)
     lengths = [mixture.batch(number).latents.shape[1] for number in range(400)]
     assert 0.23 < lengths.count(SHORT_LENGTH) / len(lengths) < 0.37
@@ -128,7 +128,7 @@ ALL = dict.fromkeys(DEFAULT_WEIGHTS, 5)
         ({"text_to_video": 0.3, "image": 0, "last": 0}, ALL | {"extend": 0, "video_to_video": 0}, {"text_to_video": 1}),
     ],
 )
-def test_what_is_not_said_of_tasks_follows_from_the_clips(weights, material, expected):
+def test_default_task_weights_depend_on_the_clips(weights, material, expected):
     assert task_shares(TaskWeights(**weights), material) == pytest.approx(expected)
 
 
@@ -141,6 +141,6 @@ def test_what_is_not_said_of_tasks_follows_from_the_clips(weights, material, exp
         ({"text_to_video": 0, "image": 0, "last": 0}, "no task has a weight"),
     ],
 )
-def test_weights_that_make_no_sense_are_usage_errors(weights, message):
+def test_invalid_weights_are_usage_errors(weights, message):
     with pytest.raises(UsageError, match=message):
         task_shares(TaskWeights(**weights), ALL | {"extend": 0, "video_to_video": 0})

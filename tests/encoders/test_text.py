@@ -82,16 +82,16 @@ def test_captions_get_the_conditions_that_a_model_was_trained_with(has: set[str]
         ),
     ],
 )
-def test_wrapping_is_the_released_template(conditions, text):
+def test_captions_are_wrapped_in_the_released_template(conditions, text):
     assert wrap_caption("a corgi", **conditions) == text
 
 
-def test_empty_caption_has_the_same_wrapping():
+def test_an_empty_caption_is_wrapped_like_any_other():
     assert wrap_caption("") == ""
     assert wrap_caption("", fps=8, noise_std=0.3) == "Noise Level 300:\nA video with 8 fps:\n\n"
 
 
-def test_tokenizer_makes_a_token_of_every_word_it_knows(tokenizer, captions):
+def test_each_known_word_is_one_token(tokenizer, captions):
     assert len(tokenizer) <= 768
     for text in captions[:200]:
         words_marks_and_line_ends = re.findall(r"[a-z]+|[0-9]+|[^a-z0-9 ]", text.lower())
@@ -100,7 +100,7 @@ def test_tokenizer_makes_a_token_of_every_word_it_knows(tokenizer, captions):
 
 
 @pytest.mark.parametrize("text", [*UNSEEN, "a red circle moves right"])
-def test_any_text_survives_and_ends_with_eos(tokenizer, text):
+def test_any_text_is_restored_by_decoding_and_ends_with_eos(tokenizer, text):
     ids = tokenizer(text).input_ids
     assert ids[-1] == tokenizer.eos_token_id == 1
     assert tokenizer.unk_token_id == 2
@@ -108,14 +108,14 @@ def test_any_text_survives_and_ends_with_eos(tokenizer, text):
     assert tokenizer.decode(ids[:-1]) == text.lower()
 
 
-def test_a_word_is_the_same_token_in_any_case_and_place(tokenizer):
+def test_a_word_is_the_same_token_in_any_case_and_position(tokenizer):
     assert tokenizer("A Red CIRCLE").input_ids == tokenizer("a red circle").input_ids
     (red, _), (_, red_later, _) = tokenizer("red").input_ids, tokenizer("a red").input_ids
     (*_, red_in_new_line, _) = tokenizer("fps:\nred").input_ids
     assert red == red_later == red_in_new_line
 
 
-def test_tokenizer_is_deterministic_and_loads_back(tokenizer, captions, tmp_path):
+def test_the_tokenizer_is_deterministic_and_loads_after_saving(tokenizer, captions, tmp_path):
     again = train_tokenizer(iter(captions), vocab_size=768)
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     tokenizer.save_pretrained(tmp_path)
@@ -125,7 +125,7 @@ def test_tokenizer_is_deterministic_and_loads_back(tokenizer, captions, tmp_path
         assert loaded(text).input_ids == tokenizer(text).input_ids
 
 
-def test_encoding_is_padded_with_zeros_and_truncated(tokenizer):
+def test_encodings_are_padded_with_zeros_and_truncated(tokenizer):
     encoder = tiny_text_encoder(len(tokenizer), width=32, layers=1, heads=2).eval()
     texts = ["a red circle moves right", "", "circle " * 50]
     encodings = encode_text(tokenizer, encoder, texts, max_length=12)
@@ -137,7 +137,7 @@ def test_encoding_is_padded_with_zeros_and_truncated(tokenizer):
         assert (row[length:] == 0).all()
 
 
-def test_padding_and_company_do_not_change_a_caption(tokenizer):
+def test_padding_and_other_captions_do_not_change_an_encoding(tokenizer):
     encoder = tiny_text_encoder(len(tokenizer), width=32, layers=2, heads=2).eval().double()
     text = "a red circle moves right"
     ids = torch.tensor([tokenizer(text).input_ids])
@@ -153,7 +153,7 @@ def test_gradients_reach_the_encoder(tokenizer):
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_tiny_encoder_saves_and_loads(tokenizer, tmp_path):
+def test_the_tiny_encoder_is_small_and_loads_after_saving(tokenizer, tmp_path):
     encoder = tiny_text_encoder(len(tokenizer)).eval()
     assert encoder.config.d_model == 128
     assert sum(parameter.numel() for parameter in encoder.parameters()) < 1_000_000

@@ -60,7 +60,7 @@ def a_video(num_frames: int) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_frames", [1, 5, 13])
-def test_two_passes_equal_the_library(vae, num_frames):
+def test_encoding_and_decoding_equal_those_of_diffusers(vae, num_frames):
     video = a_video(num_frames).transpose(1, 2)
     moments = wan_moments(vae, video)
     posterior = vae.encode(video).latent_dist
@@ -70,7 +70,7 @@ def test_two_passes_equal_the_library(vae, num_frames):
 
 
 @torch.no_grad()
-def test_four_frames_at_a_time_are_the_same_moments(vae):
+def test_encoding_four_frames_at_a_time_gives_the_same_moments(vae):
     video = a_video(13).transpose(1, 2)
     torch.testing.assert_close(wan_moments(vae, video, 4), wan_moments(vae, video), rtol=0, atol=1e-12)
 
@@ -95,7 +95,7 @@ def test_decode_inverts_the_normalisation(vae, scale):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_streaming_equals_whole_decode(vae, dtype, tolerance):
+def test_stream_decoding_equals_decoding_the_whole_video(vae, dtype, tolerance):
     codec = VideoCodec(vae.to(dtype), later_frame_scale=0.6)
     latents = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     raw = codec._denormalise(latents[:, 1:], is_first=False)
@@ -107,7 +107,7 @@ def test_streaming_equals_whole_decode(vae, dtype, tolerance):
     vae.double()
 
 
-def test_streams_do_not_disturb_each_other(vae):
+def test_interleaved_streams_are_independent(vae):
     codec = VideoCodec(vae)
     one, other = torch.randn(2, 1, 3, 3, 4, 4, dtype=torch.float64).unbind()
     streams = zip(codec.stream_decode([one]), codec.stream_decode([other]), strict=True)
@@ -115,12 +115,12 @@ def test_streams_do_not_disturb_each_other(vae):
     torch.testing.assert_close(together, codec.decode(one), rtol=0, atol=0)
 
 
-def test_a_stream_starts_with_one_frame(vae):
+def test_a_stream_that_starts_with_two_latent_frames_is_refused(vae):
     with pytest.raises(ValueError, match="one latent frame"):
         WanDecoderStream(vae)(torch.zeros(1, 3, 2, 4, 4, dtype=torch.float64))
 
 
-def test_factors_and_frames():
+def test_compression_factors_and_frame_counts():
     codec = VideoCodec(wan(is_residual=True, patch_size=4))
     assert (codec.spatial_factor, codec.temporal_factor, codec.latent_channels) == (16, 4, 3)
     assert [codec.num_latent_frames(frames) for frames in (1, 5, 17, 81)] == [1, 2, 5, 21]
@@ -143,7 +143,7 @@ def test_factors_and_frames():
             codec.latent_shape(2, 17, height, width)
 
 
-def test_frames_that_do_not_fit(vae):
+def test_videos_of_an_unsupported_length_or_size_are_refused(vae):
     codec = VideoCodec(vae)
     with pytest.raises(UsageError, match="cannot make 4 frames"):
         codec.encode(a_video(4))
@@ -151,7 +151,7 @@ def test_frames_that_do_not_fit(vae):
         codec.encode(a_video(5)[..., :30, :])
 
 
-def test_images(image_vae):
+def test_an_image_vae_encodes_and_decodes_single_frames(image_vae):
     codec = VideoCodec(image_vae, later_frame_scale=0.6)
     assert (codec.spatial_factor, codec.temporal_factor, codec.latent_channels) == (2, 1, 3)
     assert codec.num_latent_frames(1) == 1
@@ -177,7 +177,7 @@ def tiled(vae):
 
 
 @torch.no_grad()
-def test_tiles_make_the_whole_frame(tiled):
+def test_tiled_decoding_equals_decoding_the_whole_frame(tiled):
     codec = VideoCodec(tiled, later_frame_scale=0.6)
     latents = torch.randn(1, 3, 3, 7, 11, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     video = codec.decode(latents)
@@ -186,7 +186,7 @@ def test_tiles_make_the_whole_frame(tiled):
 
 
 @torch.no_grad()
-def test_tiles_need_the_margin_that_the_convolutions_reach(tiled):
+def test_tiles_need_a_margin_as_wide_as_the_reach_of_the_convolutions(tiled):
     hidden = torch.randn(1, 3, 1, 24, 24, dtype=torch.float64)
     whole = tiled.decoder(hidden, feat_cache=[None] * 100, feat_idx=[0], first_chunk=True)
     exact, short = TiledWanDecoder(tiled), TiledWanDecoder(tiled)
@@ -197,25 +197,26 @@ def test_tiles_need_the_margin_that_the_convolutions_reach(tiled):
 
 
 @torch.no_grad()
-def test_tiling_leaves_encoding_as_it_is(tiled):
+def test_tiling_does_not_change_encoding(tiled):
     video = torch.rand(1, 5, 3, 64, 96, dtype=torch.float64) * 2 - 1
     latents = VideoCodec(tiled).encode(video)
     tiled.disable_tiling()
     torch.testing.assert_close(latents, VideoCodec(tiled).encode(video), rtol=0, atol=0)
 
 
-def test_the_reach_of_the_released_decoder():
+def test_margin_and_tiles_of_the_released_decoder():
     with torch.device("meta"):
         vae = AutoencoderKLWan.from_config(KNOWN_CONFIGS["Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae"])
         tiles(vae, 256)
     decoder = TiledWanDecoder(vae)
     assert (len(decoder.head), len(decoder.tail)) == (2, 2)
-    # three residual blocks of two convolutions, the upsampler's, three such blocks at twice the resolution, the last
+    # three residual blocks of two convolutions and the upsampler's convolution,
+    # then three residual blocks and the last convolution at twice the resolution
     assert decoder.margin == 6 + 0.5 + 3 + 0.5
-    assert decoder.tile == (64, 128)  # a quarter of 256 pixels: the last level doubles, patches are of two
+    assert decoder.tile == (64, 128)  # a quarter of 256 pixels: the last level doubles the size, and patches are 2×2
 
 
-def test_half_precision_weights_give_float32(image_vae):
+def test_bfloat16_weights_give_float32_latents_and_videos():
     codec = VideoCodec(wan(is_residual=True, patch_size=4).bfloat16())
     latents = codec.encode(a_video(5).float())
     assert latents.dtype == codec.decode(latents).dtype == torch.float32

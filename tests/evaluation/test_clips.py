@@ -28,13 +28,13 @@ def test_clips_are_fitted_to_size_rate_and_length(pipeline: StarFlowPipeline):
     assert clips.frames.shape == (1, 9, 32, 32, 3)
 
 
-def test_every_second_frame_of_a_clip_at_twice_the_rate(pipeline: StarFlowPipeline):
+def test_a_clip_at_twice_the_rate_keeps_every_second_frame(pipeline: StarFlowPipeline):
     clip = noise_clip(RNG, "a dog", num_frames=40, fps=16)
     (frames,) = read_clips(ListOfClips([clip]), pipeline, 1).frames
     np.testing.assert_array_equal(frames, clip.video[1:19:2])
 
 
-def test_what_does_not_fit_is_left_out_and_logged(pipeline: StarFlowPipeline, caplog: pytest.LogCaptureFixture):
+def test_unsuitable_clips_are_left_out_and_logged(pipeline: StarFlowPipeline, caplog: pytest.LogCaptureFixture):
     short = noise_clip(RNG, "a short clip", num_frames=16, fps=16)
     picture = noise_clip(RNG, "a picture", num_frames=1, fps=0)
     good = noise_clip(RNG, "a good clip")
@@ -56,7 +56,7 @@ def test_an_image_model_takes_pictures_and_first_frames():
     np.testing.assert_array_equal(clips.frames, [clip.video[:1], picture.video])
 
 
-def test_a_folder_of_clips(pipeline: StarFlowPipeline, tmp_path: Path):
+def test_a_folder_of_clips_is_read(pipeline: StarFlowPipeline, tmp_path: Path):
     for name in ("a", "b"):
         write_video(tmp_path / f"{name}.mp4", noise_clip(RNG, "").video, 8)
         (tmp_path / f"{name}.txt").write_text(f"clip {name}\n")
@@ -65,7 +65,7 @@ def test_a_folder_of_clips(pipeline: StarFlowPipeline, tmp_path: Path):
     assert clips.frames.shape == (2, 9, 32, 32, 3)
 
 
-def test_batches_of_so_many_tokens(pipeline: StarFlowPipeline):
+def test_batches_have_a_limited_number_of_tokens(pipeline: StarFlowPipeline):
     # A clip of this model has 3·2·2 = 12 tokens.
     assert list(batches(pipeline, 5, 24)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert list(batches(pipeline, 2, 1)) == [slice(0, 1), slice(1, 2)]

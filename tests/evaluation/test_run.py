@@ -28,7 +28,7 @@ def evaluation(pipeline: StarFlowPipeline, mixed: ListOfClips) -> Evaluation:
     return evaluate(pipeline, mixed, SETTINGS, "tiny <model>")
 
 
-def test_every_key_is_there(evaluation: Evaluation, pipeline: StarFlowPipeline):
+def test_the_results_have_every_key(evaluation: Evaluation, pipeline: StarFlowPipeline):
     results = evaluation.results
     assert set(results) == {"model", "data", *PARTS}
     model = results["model"]
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_results(evaluation: Evaluation, pipeline: 
         assert again[part] == evaluation.results[part]
 
 
-def test_what_is_written(evaluation: Evaluation, tmp_path: Path):
+def test_results_and_page_are_written(evaluation: Evaluation, tmp_path: Path):
     write(evaluation, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "index.html"}
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.results
@@ -90,7 +90,7 @@ def test_captions_with_the_same_meaning_are_not_ranked(pipeline: StarFlowPipelin
     Page(evaluation.page)
 
 
-def test_an_image_model_without_a_denoiser():
+def test_an_image_model_without_a_denoiser_is_evaluated():
     model = tiny_pipeline(num_frames=1)
     model.denoiser = None
     rng = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_an_image_model_without_a_denoiser():
     assert len(Page(evaluation.page).pictures) == 3 * (2 + 2 + 3)  # one for each picture
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
     require_writable(tmp_path / "new" / "folder")
     (tmp_path / "file").touch()
     with pytest.raises(StarflowError, match="cannot write into"):

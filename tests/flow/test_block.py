@@ -39,8 +39,8 @@ def test_cached_evaluation_equals_the_whole_pass(sizes: list[int]):
     torch.testing.assert_close(got, whole_pass(flow, v, text), atol=1e-12, rtol=0)
 
 
-def test_evaluating_again_after_a_change_equals_the_whole_pass():
-    """What Jacobi does: the same tokens evaluated with other values, the cache rewound each time."""
+def test_evaluating_changed_tokens_again_equals_the_whole_pass():
+    """Jacobi iteration does this: it evaluates the same tokens with new values and rewinds the cache each time."""
     flow, text, v = tiny_flow(), random_text(2), randn(2, NUM_TOKENS, CHANNELS)
     gaussians = deep_gaussians(flow, text=text)
     gaussians.evaluate(v, 0, 6)
@@ -52,7 +52,7 @@ def test_evaluating_again_after_a_change_equals_the_whole_pass():
         torch.testing.assert_close(got, (mu[:, start:stop], sigma[:, start:stop]), atol=1e-12, rtol=0)
 
 
-def test_tokens_that_the_cache_lacks_are_taken_in_on_the_way():
+def test_evaluation_first_adds_missing_tokens_to_the_cache():
     flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
     text = random_text(2)
     want = whole_pass(flow, v, text)
@@ -67,7 +67,7 @@ def test_tokens_that_the_cache_lacks_are_taken_in_on_the_way():
         assert gaussians.cache.length == TEXT_TOKENS
 
 
-def test_guidance_equals_guiding_two_whole_passes():
+def test_guided_evaluation_equals_guidance_of_two_whole_passes():
     flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
     text, null_text = random_text(2, seed=1), random_text(2, seed=2)
     gaussians = deep_gaussians(flow, text=text, null_text=null_text, guidance_scale=2.0)
@@ -75,26 +75,26 @@ def test_guidance_equals_guiding_two_whole_passes():
     torch.testing.assert_close(pieces(gaussians, v, [6, 1, 11]), want, atol=1e-12, rtol=0)
 
 
-def test_without_guidance_the_empty_caption_does_not_matter_and_costs_nothing():
+def test_without_guidance_the_empty_caption_is_not_evaluated():
     flow, v, text = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS), random_text(2)
     gaussians = deep_gaussians(flow, text=text, null_text=random_text(2, seed=2))
     torch.testing.assert_close(gaussians.evaluate(v, 0, 18), whole_pass(flow, v, text), atol=1e-12, rtol=0)
     assert gaussians.cache.buffer.shape[2] == 2
 
 
-def test_guidance_needs_both_texts():
+def test_guidance_without_the_empty_caption_is_refused():
     with pytest.raises(ValueError, match="guidance needs"):
         deep_gaussians(tiny_flow(), text=random_text(2), guidance_scale=2.0)
 
 
-def test_a_shallow_block_takes_no_text():
+def test_text_for_a_shallow_block_is_refused():
     flow = tiny_flow()
     with pytest.raises(ValueError, match="takes no text"):
         flow.conditional(0, 2, (1, *VIDEO[1:]), text=random_text(2))
 
 
 @pytest.mark.parametrize(("soft_clip", "largest"), [(0.5, 0.5), (4.0, 4.0), (0.0, 1e3)])
-def test_soft_clip_bounds_mean_and_deviation(soft_clip: float, largest: float):
+def test_soft_clip_bounds_mean_and_standard_deviation(soft_clip: float, largest: float):
     block = randomize(AffineBlock(CHANNELS, HEAD_DIM, 1, HEAD_DIM, soft_clip=soft_clip))
     h = randn(2, 5, HEAD_DIM)
     a, mu = block.proj_out(1e4 * h).chunk(2, dim=-1)
@@ -120,8 +120,8 @@ def bf16_case() -> tuple[StarFlow, Tensor, Tensor]:
     return flow, randn(2, VIDEO[0], CHANNELS, *VIDEO[1:], dtype=torch.float32), random_text(2, dtype=torch.bfloat16)
 
 
-def test_the_affine_arithmetic_is_float32_under_bf16_weights():
-    """`z·sigma + mu` gives the data back to float32's precision, which bf16 arithmetic would miss a thousandfold."""
+def test_affine_arithmetic_is_float32_with_bf16_weights():
+    """`z·sigma + mu` restores the data to float32 precision, a thousand times better than bf16 arithmetic."""
     flow, x, text = bf16_case()
     assert {parameter.dtype for parameter in flow.parameters()} == {torch.bfloat16}
     z, log_det = flow.encode(x, text)
@@ -136,7 +136,7 @@ def test_the_affine_arithmetic_is_float32_under_bf16_weights():
 
 @pytest.mark.parametrize("noise_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("solver", [sequential, BlockJacobi(tolerance=1e-2)], ids=["sequential", "jacobi"])
-def test_round_trip_under_bf16_weights(solver, noise_dtype: torch.dtype):
+def test_encoding_inverts_sampling_with_bf16_weights(solver, noise_dtype: torch.dtype):
     flow, _, text = bf16_case()
     noise = randn(2, VIDEO[0], CHANNELS, *VIDEO[1:], dtype=noise_dtype)
     x, report = sample(flow, noise, text, solver=solver)
@@ -157,7 +157,7 @@ def test_round_trip_under_bf16_weights(solver, noise_dtype: torch.dtype):
         [range(18, 18), range(9), range(17, 18)],
     ],
 )
-def test_windows_equal_evaluating_each_sample_alone(windows: list[range], guidance_scale: float):
+def test_windows_of_a_batch_equal_evaluation_of_each_sample_alone(windows: list[range], guidance_scale: float):
     flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
     text, null_text = random_text(3, seed=1), random_text(3, seed=2)
     gaussians = flow.conditional(DEEP, 3, VIDEO, text, null_text, guidance_scale)

@@ -1,4 +1,4 @@
-"""The causal denoiser: what each frame may see, and the one-step arithmetic around it."""
+"""The causal denoiser: the frames that each frame attends to, and Tweedie's step."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ FRAMES, PER_FRAME = 6, 4
 
 
 def may_attend(num_text: int, temporal_causal: int, window: int) -> Tensor:
-    """Queries × keys: a frame `q` sees all text and frames `q + A-1-G … q + A-1`, text all text and frames to `A-1`."""
+    """Queries × keys: frame `q` attends to text and frames `q + A-1-G … q + A-1`, text to text and frames to `A-1`."""
     frame = torch.arange(FRAMES).repeat_interleave(PER_FRAME)
     last = frame[:, None] + temporal_causal - 1
     allowed = torch.ones(num_text + len(frame), num_text + len(frame), dtype=torch.bool)
@@ -33,7 +33,7 @@ def test_frame_bands_equal_dense_masked_attention(num_text: int, temporal_causal
 
 
 def changed_frames(denoiser: CausalDenoiser, frame: int, text: Tensor | None, num_frames: int = 9) -> list[int]:
-    """The frames of the prediction that a change of one frame of the input reaches."""
+    """The frames of the prediction that change if one frame of the input changes."""
     x = randn(1, num_frames, CHANNELS, 2, 2)
     moved = x.clone()
     moved[:, frame] += 1.0
@@ -44,7 +44,7 @@ def changed_frames(denoiser: CausalDenoiser, frame: int, text: Tensor | None, nu
 
 @pytest.mark.parametrize("text_width", [None, TEXT_WIDTH])
 @pytest.mark.parametrize(("temporal_causal", "window"), [(2, 10), (2, 3), (3, 3), (1, 1)])
-def test_one_layer_sees_its_window_and_no_further(temporal_causal: int, window: int, text_width: int | None):
+def test_one_layer_attends_only_to_its_window(temporal_causal: int, window: int, text_width: int | None):
     denoiser = tiny_denoiser(1, temporal_causal=temporal_causal, window=window, text_width=text_width)
     text = None if text_width is None else random_text(1)
     for frame in range(9):
@@ -55,7 +55,7 @@ def test_one_layer_sees_its_window_and_no_further(temporal_causal: int, window: 
 
 @pytest.mark.parametrize("text_width", [None, TEXT_WIDTH])
 @pytest.mark.parametrize(("num_layers", "temporal_causal"), [(2, 2), (3, 2), (2, 3), (3, 1)])
-def test_each_layer_looks_ahead_once_more(num_layers: int, temporal_causal: int, text_width: int | None):
+def test_look_ahead_grows_with_each_layer(num_layers: int, temporal_causal: int, text_width: int | None):
     denoiser = tiny_denoiser(num_layers, temporal_causal=temporal_causal, text_width=text_width)
     text = None if text_width is None else random_text(1)
     for frame in range(9):
@@ -83,20 +83,20 @@ def test_prediction_has_the_shape_and_dtype_of_the_latents():
     assert out.dtype == torch.float32
 
 
-def test_an_untrained_denoiser_predicts_nothing():
+def test_an_untrained_denoiser_predicts_zero():
     denoiser = CausalDenoiser(CHANNELS, 40, num_layers=1, head_dim=20, text_width=TEXT_WIDTH)
     x = randn(1, 3, CHANNELS, 2, 2, dtype=torch.float32)
     assert torch.equal(denoiser(x, random_text(1, dtype=torch.float32)), torch.zeros_like(x))
 
 
 @pytest.mark.parametrize(("temporal_causal", "window"), [(0, 4), (3, 1)])
-def test_a_window_that_misses_the_frame_itself_is_refused(temporal_causal: int, window: int):
+def test_a_window_without_the_frame_itself_is_refused(temporal_causal: int, window: int):
     with pytest.raises(ValueError, match="window must reach the frame itself"):
         tiny_denoiser(temporal_causal=temporal_causal, window=window)
 
 
-def test_a_tweedie_step_with_the_true_score_finds_the_posterior_mean():
-    """Of data `N(m, s²)` under noise of `noise_std`: `(noise_std²·m + s²·x) / (noise_std² + s²)`."""
+def test_a_tweedie_step_with_the_true_score_gives_the_posterior_mean():
+    """For data `N(m, s²)`, it is `(noise_std²·m + s²·x) / (noise_std² + s²)`."""
     mean, std, noise_std = 1.5, 0.7, 0.5
     x = randn(10)
     gradient = (x - mean) / (std**2 + noise_std**2)
@@ -104,7 +104,7 @@ def test_a_tweedie_step_with_the_true_score_finds_the_posterior_mean():
     torch.testing.assert_close(got, (noise_std**2 * mean + std**2 * x) / (noise_std**2 + std**2))
 
 
-def test_a_partial_tweedie_step_goes_part_of_the_way():
+def test_a_partial_tweedie_step_is_proportional_to_the_noise_it_removes():
     x, prediction = randn(2, 10)
     assert torch.equal(tweedie_step(x, prediction, 0.5, 0.5), x)
     whole, half = tweedie_step(x, prediction, 0.5), tweedie_step(x, prediction, 0.5, 0.25)

@@ -1,4 +1,4 @@
-"""The denoiser frame by frame against the denoiser of the whole."""
+"""The denoiser applied frame by frame, against the denoiser applied to the whole video."""
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from starflow.flow.denoiser_stream import _LayerStream, stream_predictions
 @pytest.mark.parametrize("text_width", [None, TEXT_WIDTH])
 @pytest.mark.parametrize(("num_layers", "temporal_causal", "window"), [(1, 2, 10), (3, 2, 3), (2, 3, 4), (2, 1, 0)])
 @pytest.mark.parametrize("sizes", [[1] * 9, [9], [2, 3, 1, 3], [1]])
-def test_equals_the_whole(num_layers: int, temporal_causal: int, window: int, text_width: int | None, sizes: list[int]):
+def test_streamed_predictions_equal_those_of_the_whole_video(
+    num_layers: int, temporal_causal: int, window: int, text_width: int | None, sizes: list[int]
+):
     denoiser = tiny_denoiser(num_layers, temporal_causal=temporal_causal, window=window, text_width=text_width)
     text = None if text_width is None else random_text(2)
     x = randn(2, sum(sizes), CHANNELS, 2, 2)
@@ -19,7 +21,7 @@ def test_equals_the_whole(num_layers: int, temporal_causal: int, window: int, te
     torch.testing.assert_close(torch.cat(predictions, dim=1), denoiser(x, text), rtol=0, atol=1e-10)
 
 
-def test_a_frame_comes_as_soon_as_all_layers_have_looked_ahead():
+def test_a_frame_is_emitted_as_soon_as_its_look_ahead_has_arrived():
     denoiser = tiny_denoiser(3, temporal_causal=2, window=4, text_width=None)
     arrived = 0
 
@@ -36,7 +38,7 @@ def test_a_frame_comes_as_soon_as_all_layers_have_looked_ahead():
     assert emitted == 9
 
 
-def test_memory_does_not_grow_with_the_video(monkeypatch: pytest.MonkeyPatch):
+def test_memory_does_not_grow_with_the_length_of_the_video(monkeypatch: pytest.MonkeyPatch):
     held, forget = [], _LayerStream._forget
 
     def record(layer: _LayerStream, *arguments: int) -> None:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance of Gaussians, by numbers."""
+"""Classifier-free guidance of Gaussians, against values computed by hand."""
 
 import math
 
@@ -9,7 +9,7 @@ from invertible_maps import randn
 from starflow.flow.guidance import guide
 
 
-def test_no_guidance_is_the_conditional_gaussian():
+def test_scale_zero_gives_the_conditional_gaussian():
     mu_c, sigma_c, mu_u, sigma_u = randn(4, 2, 3).abs()
     mu, sigma = guide(mu_c, sigma_c, mu_u, sigma_u, 0.0)
     assert torch.equal(mu, mu_c)
@@ -25,17 +25,19 @@ def test_no_guidance_is_the_conditional_gaussian():
         (2.0, 0.5, 1.0, 1.0, 3.0, 7.25 / 3.25, 0.5 / math.sqrt(3.25)),
         # sigma_c > sigma_u: the ratio of 4 is clipped to 1
         (2.0, 2.0, 1.0, 0.5, 3.0, 5.0, 2.0),
-        # sigma_u infinite: s = 0, the unconditional branch says nothing, and the variance shrinks by 1 + w
+        # sigma_u infinite: s = 0, the unconditional branch has no effect, and the variance shrinks by 1 + w
         (2.0, 1.0, 1.0, math.inf, 3.0, 2.0, 0.5),
     ],
 )
-def test_by_hand(mu_c: float, sigma_c: float, mu_u: float, sigma_u: float, scale: float, mu: float, sigma: float):
+def test_guided_gaussians_equal_values_computed_by_hand(
+    mu_c: float, sigma_c: float, mu_u: float, sigma_u: float, scale: float, mu: float, sigma: float
+):
     got = guide(*(torch.tensor([value], dtype=torch.float64) for value in (mu_c, sigma_c, mu_u, sigma_u)), scale)
     torch.testing.assert_close(torch.cat(got), torch.tensor([mu, sigma], dtype=torch.float64))
 
 
-def test_it_is_the_gaussian_with_the_guided_score():
-    """`(1 + w)·score_c - w·score_u` where `sigma_c <= sigma_u`: the product of Gaussians that guidance means."""
+def test_the_guided_gaussian_has_the_guided_score():
+    """The score is `(1 + w)·score_c - w·score_u` where `sigma_c <= sigma_u`."""
     mu_c, mu_u, x = randn(3, 5)
     sigma_c = randn(5, seed=1).abs() + 0.1
     sigma_u = sigma_c * 1.5
@@ -44,7 +46,7 @@ def test_it_is_the_gaussian_with_the_guided_score():
     torch.testing.assert_close((mu - x) / sigma**2, want)
 
 
-def test_it_never_widens_and_is_always_finite():
+def test_guidance_never_widens_the_gaussian_and_stays_finite():
     mu_c, mu_u = randn(2, 1000) * 4
     sigma_c, sigma_u = randn(2, 1000, seed=1).exp()
     for scale in (0.5, 3.5, 100.0):

@@ -1,4 +1,4 @@
-"""What holds of every invertible map, in float64."""
+"""Properties of every invertible map, in float64."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from invertible_maps import CHANNELS, MAPS, VIDEO, InvertibleMap, randn, random_text, tiny_flow
 from starflow.sampling.solvers import BlockJacobi, sequential
 
-# torch takes the Jacobian of attention row by row, which is nothing to warn of at this size
+# torch computes the Jacobian of attention row by row and warns that this is slow; these models are tiny
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 SOLVERS = {"sequential": sequential, "jacobi": BlockJacobi(block_size=4, tolerance=1e-12)}
 
@@ -32,14 +32,14 @@ def test_encode_inverts_decode(invertible: InvertibleMap, solver):
 
 
 def jacobian(invertible: InvertibleMap) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one sample: `∂z/∂x` `(P, D, P, D)`, `P` places in raster order, and the map's own log-determinant `(P, D)`."""
+    """For one sample of `P` positions in raster order: `∂z/∂x` `(P, D, P, D)` and the log-determinant `(P, D)`."""
     x, text = invertible.random(1, seed=5), random_text(1, seed=6)
     log_det = invertible.encode(x, text)[1].reshape(-1, CHANNELS)
     full = torch.func.jacrev(lambda x: invertible.encode(x, text)[0])(x)
     return full.reshape(*log_det.shape, *log_det.shape), log_det
 
 
-def test_log_det_is_that_of_autograds_jacobian(invertible: InvertibleMap):
+def test_log_det_equals_that_of_the_autograd_jacobian(invertible: InvertibleMap):
     full, log_det = jacobian(invertible)
     size = log_det.numel()
     sign, log_abs_det = torch.linalg.slogdet(full.reshape(size, size))
@@ -50,7 +50,7 @@ def test_log_det_is_that_of_autograds_jacobian(invertible: InvertibleMap):
         torch.testing.assert_close(diagonal.log(), log_det, atol=1e-10, rtol=0)
 
 
-def test_jacobian_is_triangular_in_the_maps_own_order(invertible: InvertibleMap):
+def test_the_jacobian_is_triangular_in_the_order_of_the_map(invertible: InvertibleMap):
     full, _ = jacobian(invertible)
     depends = full.abs().amax(dim=(1, 3)) > 0
     assert torch.equal(depends, invertible.sees())
@@ -59,8 +59,8 @@ def test_jacobian_is_triangular_in_the_maps_own_order(invertible: InvertibleMap)
         assert torch.equal(own, torch.diag_embed(own.diagonal(dim1=1, dim2=2)))
 
 
-def test_nothing_leaks_backwards(invertible: InvertibleMap):
-    """However large the change of one token, what must not see it stays as it was, and so does its own sigma."""
+def test_a_changed_token_changes_only_the_tokens_that_depend_on_it(invertible: InvertibleMap):
+    """Even a large change does not affect tokens that do not depend on the changed one, nor its own sigma."""
     x, text = invertible.random(2, seed=7), random_text(2, seed=8)
     before = invertible.encode(x, text)
     sees = invertible.sees()
@@ -94,7 +94,7 @@ def test_a_changed_frame_changes_no_earlier_frame(num_blocks: int):
         assert ((after.z - encoded.z)[:, frame:].abs().amax(dim=(0, 2, 3, 4)) > 1e-6).all()
 
 
-def test_text_reaches_the_deep_block_only():
+def test_text_affects_only_the_deep_block():
     flow, x = tiny_flow(), randn(2, *VIDEO, CHANNELS)
     steps = [list(flow.run_blocks(x, random_text(2, seed=seed))) for seed in (1, 2)]
     for one, other in list(zip(*steps, strict=True))[:-1]:
@@ -124,7 +124,7 @@ def test_an_untrained_flow_is_the_identity():
     torch.testing.assert_close(log_det, torch.zeros_like(log_det), atol=1e-12, rtol=0)
 
 
-def test_latents_of_another_model_are_refused():
+def test_latents_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="expected latents"):
         tiny_flow().encode(randn(1, 2, CHANNELS + 1, 2, 2), random_text(1))
     with pytest.raises(ValueError, match="expected latents"):

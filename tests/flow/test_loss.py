@@ -1,4 +1,4 @@
-"""The losses agree with each other and with the density that they are made from."""
+"""The losses agree with each other and with the density they are derived from."""
 
 from math import log, pi
 
@@ -20,7 +20,7 @@ from starflow.flow.model import Encoded
 NOISE_STD = 0.5
 
 
-def test_the_likelihood_is_that_of_a_normal_distribution_and_the_loss_leaves_its_constant_out():
+def test_the_likelihood_is_gaussian_and_the_loss_omits_its_constant():
     z, log_det = randn(2, 2, 3, CHANNELS, 2, 2)
     density = torch.distributions.Normal(0, 1).log_prob(z) + log_det
     encoded = Encoded(z, log_det)
@@ -28,7 +28,7 @@ def test_the_likelihood_is_that_of_a_normal_distribution_and_the_loss_leaves_its
     assert flow_loss(encoded).item() == pytest.approx(-density.mean().item() - 0.5 * log(2 * pi))
 
 
-def test_the_training_loss_is_of_the_frames_that_are_made_in_units_of_the_noise():
+def test_the_training_loss_is_over_generated_frames_in_units_of_the_noise():
     encoded = Encoded(*randn(2, 2, 3, CHANNELS, 2, 2))
     made = Encoded(encoded.z[:, 1:], encoded.log_det[:, 1:])
     ratio = NOISE_STD / NOISE_UNIT
@@ -37,7 +37,7 @@ def test_the_training_loss_is_of_the_frames_that_are_made_in_units_of_the_noise(
 
 
 def test_the_denoisers_target_is_the_gradient_of_the_negative_log_likelihood():
-    """`noise_std²/0.3 · ∇(-log p)` per element, whatever the number of elements that a loss was a mean over."""
+    """The target is `noise_std²/0.3 · ∇(-log p)`, however many elements the loss is averaged over."""
     flow, text = tiny_flow(), random_text(2)
     x = randn(2, 3, CHANNELS, 2, 3).requires_grad_()
 
@@ -55,7 +55,7 @@ def test_the_denoisers_target_is_the_gradient_of_the_negative_log_likelihood():
     )
 
 
-def test_noise_follows_from_the_generator_and_has_the_latents_dtype():
+def test_noise_depends_only_on_the_generator_and_has_the_dtype_of_the_latents():
     clean = randn(2, 3, CHANNELS, 4, 4)
     noisy = add_noise(clean, NOISE_STD, torch.Generator().manual_seed(1))
     assert noisy.dtype == clean.dtype

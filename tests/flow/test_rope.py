@@ -1,4 +1,4 @@
-"""Rotary positions, against the formulas written out."""
+"""Rotary position embeddings, against the formulas written out."""
 
 import math
 
@@ -19,7 +19,7 @@ def angles_of(row: float, column: float, time: float, head_dim: int) -> list[flo
 
 
 @pytest.mark.parametrize("head_dim", [20, 32, 40, 64])
-def test_angles(head_dim: int):
+def test_rotations_have_the_angles_of_the_formula(head_dim: int):
     positions = torch.tensor([[0.0, 0, 0], [1.5, 2, 3], [31, 7, 20]])
     got = rotations(positions, head_dim, torch.float64, CPU)
     for (cos, sin), position in zip(zip(got.real, got.imag, strict=True), positions.tolist(), strict=True):
@@ -28,7 +28,7 @@ def test_angles(head_dim: int):
         torch.testing.assert_close(sin, torch.tensor([math.sin(angle) for angle in angles], dtype=torch.float64))
 
 
-def test_grid_is_in_raster_order_and_normalised_to_the_training_length():
+def test_grid_positions_are_in_raster_order_and_normalised_to_the_training_length():
     positions = grid_positions(2, 3, 12, length=32)
     scale = 32 / 6
     assert positions.shape == (2, 3, 12, 3)
@@ -36,13 +36,13 @@ def test_grid_is_in_raster_order_and_normalised_to_the_training_length():
     assert torch.equal(grid_positions(1, 32, 32, 32)[0, 31, 17], torch.tensor([31, 17, 0], dtype=torch.float64))
 
 
-def test_text_is_spread_over_time():
+def test_text_positions_are_spread_over_time():
     want = torch.tensor([[0, 0, 0], [0, 0, 8], [0, 0, 16], [0, 0, 24]], dtype=torch.float64)
     assert torch.equal(text_positions(4, 32), want)
     assert text_positions(0, 32).shape == (0, 3)
 
 
-def test_rotation_turns_interleaved_pairs_and_keeps_relative_positions():
+def test_rotation_acts_on_interleaved_pairs_and_scores_depend_on_relative_positions():
     positions = torch.tensor([[1.0, 2, 3], [4, 4, 4], [11, 12, 13], [14, 14, 14]])
     rotation = rotations(positions, 20, torch.float64, CPU)
     q, k = (randn(1, 1, 1, 20, seed=seed).expand(1, 1, 4, 20) for seed in (1, 2))
@@ -55,8 +55,8 @@ def test_rotation_turns_interleaved_pairs_and_keeps_relative_positions():
     assert (scores[0, 0, 0, 1] - scores[0, 0, 1, 3]).abs() > 1e-3
 
 
-def test_angles_are_rounded_last():
-    """Angles of hundreds of radians, whose float32 or bfloat16 values would be off."""
+def test_angles_are_computed_in_float64_and_rounded_last():
+    """The angles are hundreds of radians, which float32 and bfloat16 represent too coarsely."""
     position = torch.tensor([[500.25, 0, 0]], dtype=torch.float64)
     exact, rounded = (rotations(position, 64, dtype, CPU) for dtype in (torch.float64, torch.float32))
     assert rounded.dtype == torch.complex64

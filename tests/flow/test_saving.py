@@ -23,7 +23,7 @@ def output(model: Model, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def arguments(model: Model) -> dict[str, Any]:
-    """The constructor's arguments, without diffusers' own notes."""
+    """The constructor's arguments, without the entries that diffusers adds."""
     return {name: value for name, value in model.config.items() if not name.startswith("_")}
 
 
@@ -34,7 +34,7 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
-def test_round_trip_is_bitwise(model: Model, tmp_path: Path, low_cpu_mem_usage: bool):
+def test_a_saved_model_loads_bit_for_bit(model: Model, tmp_path: Path, low_cpu_mem_usage: bool):
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
     loaded = type(model).from_pretrained(tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
@@ -46,7 +46,7 @@ def test_round_trip_is_bitwise(model: Model, tmp_path: Path, low_cpu_mem_usage: 
     assert torch.equal(output(loaded), output(model))
 
 
-def test_loading_as_bfloat16(model: Model, tmp_path: Path):
+def test_a_model_loads_as_bfloat16(model: Model, tmp_path: Path):
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
     for name, tensor in loaded.state_dict().items():
@@ -62,7 +62,7 @@ def test_a_sharded_folder_loads(model: Model, tmp_path: Path):
     assert torch.equal(output(type(model).from_pretrained(tmp_path)), output(model))
 
 
-def test_a_model_is_built_without_memory_and_filled_later(model: Model):
+def test_a_model_on_the_meta_device_takes_loaded_weights(model: Model):
     with init_empty_weights():
         empty = type(model).from_config(model.config)
     assert all(tensor.is_meta for tensor in empty.state_dict().values())

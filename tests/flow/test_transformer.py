@@ -1,4 +1,4 @@
-"""Attention without masks, and the cache that keeps keys and values."""
+"""Attention without dense masks, and the key-value cache."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from starflow.flow.transformer import (
 
 
 def dense_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same with all `n × m` scores at hand."""
+    """The same result from all `n × m` scores and a dense mask."""
     n, m = q.shape[2], k.shape[2]
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     future = torch.arange(m) > torch.arange(m - n, m)[:, None]
@@ -45,7 +45,7 @@ def test_causal_attention_equals_a_dense_mask(n: int, m: int):
 
 
 class LargestTensor(TorchDispatchMode):
-    """The most elements that any tensor made under it has."""
+    """Records the number of elements of the largest tensor that is created."""
 
     numel = 0
 
@@ -102,7 +102,7 @@ def test_append_and_rewind_copy_nothing():
         assert torch.equal(values[:, :, 3:], new[1])
 
 
-def test_a_cache_refuses_what_it_cannot_hold():
+def test_appending_beyond_the_capacity_of_a_cache_is_refused():
     cache = cache_of(capacity=4)
     append_to_all_layers(cache, 3, seed=1)
     before = cache.buffer[:, :, :, :, :3].clone()
@@ -114,7 +114,7 @@ def test_a_cache_refuses_what_it_cannot_hold():
 
 
 @pytest.mark.parametrize("length", [-1, 4])
-def test_a_cache_is_not_rewound_to_where_it_never_was(length: int):
+def test_rewinding_a_cache_to_an_invalid_length_is_refused(length: int):
     cache = cache_of()
     append_to_all_layers(cache, 3, seed=1)
     with pytest.raises(ValueError, match=f"cannot rewind a cache of 3 tokens to {length}"):
@@ -138,7 +138,7 @@ def test_cached_pieces_equal_the_whole_pass(pieces: list[int]):
 
 
 def test_cached_keys_are_already_rotated():
-    """So that what is cached is never touched again."""
+    """Cached keys are therefore never changed."""
     attention = randomize(Attention(HEAD_DIM, HEAD_DIM))
     h = randn(1, 3, HEAD_DIM)
     rotation = rotations(grid_positions(1, 1, 3, 4).flatten(0, 2), HEAD_DIM, torch.float64, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Models read from their configuration files alone."""
+"""Model architectures built from configuration files alone."""
 
 import json
 from pathlib import Path
@@ -30,14 +30,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_folder(folder: Path):
+def test_the_architecture_of_a_folder_is_that_of_its_pipeline(folder: Path):
     architecture = load_architecture(str(folder))
     assert all(tensor.is_meta for part in architecture.parts.values() for tensor in part.parameters())
     assert shapes(architecture.parts) == shapes(parts_of(StarFlowPipeline.from_pretrained(folder)))
     assert architecture.settings["noise_std"] == 0.25
 
 
-def test_a_folder_that_names_its_parts(tmp_path: Path):
+def test_components_that_a_folder_names_are_included(tmp_path: Path):
     model = released_model(write_config(tmp_path, VIDEO | save_components(tmp_path)))
     convert(save(released_state(ARGUMENTS), tmp_path), model, tmp_path / "model")
     architecture = load_architecture(str(tmp_path / "model"))
@@ -45,7 +45,7 @@ def test_a_folder_that_names_its_parts(tmp_path: Path):
     assert architecture.settings["later_frame_scale"] == 0.6
 
 
-def test_released_models_need_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_released_models_need_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
     video = load_architecture("starflow-v-7b")
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in video.parts.items()}
@@ -55,7 +55,7 @@ def test_released_models_need_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_configuration_files_of_a_hub_model_are_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
     def from_folder(repository: str, filename: str) -> Path:
@@ -68,7 +68,7 @@ def test_a_model_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert all(name.endswith(".json") for name in asked)
 
 
-def test_damaged_models(folder: Path):
+def test_damaged_models_are_errors(folder: Path):
     (folder / "vae" / "config.json").write_text("{")
     with pytest.raises(StarflowError, match=r"no model in .*/vae: its config\.json is missing or damaged"):
         load_architecture(str(folder))

@@ -8,8 +8,8 @@ from starflow.hardware.live_bytes import LiveBytes
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_tensors_count_while_they_live(device: str):
-    weight = torch.zeros(7, device=device)  # made before: not counted
+def test_tensors_count_until_they_are_freed(device: str):
+    weight = torch.zeros(7, device=device)  # created before the context: not counted
     with LiveBytes() as live:
         x = torch.zeros(1000, device=device)
         view = x[:10]
@@ -27,7 +27,7 @@ def test_tensors_count_while_they_live(device: str):
     assert (live.now, live.peak) == (0, 12000)
 
 
-def test_what_happens_outside_does_not_count():
+def test_tensors_created_outside_the_context_do_not_count():
     with LiveBytes() as live:
         inside = torch.zeros(10)
     outside = torch.zeros(1000)
@@ -36,7 +36,7 @@ def test_what_happens_outside_does_not_count():
     assert live.peak == 40
 
 
-def test_stages_have_peaks_of_their_own():
+def test_each_stage_has_its_own_peak():
     def inner():
         for size in (100, 200):
             made = torch.zeros(size)
@@ -56,7 +56,7 @@ def test_stages_have_peaks_of_their_own():
     assert live.peak == 4800
 
 
-def test_attention_takes_its_output_only():
+def test_attention_allocates_only_its_output():
     q, k = torch.zeros(1, 2, 64, 8, device="meta"), torch.zeros(1, 2, 4096, 8, device="meta")
     with LiveBytes() as live:
         out = F.scaled_dot_product_attention(q, k, k)
@@ -73,7 +73,7 @@ def test_attention_keeps_its_inputs_for_the_backward_pass():
     assert grad.shape == x.shape
 
 
-def test_questions_about_values_are_answered_with_yes():
+def test_values_of_meta_tensors_read_as_one():
     x = torch.zeros(3, device="meta")
     with LiveBytes():
         assert torch.isfinite(x).all()

@@ -1,4 +1,4 @@
-"""Memory computed on the meta device: against closed formulas, and against what real tensors take."""
+"""Memory estimates from the meta device, against closed formulas and against real tensors."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ from starflow.hardware.memory import GIB, OVERHEAD, Request, available_memory, e
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 CLIP = Request(480, 848, 81)
-SHORT = Request(480, 848, 9)  # three latent frames, which take less time to go through
-TOKENS = 30 * 53  # of a latent frame
+SHORT = Request(480, 848, 9)  # three latent frames, to keep the tests fast
+TOKENS = 30 * 53  # per latent frame
 REMEDIES = {
     "--dtype bfloat16": {"dtype": torch.bfloat16},
     "--tiling": {"tiling": True},
@@ -43,7 +43,7 @@ def on_device(architecture: Architecture, request: Request) -> dict[str, int]:
     return {stage.name: stage.weights for stage in estimate_memory(architecture, request).stages}
 
 
-def test_the_released_clip(video: Architecture):
+def test_the_estimate_of_the_released_clip_matches_closed_formulas(video: Architecture):
     estimate = estimate_memory(video, CLIP)
     assert estimate.weights["flow"] + estimate.weights["denoiser"] == 2 * 6_890_096_528
     # keys and values of 24 layers, 4096 wide, of both branches of guidance, in bfloat16
@@ -51,10 +51,10 @@ def test_the_released_clip(video: Architecture):
     assert estimate.peak == max(stage.total for stage in estimate.stages) + OVERHEAD
     taken = {stage.name: stage.working for stage in estimate.stages}
     assert taken["sampling"] > estimate.cache
-    assert max(taken["denoising"], taken["decoding"]) < 0.3 * estimate.cache  # it is gone when sampling is over
+    assert max(taken["denoising"], taken["decoding"]) < 0.3 * estimate.cache  # the cache is freed after sampling
 
 
-def test_what_is_asked_for_changes_what_it_takes(video: Architecture):
+def test_the_cache_scales_with_guidance_dtype_batch_and_window(video: Architecture):
     cache = estimate_memory(video, SHORT).cache
     assert estimate_memory(video, replace(SHORT, guidance=False)).cache == cache // 2
     assert estimate_memory(video, replace(SHORT, cache_dtype=torch.float8_e4m3fn)).cache == cache // 2
@@ -66,16 +66,16 @@ def test_what_is_asked_for_changes_what_it_takes(video: Architecture):
     assert rolling == 24 * 2 * 4096 * 2 * 2 * (256 + 2 * TOKENS)
 
 
-def test_tiles_take_less(video: Architecture):
+def test_tiling_reduces_the_memory_of_decoding(video: Architecture):
     assert working(video, replace(SHORT, tiling=True))["decoding"] < 0.8 * working(video, SHORT)["decoding"]
 
 
-def test_a_stream_holds_its_cache_to_the_end(video: Architecture):
+def test_a_stream_keeps_its_cache_while_denoising(video: Architecture):
     cache = estimate_memory(video, SHORT).cache
     assert working(video, SHORT)["denoising"] < cache < working(video, replace(SHORT, frames_at_once=1))["denoising"]
 
 
-def test_offloading(video: Architecture):
+def test_offloading_keeps_only_the_weights_in_use_on_the_device(video: Architecture):
     weights = estimate_memory(video, SHORT).weights
     assert set(on_device(video, SHORT).values()) == {sum(weights.values())}
     assert on_device(video, replace(SHORT, offload="model")) == {
@@ -91,7 +91,9 @@ def test_offloading(video: Architecture):
 
 
 @pytest.mark.parametrize(("quantize", "share"), [("int8", 0.51), ("fp8", 0.51), ("int4", 0.26)])
-def test_quantization(quantize: str, share: float, video: Architecture):
+def test_quantization_shrinks_the_flow_but_not_the_vae_and_the_text_encoder(
+    quantize: str, share: float, video: Architecture
+):
     plain, narrow = (estimate_memory(video, replace(SHORT, quantize=each)).weights for each in (None, quantize))
     assert narrow["flow"] == pytest.approx(share * plain["flow"], rel=0.02)
     assert narrow["vae"] == plain["vae"]
@@ -102,22 +104,22 @@ def test_the_image_model_denoises_with_the_flow(image: Architecture):
     request = Request(256, 256, 1, offload="model")
     weights = estimate_memory(image, request).weights
     assert on_device(image, request)["denoising"] == weights["flow"]
-    # a score step keeps what the backward pass needs of every layer: some 20 widths for a token
+    # a score step keeps activations of every layer for the backward pass: about 20 times the width per token
     per_layer = 20 * 3072 * 2 * (1024 + 128)
     assert 24 * per_layer < working(image, request)["denoising"] < 2 * 34 * per_layer
 
 
-def test_images_of_a_batch_are_denoised_one_by_one(image: Architecture):
-    one, many = (working(image, Request(256, 256, 1, batch_size=size))["denoising"] for size in (1, 8))
+def test_images_of_a_batch_are_denoised_one_at_a_time(image: Architecture):
+    one, many = (working(image, Request(256, 256, 1, batch_size=size))["denoising"] for size in (1, 3))
     assert many < 1.05 * one
 
 
-def test_what_is_given_takes_room_too(video: Architecture):
+def test_given_frames_take_memory(video: Architecture):
     edited = replace(SHORT, given=3, hidden=3)
     cache, more = (estimate_memory(video, request).cache for request in (SHORT, edited))
     assert more == 24 * 2 * 4096 * 2 * 2 * (256 + 6 * TOKENS)
     taken = working(video, edited)["sampling"] - working(video, SHORT)["sampling"]
-    assert taken > more - cache  # as all that is given goes through at once
+    assert taken > more - cache  # as all given frames are encoded at once
 
 
 def test_processes_share_weights_and_cache(video: Architecture):
@@ -131,26 +133,26 @@ def test_processes_share_weights_and_cache(video: Architecture):
     assert not {flag.split()[0] for flag in flags} & {"--offload", "--quantize"}
 
 
-def test_the_estimate_is_what_real_tensors_take():
+def test_the_estimate_agrees_with_the_memory_of_real_tensors():
     request = Request(64, 64, 17, dtype=torch.float32)
     estimated = working(load_architecture("toyworld"), request)
     pipeline = StarFlowPipeline.from_pretrained("toyworld")
     pipeline.set_progress_bar_config(disable=True)
     live = LiveBytes()
-    with _Count(live):  # and real attention
+    with _Count(live):  # with real attention
         for _ in pipeline.stream("a red circle", output_type="pt", sampler="block-jacobi", frames_at_once=5):
             pass
     assert live.peak == pytest.approx(max(estimated.values()), rel=0.25)
 
 
 @pytest.mark.parametrize(("height", "num_frames"), [(481, 81), (480, 80)])
-def test_videos_that_the_vae_cannot_make(height: int, num_frames: int, video: Architecture):
+def test_sizes_and_lengths_that_the_vae_cannot_make_are_refused(height: int, num_frames: int, video: Architecture):
     with pytest.raises(UsageError, match=r"multiples of 16 pixels|cannot make 80 frames"):
         estimate_memory(video, Request(height, 848, num_frames))
 
 
 @pytest.mark.parametrize("gibibytes", [64, 40, 20, 14, 9])
-def test_remedies_are_enough_and_none_is_idle(gibibytes: int, video: Architecture):
+def test_remedies_are_sufficient_and_each_is_necessary(gibibytes: int, video: Architecture):
     request = replace(SHORT, dtype=torch.float32)
     flags = remedies(video, request, gibibytes * GIB)
     assert flags is not None
@@ -162,14 +164,14 @@ def test_remedies_are_enough_and_none_is_idle(gibibytes: int, video: Architectur
         assert (estimate_memory(video, asked).peak <= gibibytes * GIB) == (kept == flags), kept
 
 
-def test_a_model_without_a_denoiser_needs_all_its_layers(image: Architecture):
+def test_group_offloading_is_no_remedy_for_a_model_without_a_denoiser(image: Architecture):
     request = Request(256, 256, 1)
     assert remedies(image, request, 10 * GIB) == ["--offload model", "--quantize int8"]
     assert remedies(image, request, 6 * GIB) is None
     assert estimate_memory(image, replace(request, offload="group")).peak < 6 * GIB
 
 
-def test_refusing_early(video: Architecture):
+def test_a_video_that_needs_too_much_memory_is_refused(video: Architecture):
     require_memory(video, SHORT, 80 * GIB)
     with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* has 16\.0 GiB free: add --\w+"):
         require_memory(video, SHORT, 16 * GIB)
@@ -177,5 +179,5 @@ def test_refusing_early(video: Architecture):
         require_memory(video, SHORT, GIB)
 
 
-def test_the_cpu_is_never_too_small():
+def test_the_memory_of_the_cpu_is_not_limited():
     assert available_memory("cpu") is None

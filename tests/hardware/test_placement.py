@@ -1,4 +1,4 @@
-"""Offloading and quantization, as far as a machine without an accelerator can tell: hooks are there, and harmless."""
+"""Offloading and quantization on the CPU: the hooks are installed, and results stay the same or nearly the same."""
 
 import sys
 from pathlib import Path
@@ -32,16 +32,16 @@ def pipeline() -> StarFlowPipeline:
 
 
 @pytest.mark.parametrize("offload", OFFLOADS)
-def test_offloading_changes_nothing(offload: str, pipeline: StarFlowPipeline):
+def test_offloading_does_not_change_the_video(offload: str, pipeline: StarFlowPipeline):
     want = frames(pipeline)
     placed = place(pipeline, "cpu", offload)
     assert placed is pipeline
-    for _ in range(2):  # a second video finds everything in place again
+    for _ in range(2):  # the second video checks that everything is in place again
         torch.testing.assert_close(frames(pipeline), want, atol=1e-5, rtol=0)
     assert {get_module_execution_device(part).type for part in (pipeline.vae, pipeline.flow)} == {"cpu"}
 
 
-def test_groups_are_layers_matrices_and_convolutions(pipeline: StarFlowPipeline):
+def test_group_offloading_hooks_layers_matrices_and_convolutions(pipeline: StarFlowPipeline):
     place(pipeline, "cpu", "group")
     hooked = {name for name, module in pipeline.flow.named_modules() if hasattr(module, "_diffusers_hook")}
     layers = {name for name, module in pipeline.flow.named_modules() if isinstance(module, Layer)}
@@ -53,7 +53,7 @@ def test_groups_are_layers_matrices_and_convolutions(pipeline: StarFlowPipeline)
 
 
 class Recorder:
-    """A hook of diffusers' that notes the modules it is asked to bring."""
+    """A stand-in for diffusers' offloading hook that records the modules it is asked to load."""
 
     def __init__(self, log: list[str], name: str):
         self.log, self.name = log, name
@@ -62,7 +62,7 @@ class Recorder:
         self.log.append(self.name)
 
 
-def test_every_stage_brings_its_part_first(pipeline: StarFlowPipeline):
+def test_every_stage_loads_its_model_before_use(pipeline: StarFlowPipeline):
     log: list[str] = []
     for name in ("flow", "denoiser", "vae"):
         getattr(pipeline, name)._hf_hook = Recorder(log, name)
@@ -72,10 +72,10 @@ def test_every_stage_brings_its_part_first(pipeline: StarFlowPipeline):
     assert order[:3] == ["flow", "denoiser", "vae"]
     assert set(log) == {"flow", "denoiser", "vae"}
     last_flow = len(log) - 1 - log[::-1].index("flow")
-    assert "vae" not in log[:last_flow]  # so the flow is needed no more when decoding starts
+    assert "vae" not in log[:last_flow]  # so the flow is no longer needed when decoding starts
 
 
-def test_groups_need_a_denoiser(pipeline: StarFlowPipeline):
+def test_group_offloading_without_a_denoiser_is_refused(pipeline: StarFlowPipeline):
     pipeline.register_modules(denoiser=None)
     with pytest.raises(UsageError, match=r"no denoiser.*choose --offload model"):
         place(pipeline, "cpu", "group")
@@ -83,7 +83,7 @@ def test_groups_need_a_denoiser(pipeline: StarFlowPipeline):
     assert frames(pipeline).isfinite().all()
 
 
-def test_wrong_names_and_devices(pipeline: StarFlowPipeline):
+def test_unknown_names_and_devices_are_refused(pipeline: StarFlowPipeline):
     with pytest.raises(UsageError, match="unknown offloading 'some': choose none, model, group"):
         place(pipeline, "cpu", "some")
     with pytest.raises(UsageError, match="unknown quantization 'int2': choose int8, fp8, int4"):
@@ -94,14 +94,14 @@ def test_wrong_names_and_devices(pipeline: StarFlowPipeline):
 
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
-def test_quantization_says_what_it_needs(quantize: str, monkeypatch: pytest.MonkeyPatch):
+def test_quantization_without_torchao_names_the_extra_to_install(quantize: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # as if it were not installed
     with pytest.raises(StarflowError, match=r"pip install .*\[quantize\]"):
         quantization_config(quantize)
 
 
 @pytest.mark.parametrize(("quantize", "error"), [("int8", 0.5), ("fp8", 0.2)])
-def test_quantized_weights_sample_nearly_the_same(quantize: str, error: float, tmp_path: Path):
+def test_a_quantized_model_gives_nearly_the_same_sample(quantize: str, error: float, tmp_path: Path):
     tiny_pipeline().save_pretrained(tmp_path)
     plain = StarFlowPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     config = quantization_config(quantize)
@@ -119,7 +119,7 @@ def test_quantized_weights_sample_nearly_the_same(quantize: str, error: float, t
 
 
 def wide_pipeline() -> StarFlowPipeline:
-    """Wide enough for int4, whose groups are of 128 weights."""
+    """A pipeline wide enough for int4, which quantizes groups of 128 weights."""
     pipeline = tiny_pipeline()
     flow = StarFlow(LATENT_CHANNELS, [1, 1], 1, INT4_GROUP, INT4_GROUP, 32, TEXT_WIDTH, position_length=2)
     denoiser = CausalDenoiser(LATENT_CHANNELS, INT4_GROUP, 1, 32, TEXT_WIDTH, position_length=2)
@@ -128,7 +128,7 @@ def wide_pipeline() -> StarFlowPipeline:
 
 
 def inverted(flow: StarFlow, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """A sample, and how far the noise that the flow encodes it to is from the one that it was made from."""
+    """A sample, and the largest error of the noise that the flow encodes it to."""
     noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
     x, report = sample(flow, noise.to(flow.device), text.to(flow.device), solver=SlidingWindow(8, tolerance))
     assert report.deep.max_residual <= tolerance
@@ -141,16 +141,17 @@ def test_quantized_flows_stay_invertible(quantize: str, tmp_path: Path):
     wide_pipeline().save_pretrained(tmp_path)
     plain = StarFlowPipeline.from_pretrained(tmp_path).flow
     flow = StarFlowPipeline.from_pretrained(tmp_path, quantization_config=quantization_config(quantize)).flow
+    torch.manual_seed(0)
     x, error = inverted(flow, 1e-3)
     assert error < 1.1e-3
     torch.manual_seed(0)
     with torch.no_grad():
-        noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)
-        assert (plain.encode(x, text).z - noise).abs().max() > 2e-3  # as it is another model
+        noise, text = torch.randn(2, 3, LATENT_CHANNELS, 2, 2), torch.randn(2, 5, TEXT_WIDTH)  # those of `inverted`
+        assert (plain.encode(x, text).z - noise).abs().max() > 2e-3  # the quantized flow is another model
 
 
 @pytest.mark.gpu
-def test_int4_on_a_gpu(tmp_path: Path):
+def test_a_flow_in_int4_is_invertible_on_a_gpu(tmp_path: Path):
     wide_pipeline().save_pretrained(tmp_path)
     flow = StarFlowPipeline.from_pretrained(
         tmp_path, dtype=torch.bfloat16, quantization_config=quantization_config("int4", "cuda"), device_map="cuda"
@@ -159,7 +160,7 @@ def test_int4_on_a_gpu(tmp_path: Path):
     assert error < 2e-1  # the activations are bfloat16
 
 
-def test_int4_and_what_it_needs():
+def test_int4_needs_wide_layers_and_a_denoiser():
     wide, narrow = wide_pipeline(), tiny_pipeline()
     check_quantizable(wide.flow, wide.denoiser, "int4")
     check_quantizable(narrow.flow, None, "int8")
@@ -170,7 +171,7 @@ def test_int4_and_what_it_needs():
 
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
-def test_quantized_weights_that_are_not_finite(quantize: str, tmp_path: Path):
+def test_nan_in_weights_to_quantize_is_an_error(quantize: str, tmp_path: Path):
     pipeline = wide_pipeline()
     pipeline.flow.deep.transformer.layers[0].mlp.up.weight.data[3, 5] = float("nan")
     pipeline.save_pretrained(tmp_path)
@@ -180,7 +181,7 @@ def test_quantized_weights_that_are_not_finite(quantize: str, tmp_path: Path):
         )
 
 
-def test_a_narrow_cache_samples_nearly_the_same(pipeline: StarFlowPipeline):
+def test_a_float8_cache_gives_nearly_the_same_video(pipeline: StarFlowPipeline):
     want = frames(pipeline)
     pipeline.flow.cache_dtype = torch.float8_e4m3fn
     got = frames(pipeline)

@@ -1,4 +1,4 @@
-"""Sharing work among processes: each item once, and with torchrun the same videos as in one process."""
+"""Sharing work among processes: each item is done once, and torchrun gives the same videos as one process."""
 
 import subprocess
 import sys
@@ -33,13 +33,13 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_every_item_is_somebodys_once(size: int):
+def test_every_item_is_assigned_to_exactly_one_process(size: int):
     shares = [Rank(rank, size).share("abcde") for rank in range(size)]
     assert sorted(item for share in shares for item in share) == list(enumerate("abcde"))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch):
+def test_the_rank_is_read_from_the_environment_of_torchrun(monkeypatch: pytest.MonkeyPatch):
     assert Rank.of_this_process() == Rank(0, 1, 0)
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -50,7 +50,7 @@ def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("rank", ["8", "-1", "", "first"])
-def test_ranks_that_do_not_exist(rank: str, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_ranks_are_refused(rank: str, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"RANK": rank, "WORLD_SIZE": "8", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="start the processes with torchrun"):
@@ -65,7 +65,7 @@ def torchrun(size: int, folder: Path, *options: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_videos_of_one(tmp_path: Path):
+def test_two_processes_make_the_same_videos_as_one(tmp_path: Path):
     for size in (1, 2):
         assert torchrun(size, tmp_path).returncode == 0
     assert len(list(tmp_path.glob("*.pt"))) == 6

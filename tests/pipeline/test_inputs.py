@@ -1,4 +1,4 @@
-"""What is given to the pipeline beside the prompt, long videos and streams, on tiny random weights."""
+"""Images and clips given to the pipeline, long videos, and streams, with tiny random weights."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def clip(num_frames: int = 9, seed: int = 0) -> np.ndarray:
 
 
 def reconstruction(pipeline: StarFlowPipeline, frames: np.ndarray) -> torch.Tensor:
-    """`(F, 3, height, width)` in [0, 1], through the VAE and back."""
+    """The frames encoded and decoded by the VAE: `(F, 3, height, width)` in [0, 1]."""
     video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].float() / 127.5 - 1
     return pipeline.codec.decode(pipeline.codec.encode(video))[0] / 2 + 0.5
 
@@ -39,7 +39,7 @@ def make(pipeline: StarFlowPipeline, **options) -> torch.Tensor:
     return pipeline(PROMPT, generator=seeded(), output_type="pt", **(EXACT | options)).frames[0]
 
 
-def test_an_image_is_the_first_frame_and_changes_what_follows(pipeline: StarFlowPipeline):
+def test_an_image_becomes_the_first_frame_and_affects_later_frames(pipeline: StarFlowPipeline):
     image = clip(1)[0]
     video = make(pipeline, image=image)
     assert video.shape == (9, 3, 32, 32)
@@ -49,12 +49,12 @@ def test_an_image_is_the_first_frame_and_changes_what_follows(pipeline: StarFlow
     assert not torch.allclose(video[1:], other[1:], atol=1e-3)
 
 
-def test_a_continued_clip_is_the_clip_and_what_follows(pipeline: StarFlowPipeline):
+def test_extending_a_clip_keeps_its_frames_and_adds_new_ones(pipeline: StarFlowPipeline):
     given = clip(13)
     video = make(pipeline, extend=given, num_frames=29)
     assert video.shape[0] == 29
     torch.testing.assert_close(video[:13], reconstruction(pipeline, given), atol=1e-5, rtol=0)
-    assert make(pipeline, extend=given).shape[0] == 13 + 8  # by default, as much more as the model makes
+    assert make(pipeline, extend=given).shape[0] == 13 + 8  # by default, all but one of the model's 9 frames are new
     with pytest.raises(UsageError, match="longer"):
         make(pipeline, extend=given, num_frames=13)
 
@@ -70,18 +70,18 @@ def test_an_edited_video_is_as_long_as_its_source_and_depends_on_it(pipeline: St
         make(pipeline, video=clip(13))
 
 
-def test_edited_videos_see_the_source_in_front_and_the_marker(pipeline: StarFlowPipeline):
+def test_video_to_video_puts_the_source_first_and_marks_the_prompt(pipeline: StarFlowPipeline):
     plan = pipeline.plan(PROMPT, video=clip(9), generator=seeded())
     noise = plan.sampling.noise
     assert noise.shape[1] == 6
     torch.testing.assert_close(plan.sampling.text, pipeline.encode_prompt(["(v2v) " + PROMPT], 8))
     frames = make(pipeline, video=clip(9), latents=noise)
     moved = noise.clone()
-    moved[:, :3] += 1  # the noise of what is given is not used
+    moved[:, :3] += 1  # the noise of given frames is not used
     torch.testing.assert_close(make(pipeline, video=clip(9), latents=moved), frames)
 
 
-def test_a_last_image_alone_and_with_a_first_one(pipeline: StarFlowPipeline):
+def test_a_last_image_works_alone_and_with_a_first_image(pipeline: StarFlowPipeline):
     last, first = clip(1)[0], clip(1, seed=1)[0]
     alone = make(pipeline, last_image=last)
     both = make(pipeline, last_image=last, image=first)
@@ -92,7 +92,7 @@ def test_a_last_image_alone_and_with_a_first_one(pipeline: StarFlowPipeline):
         make(pipeline, last_image=last, num_frames=13)
 
 
-def test_a_batch_has_one_image_each(pipeline: StarFlowPipeline):
+def test_a_batch_takes_one_image_per_prompt(pipeline: StarFlowPipeline):
     images = list(clip(2))
     options = EXACT | {"output_type": "pt"}
     both = pipeline(CAPTIONS[:2], image=images, generator=[seeded(0), seeded(1)], **options).frames
@@ -103,7 +103,7 @@ def test_a_batch_has_one_image_each(pipeline: StarFlowPipeline):
         pipeline(CAPTIONS[:2], image=images[:1])
 
 
-def test_things_that_exclude_each_other(pipeline: StarFlowPipeline):
+def test_conflicting_inputs_and_images_of_another_dtype_are_refused(pipeline: StarFlowPipeline):
     with pytest.raises(UsageError, match="exclude each other"):
         make(pipeline, image=clip(1)[0], video=clip(9))
     with pytest.raises(UsageError, match="uint8"):
@@ -113,12 +113,13 @@ def test_things_that_exclude_each_other(pipeline: StarFlowPipeline):
 # --- long videos and streams -----------------------------------------------------------------------------------------
 
 
-def test_a_long_video_begins_like_a_short_one_and_goes_on(pipeline: StarFlowPipeline):
+def test_a_long_video_begins_like_a_short_one_and_depends_on_its_context(pipeline: StarFlowPipeline):
     noise = torch.randn(1, 8, 4, 2, 2, generator=seeded())
     short = make(pipeline, latents=noise[:, :3])
     long = make(pipeline, latents=noise, num_frames=29, context=2)
     assert long.shape[0] == 29
-    torch.testing.assert_close(long[:5], short[:5], atol=1e-3, rtol=0)  # before the denoiser looks at what comes next
+    # later frames of the short video differ, as the denoiser looks ahead
+    torch.testing.assert_close(long[:5], short[:5], atol=1e-3, rtol=0)
     assert not torch.allclose(long, make(pipeline, latents=noise, num_frames=29, context=1), atol=1e-3)
     with pytest.raises(UsageError, match="context"):
         make(pipeline, num_frames=29, context=3)
@@ -130,7 +131,7 @@ def test_a_long_video_begins_like_a_short_one_and_goes_on(pipeline: StarFlowPipe
     [{}, {"num_frames": 29}, {"image": clip(1)[0]}, {"extend": clip(13)}, {"video": clip(9)}, {"num_frames": 1}],
     ids=["text", "long", "image", "extend", "video", "one frame"],
 )
-def test_a_stream_is_the_whole_clip(pipeline: StarFlowPipeline, frames_at_once: int, options: dict):
+def test_streamed_frames_equal_those_of_the_whole_clip(pipeline: StarFlowPipeline, frames_at_once: int, options: dict):
     whole = make(pipeline, **options)
     with pipeline.stream(
         PROMPT, generator=seeded(), output_type="pt", frames_at_once=frames_at_once, **(EXACT | options)
@@ -142,7 +143,7 @@ def test_a_stream_is_the_whole_clip(pipeline: StarFlowPipeline, frames_at_once: 
     assert stream.report.deep.converged
 
 
-def test_the_default_tolerance_streams_what_it_makes_whole(pipeline: StarFlowPipeline):
+def test_streamed_frames_equal_those_of_the_whole_clip_at_the_default_tolerance(pipeline: StarFlowPipeline):
     """A frame's values do not depend on how many are solved together."""
     options = {"num_frames": 29, "guidance_scale": 1.0}
     whole = pipeline(PROMPT, generator=seeded(), output_type="pt", **options).frames[0]
@@ -150,7 +151,7 @@ def test_the_default_tolerance_streams_what_it_makes_whole(pipeline: StarFlowPip
     torch.testing.assert_close(torch.stack([frame.image for frame in stream]), whole, atol=1e-4, rtol=0)
 
 
-def test_frames_come_before_the_video_is_finished(pipeline: StarFlowPipeline):
+def test_a_stream_yields_frames_before_the_video_is_finished(pipeline: StarFlowPipeline):
     made = []
     stream = pipeline.stream(
         PROMPT, generator=seeded(), num_frames=41, callback_on_step_end=lambda *step: made.append(step[1])
@@ -161,14 +162,14 @@ def test_frames_come_before_the_video_is_finished(pipeline: StarFlowPipeline):
     assert list(stream) == []
 
 
-def test_a_stream_is_of_one_prompt(pipeline: StarFlowPipeline):
+def test_a_stream_of_several_prompts_or_of_latents_is_refused(pipeline: StarFlowPipeline):
     with pytest.raises(UsageError, match="one prompt"):
         pipeline.stream(CAPTIONS)
     with pytest.raises(UsageError, match="output type"):
         pipeline.stream(PROMPT, output_type="latent")
 
 
-def test_without_a_denoiser_a_stream_waits_and_is_the_same(pipeline: StarFlowPipeline):
+def test_a_stream_without_a_denoiser_equals_the_whole_clip(pipeline: StarFlowPipeline):
     bare = tiny_pipeline()
     bare.denoiser = None
     whole = make(bare)
@@ -179,7 +180,7 @@ def test_without_a_denoiser_a_stream_waits_and_is_the_same(pipeline: StarFlowPip
 # --- fitting ---------------------------------------------------------------------------------------------------------
 
 
-def test_frames_are_scaled_and_cropped_about_the_centre():
+def test_frames_are_scaled_and_cropped_around_the_centre():
     wide = np.zeros((2, 10, 30, 3), np.uint8)
     wide[:, :, 10:20] = 200  # the middle third
     assert (fit_frames(wide, 20, 20)[:, :, 4:-4] == 200).all()
@@ -190,13 +191,13 @@ def test_frames_are_scaled_and_cropped_about_the_centre():
 @pytest.mark.parametrize(
     ("fps", "new_fps", "shown"), [(16, 8, [1, 3, 5, 7]), (4, 8, [0, 0, 1, 1, 2, 2]), (8, 8, [0, 1])]
 )
-def test_resampling_shows_the_frames_of_each_moment(fps: float, new_fps: float, shown: list[int]):
+def test_resampling_keeps_the_timing_of_frames(fps: float, new_fps: float, shown: list[int]):
     num_frames = round(len(shown) * fps / new_fps)
     frames = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     assert resample(frames, fps, new_fps)[:, 0, 0, 0].tolist() == shown
 
 
-def test_files_are_fitted_and_it_is_said(tmp_path):
+def test_loaded_files_are_fitted_and_the_changes_are_reported(tmp_path):
     said = []
     path = write_video(tmp_path / "clip.gif", clip(8).repeat(2, axis=2), 20)
     assert load_clip(path, 32, 32, 10, said.append).shape == (4, 32, 32, 3)

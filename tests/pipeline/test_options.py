@@ -9,11 +9,11 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 SETTINGS = {"height": 64, "width": 32, "fps": 8, "guidance_scale": 2.0, "sampler": "sliding", "tolerance": 0.03}
 
 
-def test_what_is_not_said_is_the_models():
+def test_missing_options_get_the_defaults_of_the_model():
     options = Options(width=48, guidance_scale=0, num_frames=5).with_defaults(SETTINGS)
     assert (options.width, options.guidance_scale, options.num_frames) == (48, 0, 5)
     assert (options.height, options.fps, options.sampler, options.tolerance) == (64, 8, "sliding", 0.03)
-    assert Options().with_defaults(SETTINGS).num_frames is None  # depends on what is given
+    assert Options().with_defaults(SETTINGS).num_frames is None  # the default depends on the given images and clips
 
 
 def test_every_default_is_a_setting_of_the_pipeline():
@@ -31,7 +31,7 @@ def test_every_default_is_a_setting_of_the_pipeline():
         ({"sampler": "slide"}, "unknown sampler 'slide': choose sliding, block-jacobi, sequential"),
     ],
 )
-def test_values_that_cannot_be_are_refused(asked: dict, message: str):
+def test_invalid_values_are_refused(asked: dict, message: str):
     with pytest.raises(UsageError, match=message):
         Options(**asked)
 

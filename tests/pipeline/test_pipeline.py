@@ -34,7 +34,7 @@ def frames(pipeline: StarFlowPipeline, seed: int = 0, **arguments):
     return pipeline(generator=seeded(seed), **arguments).frames
 
 
-def test_output_types(pipeline: StarFlowPipeline):
+def test_each_output_type_has_its_shape_and_range(pipeline: StarFlowPipeline):
     video = frames(pipeline)
     assert video.shape == (1, 9, 3, 32, 32)
     assert video.min() >= 0
@@ -49,25 +49,25 @@ def test_output_types(pipeline: StarFlowPipeline):
         frames(pipeline, output_type="gif")
 
 
-def test_same_seed_same_video_and_another_seed_another(pipeline: StarFlowPipeline):
+def test_the_seed_determines_the_video(pipeline: StarFlowPipeline):
     assert torch.equal(frames(pipeline, 1), frames(pipeline, 1))
     assert not torch.equal(frames(pipeline, 1), frames(pipeline, 2))
 
 
-def test_a_batch_gives_the_videos_that_its_prompts_give_alone(pipeline: StarFlowPipeline):
+def test_a_batch_gives_the_same_videos_as_its_prompts_alone(pipeline: StarFlowPipeline):
     batch = pipeline(CAPTIONS, generator=[seeded(i) for i in range(3)], output_type="latent", tolerance=1e-6).frames
     for index, prompt in enumerate(CAPTIONS):
         alone = pipeline(prompt, generator=seeded(index), output_type="latent", tolerance=1e-6).frames
         torch.testing.assert_close(batch[index : index + 1], alone, atol=1e-4, rtol=0)
 
 
-def test_prompt_and_guidance_matter(pipeline: StarFlowPipeline):
+def test_prompt_and_guidance_change_the_video(pipeline: StarFlowPipeline):
     video = frames(pipeline, output_type="latent")
     assert not torch.allclose(video, frames(pipeline, prompt=CAPTIONS[1], output_type="latent"), atol=1e-3)
     assert not torch.allclose(video, frames(pipeline, guidance_scale=0.0, output_type="latent"), atol=1e-3)
 
 
-def test_default_sampler_agrees_with_sequential(pipeline: StarFlowPipeline):
+def test_the_default_sampler_agrees_with_the_sequential_one(pipeline: StarFlowPipeline):
     jacobi = pipeline(PROMPT, generator=seeded(), output_type="latent")
     assert jacobi.report.deep.converged
     assert jacobi.report.deep.max_residual <= pipeline.config.tolerance
@@ -79,7 +79,7 @@ def test_default_sampler_agrees_with_sequential(pipeline: StarFlowPipeline):
     torch.testing.assert_close(exact, sequential, atol=1e-4, rtol=0)
 
 
-def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
+def test_reaching_max_sweeps_is_a_warning_or_an_error(pipeline: StarFlowPipeline):
     settings = {"prompt": PROMPT, "output_type": "latent", "tolerance": 1e-9, "max_sweeps": 2}
     with pytest.warns(RuntimeWarning, match="after 2 sweeps a token's residual is .* above the tolerance"):
         report = pipeline(generator=seeded(), **settings).report
@@ -90,24 +90,24 @@ def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
         pipeline(generator=seeded(), on_unconverged="ignore", **settings)
 
 
-def test_noise_given_as_latents(pipeline: StarFlowPipeline):
+def test_latents_are_the_noise_to_sample_from(pipeline: StarFlowPipeline):
     noise = torch.randn(1, 3, 4, 2, 2, generator=seeded())
     assert torch.equal(frames(pipeline), pipeline(PROMPT, latents=noise, output_type="pt", guidance_scale=1.0).frames)
     with pytest.raises(UsageError, match="noise must have the shape"):
         pipeline(PROMPT, latents=noise[:, :2])
 
 
-def test_callback_sees_every_latent_frame(pipeline: StarFlowPipeline):
+def test_the_callback_receives_every_latent_frame(pipeline: StarFlowPipeline):
     seen = []
     pipeline(PROMPT, callback_on_step_end=lambda *args: seen.append((args[1], args[3]["latents"].shape)))
     assert seen == [(frame, (1, 1, 2, 2, 4)) for frame in range(3)]
 
 
-def test_image(pipeline: StarFlowPipeline):
+def test_a_single_frame_can_be_generated(pipeline: StarFlowPipeline):
     assert frames(pipeline, num_frames=1).shape == (1, 1, 3, 32, 32)
 
 
-def test_another_size_and_length(pipeline: StarFlowPipeline):
+def test_another_size_and_length_can_be_generated(pipeline: StarFlowPipeline):
     assert frames(pipeline, num_frames=13, width=48).shape == (1, 13, 3, 32, 48)
 
 
@@ -115,19 +115,19 @@ def test_another_size_and_length(pipeline: StarFlowPipeline):
     "arguments",
     [{"prompt": " "}, {"prompt": []}, {"num_frames": 8}, {"height": 40}, {"width": 0}, {"guidance_scale": -1.0}],
 )
-def test_bad_arguments(pipeline: StarFlowPipeline, arguments):
+def test_invalid_arguments_are_refused(pipeline: StarFlowPipeline, arguments):
     with pytest.raises(UsageError):
         frames(pipeline, **arguments)
 
 
-def test_prompts_are_wrapped_as_the_model_was_trained(pipeline: StarFlowPipeline):
+def test_prompts_are_wrapped_as_in_training(pipeline: StarFlowPipeline):
     encoded = pipeline.encode_prompt([PROMPT], fps=8)
     wrapped = pipeline.tokenizer(wrap_caption(PROMPT, fps=8), truncation=True, max_length=32, return_tensors="pt")
     direct = pipeline.text_encoder(**wrapped).last_hidden_state
     torch.testing.assert_close(encoded[:, : direct.shape[1]], direct)
 
 
-def test_without_a_denoiser_one_score_step_denoises(pipeline: StarFlowPipeline):
+def test_a_pipeline_without_a_denoiser_denoises_with_one_score_step(pipeline: StarFlowPipeline):
     x, text = torch.randn(1, 3, 4, 2, 2), pipeline.encode_prompt([PROMPT], 8)
     plain = StarFlowPipeline(**{**pipeline.components, "denoiser": None}, noise_std=0.3)
     torch.testing.assert_close(plain.denoise(x, text), score_step(pipeline.flow, x, text, 0.3))
@@ -143,24 +143,24 @@ def test_score_step_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPip
     torch.testing.assert_close(score_step(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5)
 
 
-def test_save_and_load(pipeline: StarFlowPipeline, saved: Path):
+def test_a_saved_pipeline_loads_and_generates_the_same_video(pipeline: StarFlowPipeline, saved: Path):
     loaded = StarFlowPipeline.from_pretrained(saved)
     loaded.set_progress_bar_config(disable=True)
-    # a file lies elsewhere in memory, and sums over it are rounded otherwise
+    # loaded weights are aligned differently in memory, so sums are rounded differently
     torch.testing.assert_close(frames(loaded), frames(pipeline), atol=1e-4, rtol=0)
     assert loaded.config.noise_std == 0.3
     half = StarFlowPipeline.from_pretrained(saved, dtype=torch.bfloat16)
     assert half.flow.dtype == torch.bfloat16
 
 
-def test_missing_models(tmp_path: Path):
+def test_a_missing_model_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match="no model at"):
         StarFlowPipeline.from_pretrained(tmp_path / "nothing")
     with pytest.raises(StarflowError, match=r"model_index\.json"):
         StarFlowPipeline.from_pretrained(tmp_path)
 
 
-def test_damaged_weights(saved: Path):
+def test_damaged_weights_are_an_error(saved: Path):
     weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(StarflowError, match="cannot load the model"):
@@ -173,7 +173,7 @@ def test_damaged_weights(saved: Path):
         StarFlowPipeline.from_pretrained(saved)
 
 
-def test_nan_in_the_weights(saved: Path):
+def test_nan_in_the_weights_is_an_error_that_names_the_weight(saved: Path):
     weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     tensors["blocks.2.proj_in.weight"][0, 0] = torch.nan
@@ -182,7 +182,7 @@ def test_nan_in_the_weights(saved: Path):
         StarFlowPipeline.from_pretrained(saved)
 
 
-def test_a_missing_weight(saved: Path):
+def test_a_missing_weight_is_an_error_that_names_it(saved: Path):
     weights = saved / "flow" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(weights)
     del tensors["blocks.2.proj_in.weight"]
@@ -191,7 +191,7 @@ def test_a_missing_weight(saved: Path):
         StarFlowPipeline.from_pretrained(saved)
 
 
-def test_the_caption_names_the_size(monkeypatch: pytest.MonkeyPatch):
+def test_the_caption_states_the_aspect_ratio_of_the_video(monkeypatch: pytest.MonkeyPatch):
     pipeline, wrapped = tiny_pipeline(caption_has_aspect_ratio=True, height=48, width=80), []
     monkeypatch.setattr("starflow.pipeline.pipeline.encode_text", lambda _, __, texts, *rest: wrapped.extend(texts))
     pipeline.encode_prompt([PROMPT], 8)

@@ -1,4 +1,4 @@
-"""Noise → latents with the whole flow: prefix, rolling window, determinism, errors."""
+"""Sampling latents from noise with the whole flow: prefixes, rolling windows, determinism, errors."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def assert_same(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, atol=1e-9, rtol=0)
 
 
-def test_same_noise_same_sample():
+def test_the_same_noise_gives_the_same_sample():
     flow, text = tiny_flow(), random_text(2)
     first, _ = sample(flow, noise(3), text)
     again, _ = sample(flow, noise(3), text)
@@ -33,7 +33,7 @@ def test_same_noise_same_sample():
     assert (first - other).abs().max() > 0.1
 
 
-def test_the_callers_tensors_are_left_alone():
+def test_sampling_does_not_change_its_inputs():
     z, prefix = noise(3), noise(1, seed=1)
     before = z.clone(), prefix.clone()
     sample(tiny_flow(), z, random_text(2), prefix=prefix)
@@ -46,7 +46,7 @@ SOLVERS = {"jacobi": EXACT, "sliding": Solvers(SlidingWindow(4, 1e-12), SlidingW
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-def test_iteration_equals_sequential(guidance_scale: float, solver):
+def test_iterative_solvers_equal_sequential_sampling(guidance_scale: float, solver):
     flow, text, null_text = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2)
     want, _ = sample(flow, noise(3), text, null_text, guidance_scale, solver=sequential)
     got, report = sample(flow, noise(3), text, null_text, guidance_scale, solver=solver)
@@ -54,7 +54,7 @@ def test_iteration_equals_sequential(guidance_scale: float, solver):
     assert (report.deep + report.shallow).converged
 
 
-def test_the_default_solver_is_close_to_sequential():
+def test_the_default_solver_is_close_to_sequential_sampling():
     flow, text = tiny_flow(), random_text(2)
     want, _ = sample(flow, noise(3), text, solver=sequential)
     got, report = sample(flow, noise(3), text)
@@ -64,8 +64,8 @@ def test_the_default_solver_is_close_to_sequential():
 
 
 @pytest.mark.parametrize("num_given", [1, 2])
-def test_continuing_a_sample_gives_the_rest_of_it(num_given: int):
-    """A prefix that is the beginning of the same noise's sample continues exactly as that sample did."""
+def test_continuing_the_beginning_of_a_sample_gives_that_sample(num_given: int):
+    """If the prefix is the beginning of the sample of the same noise, the result is that sample."""
     flow, text, null_text, z = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2), noise(4)
     whole, _ = sample(flow, z, text, null_text, 2.0, solver=EXACT)
     scrambled = z.clone()
@@ -75,7 +75,7 @@ def test_continuing_a_sample_gives_the_rest_of_it(num_given: int):
     assert_same(got, whole)
 
 
-def test_a_sample_begins_as_the_sample_of_fewer_frames_does():
+def test_a_shorter_sample_is_the_beginning_of_a_longer_one():
     flow, text = tiny_flow(), random_text(2)
     long, _ = sample(flow, noise(4), text, solver=EXACT)
     short, _ = sample(flow, noise(4)[:, :2], text, solver=EXACT)
@@ -85,7 +85,7 @@ def test_a_sample_begins_as_the_sample_of_fewer_frames_does():
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("num_given", [0, 1, 4])
 def test_a_rolling_window_is_a_chain_of_continuations(num_given: int, solver):
-    """Window 3, context 2: after the first 3 frames each continues the 2 before it, text and `sos` anew."""
+    """Window 3, context 2: each frame after the first 3 is a continuation of the 2 frames before it."""
     flow, text, z = tiny_flow(), random_text(2), noise(6)
     given = noise(num_given, seed=1) if num_given else None
     got, _ = sample(flow, z, text, prefix=given, rolling_window=RollingWindow(3, 2), solver=solver)
@@ -100,14 +100,14 @@ def test_a_rolling_window_is_a_chain_of_continuations(num_given: int, solver):
     assert_same(got, frames)
 
 
-def test_a_window_larger_than_the_video_changes_nothing():
+def test_a_rolling_window_larger_than_the_video_changes_nothing():
     flow, text = tiny_flow(), random_text(2)
     want, _ = sample(flow, noise(3), text, solver=EXACT)
     got, _ = sample(flow, noise(3), text, rolling_window=RollingWindow(21, 16), solver=EXACT)
     assert torch.equal(got, want)
 
 
-def test_images_are_videos_of_one_frame():
+def test_an_image_is_sampled_as_a_video_of_one_frame():
     flow, text, z = tiny_flow(), random_text(2), noise(1)
     x, report = sample(flow, z, text, solver=EXACT)
     assert x.shape == z.shape
@@ -115,14 +115,14 @@ def test_images_are_videos_of_one_frame():
     assert report.deep.tokens == 2 * HEIGHT * WIDTH
 
 
-def test_each_frame_is_announced_as_the_deep_block_finishes_it():
+def test_on_frame_receives_each_frame_that_the_deep_block_finishes():
     flow, text, frames = tiny_flow(), random_text(2), {}
     x, _ = sample(flow, noise(4), text, prefix=noise(1), solver=EXACT, on_frame=frames.__setitem__)
     assert list(frames) == [1, 2, 3]
     assert_same(torch.cat(list(frames.values()), dim=1), flow.encode_shallow(x)[:, 1:])
 
 
-def test_frames_come_out_as_they_are_settled_and_the_report_grows_with_them():
+def test_frames_are_yielded_once_final_and_the_report_counts_their_sweeps():
     planned, sweeps = plan(noise(4), random_text(2), solver=sequential), []
     for u in deep_frames(tiny_flow(), planned):
         assert u.shape == (2, 1, HEIGHT, WIDTH, CHANNELS)
@@ -130,7 +130,7 @@ def test_frames_come_out_as_they_are_settled_and_the_report_grows_with_them():
     assert sweeps == [6, 12, 18, 24]
 
 
-def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
+def test_sampling_records_no_gradients_and_keeps_the_callers_grad_mode():
     flow, planned = tiny_flow().requires_grad_(), plan(noise(3), random_text(2), solver=EXACT)
     for u in deep_frames(flow, planned):
         assert torch.is_grad_enabled()
@@ -146,7 +146,7 @@ def test_sampling_records_no_gradients_and_leaves_the_callers_mode_alone():
     [sequential, BlockJacobi(6, 0.1), SlidingWindow(6, 0.1)],
     ids=["sequential", "jacobi", "sliding"],
 )
-def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
+def test_shallow_blocks_invert_each_frame_independently(solver):
     flow, u = tiny_flow(), noise(4).permute(0, 1, 3, 4, 2)
     planned = plan(noise(4), random_text(2), solver=solver)
     whole = invert_shallow(flow, u, planned)
@@ -155,7 +155,7 @@ def test_shallow_blocks_give_each_frame_the_same_whatever_comes_with_it(solver):
         assert_same(alone, whole[:1, frame : frame + 1])
 
 
-def test_the_report_counts_tokens_and_admits_failure():
+def test_the_report_counts_tokens_and_says_whether_sampling_converged():
     flow, text = tiny_flow(), random_text(2)
     _, report = sample(flow, noise(4), text, prefix=noise(1), solver=sequential)
     assert report.deep.tokens == 2 * 3 * HEIGHT * WIDTH  # two samples
@@ -165,7 +165,7 @@ def test_the_report_counts_tokens_and_admits_failure():
     assert str(report).endswith("NOT converged")
 
 
-def test_solvers_by_name():
+def test_solvers_are_built_by_name():
     sizes = {"block_size": 8, "shallow_block_size": 2}
     assert solvers_named("sequential", tolerance=1e-2, **sizes) == (sequential, sequential)
     assert solvers_named("block-jacobi", tolerance=1.0, **sizes) == (BlockJacobi(8, 0.9), BlockJacobi(2, 0.01))
@@ -177,7 +177,7 @@ def test_solvers_by_name():
 
 
 @pytest.mark.parametrize("frames_at_once", [1, 2, None])
-def test_pieces_have_as_many_frames_as_asked_for_and_are_the_whole(frames_at_once: int | None):
+def test_pieces_have_the_requested_number_of_frames_and_join_to_the_whole_sample(frames_at_once: int | None):
     flow, given = tiny_flow(), noise(1, seed=1)
     whole, _ = sample(flow, noise(4), random_text(2), prefix=given, solver=EXACT)
     came = list(pieces(flow, plan(noise(4), random_text(2), prefix=given, solver=EXACT), frames_at_once))
@@ -185,13 +185,13 @@ def test_pieces_have_as_many_frames_as_asked_for_and_are_the_whole(frames_at_onc
     assert_same(torch.cat(came, dim=1), whole)
 
 
-def test_a_flow_in_float64_takes_noise_in_float32():
+def test_a_flow_in_float64_accepts_noise_in_float32():
     x, _ = sample(tiny_flow(), noise(2).float(), random_text(2))
     assert x.dtype == torch.float64
 
 
 @pytest.mark.parametrize("num_given", [3, 4])
-def test_a_prefix_that_leaves_nothing_to_generate_is_refused(num_given: int):
+def test_a_prefix_without_frames_to_generate_is_refused(num_given: int):
     with pytest.raises(UsageError, match=f"{num_given} latent frames are given, and only 3 asked for"):
         sample(tiny_flow(), noise(3), random_text(2), prefix=noise(num_given))
 

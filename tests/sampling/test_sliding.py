@@ -1,4 +1,4 @@
-"""The certified solver: what it promises of the sample, of the number of sweeps, and of samples among neighbours."""
+"""The sliding-window solver: its error bound, its number of sweeps, and the independence of samples in a batch."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def slide(
 
 @pytest.mark.parametrize("window", [1, 2, 5, 6, 17, 18, 64])
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-def test_equals_sequential_at_a_tight_tolerance(window: int, guidance_scale: float):
+def test_the_solver_equals_the_sequential_one_at_a_tight_tolerance(window: int, guidance_scale: float):
     flow, z = tiny_flow(), noise()
     v = torch.zeros_like(z)
     solver = SlidingWindow(window, EXACT)
@@ -70,8 +70,8 @@ def test_equals_sequential_at_a_tight_tolerance(window: int, guidance_scale: flo
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize("window", [4, 18])
-def test_from_any_start_there_are_no_more_sweeps_than_tokens(start, window: int, dtype: torch.dtype):
-    """A sweep that meets a NaN begins again from the noise, and that is one more."""
+def test_the_solver_converges_from_any_start_in_at_most_one_sweep_per_token(start, window: int, dtype: torch.dtype):
+    """A sweep that meets a NaN restarts from the noise, which costs one more sweep."""
     flow, z = tiny_flow(dtype=dtype), noise(dtype=dtype)
     v, solution = slide(flow, z, window, 0.0, start(z))
     torch.testing.assert_close(v, sequential_answer(flow, z), atol=1e-10 if dtype == torch.float64 else 1e-4, rtol=0)
@@ -81,7 +81,7 @@ def test_from_any_start_there_are_no_more_sweeps_than_tokens(start, window: int,
 
 @pytest.mark.parametrize("window", [2, 5, 18])
 @pytest.mark.parametrize("start", [STARTS["huge"], STARTS["alternating"]], ids=["huge", "alternating"])
-def test_every_sweep_settles_at_least_one_token_of_each_sample_on_its_way(start, window: int):
+def test_every_sweep_settles_at_least_one_token(start, window: int):
     flow, z = tiny_flow(), noise(1)
     v = start(z)
     last = 0
@@ -93,7 +93,7 @@ def test_every_sweep_settles_at_least_one_token_of_each_sample_on_its_way(start,
 
 
 @pytest.mark.parametrize("window", [1, 5])
-def test_what_is_said_to_be_settled_never_moves_again(window: int):
+def test_settled_tokens_never_change(window: int):
     flow, z = tiny_flow(), noise()
     v, last, kept = z.clone(), 0, None
     for settled, _ in SlidingWindow(window, 0.1)(gaussians(flow), z, v, 0, NUM_TOKENS, FRAME_TOKENS):
@@ -106,8 +106,8 @@ def test_what_is_said_to_be_settled_never_moves_again(window: int):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-4])
-def test_the_certificate(tolerance: float, guidance_scale: float, dtype: torch.dtype):
-    """What comes back is the exact sample of a noise no further from `z` than the tolerance."""
+def test_the_residual_is_at_most_the_tolerance(tolerance: float, guidance_scale: float, dtype: torch.dtype):
+    """The result is the exact sample of a noise that differs from `z` by at most the tolerance."""
     flow, z = tiny_flow(dtype=dtype), noise(dtype=dtype)
     v = torch.zeros_like(z)
     solver = SlidingWindow(7, tolerance)
@@ -124,7 +124,7 @@ def test_the_certificate(tolerance: float, guidance_scale: float, dtype: torch.d
 
 
 @pytest.mark.parametrize("window", [1, 4, 18])
-def test_the_cache_holds_what_is_returned(window: int):
+def test_the_cache_matches_the_returned_tokens(window: int):
     flow, z = tiny_flow(), noise(1)
     v, solved = torch.zeros_like(z), gaussians(flow, 1)
     solve(SlidingWindow(window, 0.1), solved, z, v, 0, NUM_TOKENS, FRAME_TOKENS)
@@ -136,8 +136,10 @@ def test_the_cache_holds_what_is_returned(window: int):
 @pytest.mark.parametrize("shallow_window", [1, 4, 64])
 @pytest.mark.parametrize("tolerance", [0.1, 1e-2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_certificate_of_the_whole_flow(shallow_window: int, tolerance: float, dtype: torch.dtype):
-    """The sample, encoded again, has the noise it was made from within the tolerance, shallow blocks included."""
+def test_encoding_a_sample_gives_its_noise_within_the_tolerance(
+    shallow_window: int, tolerance: float, dtype: torch.dtype
+):
+    """This holds for the whole flow, shallow blocks included."""
     flow, text = tiny_flow(dtype=dtype), random_text(2, dtype=dtype)
     z = randn(2, VIDEO[0], CHANNELS, *VIDEO[1:], seed=4, dtype=dtype)
     solvers = solvers_named("sliding", tolerance=tolerance, block_size=7, shallow_block_size=shallow_window)
@@ -150,8 +152,8 @@ def test_the_certificate_of_the_whole_flow(shallow_window: int, tolerance: float
 
 
 @pytest.mark.parametrize("window", [3, 7, 18])
-def test_a_sample_does_not_depend_on_its_neighbours(window: int):
-    """Neither in its values, even at a loose tolerance, nor in its sweeps: the batch takes as many as its slowest."""
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch(window: int):
+    """Neither its values, even at a loose tolerance, nor its sweeps do; a batch takes as many as its slowest sample."""
     flow, z = tiny_flow(), noise()
     start = torch.zeros_like(z)
     start[1] = 1e6
@@ -169,7 +171,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(window: int):
 
 
 @pytest.mark.parametrize("tolerance", [0.1, 1e-3])
-def test_windows_agree_within_the_tolerance(tolerance: float):
+def test_window_sizes_agree_within_the_tolerance(tolerance: float):
     flow, z = tiny_flow(), noise()
     want = sequential_answer(flow, z)
     for window in (2, 4, 8, 18):
@@ -177,7 +179,7 @@ def test_windows_agree_within_the_tolerance(tolerance: float):
         assert (v - want).abs().max() < 3 * tolerance
 
 
-def test_settled_tokens_before_the_start_are_left_alone():
+def test_tokens_outside_the_solved_range_do_not_change():
     flow, z = tiny_flow(), noise()
     answer = sequential_answer(flow, z)
     v, solved = torch.zeros_like(z), gaussians(flow)
@@ -192,10 +194,10 @@ def test_settled_tokens_before_the_start_are_left_alone():
 
 
 def test_tokens_start_from_the_previous_frame():
-    """With the same Gaussians in every frame and a noise that repeats, later frames are solved to begin with."""
+    """If the Gaussians and the noise repeat in every frame, later frames start at their solution."""
 
     class Still:
-        """Gaussians that look at nothing but the place in the frame: a start is right or wrong at once."""
+        """Gaussians that depend only on the position in the frame."""
 
         def evaluate_windows(self, v: Tensor, windows: list[range]) -> tuple[Tensor, Tensor]:
             place = torch.tensor([[token % FRAME_TOKENS] * CHANNELS for window in windows for token in window])
@@ -207,11 +209,11 @@ def test_tokens_start_from_the_previous_frame():
     v = torch.full_like(z, 7.0)
     solution = solve(SlidingWindow(FRAME_TOKENS, EXACT), Still(), z, v, 0, 18, FRAME_TOKENS)
     assert torch.equal(v[:, 6:12], v[:, :6])
-    # one sweep settles a token and puts the others right, one settles those and a copy, two the copies that follow
+    # sweep 1 settles one token and corrects the others, sweep 2 settles those and a copy, sweeps 3 and 4 the rest
     assert solution.sweeps == 4
 
 
-def test_max_sweeps_is_a_cap_on_each_token_which_is_admitted_or_refused():
+def test_reaching_max_sweeps_is_a_warning_or_an_error():
     flow, z = tiny_flow(), noise()
     with pytest.warns(RuntimeWarning, match="after 2 sweeps a token's residual is .* above the tolerance"):
         v, solution = slide(flow, z, 6, EXACT, max_sweeps=2)
@@ -227,7 +229,7 @@ def test_max_sweeps_is_a_cap_on_each_token_which_is_admitted_or_refused():
 
 @pytest.mark.parametrize("window", [2, 18])
 @pytest.mark.parametrize("where", ["weights", "noise"])
-def test_nan_that_no_start_can_mend_is_an_error(where: str, window: int):
+def test_nan_in_the_weights_or_the_noise_is_an_error(where: str, window: int):
     flow, z = tiny_flow(), noise()
     if where == "weights":
         flow.deep.transformer.layers[1].mlp.down.weight[0, 0] = torch.nan
@@ -237,7 +239,7 @@ def test_nan_that_no_start_can_mend_is_an_error(where: str, window: int):
         slide(flow, z, window, 1e-2)
 
 
-def test_nothing_is_computed_before_it_is_asked_for():
+def test_the_solver_yields_its_progress():
     flow, z = tiny_flow(), noise()
     steps = SlidingWindow(4, 1e-2)(gaussians(flow), z, torch.zeros_like(z), 0, NUM_TOKENS, FRAME_TOKENS)
     assert isinstance(next(iter(steps)), Progress)
@@ -253,6 +255,6 @@ def test_nothing_is_computed_before_it_is_asked_for():
         ({"on_unconverged": "ignore"}, "warn or raise"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict, message: str):
+def test_invalid_settings_are_refused(settings: dict, message: str):
     with pytest.raises(UsageError, match=message):
         SlidingWindow(**settings)

@@ -1,4 +1,4 @@
-"""Solvers on one block: exactness whatever the start, finite termination, honest reports."""
+"""Solvers on one block: exact results from any start, a bounded number of sweeps, and correct reports."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_jacobi_finds_the_sequential_answer_from_any_start(start, block_size: in
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_a_block_of_n_tokens_takes_at_most_n_plus_one_sweeps(start):
-    """Even with a tolerance of nothing at all: after `n` sweeps nothing moves any more, and one more sees that."""
+    """Even at tolerance 0: after `n` sweeps no token changes, and one more sweep confirms it."""
     flow, z = tiny_flow(), noise()
     v = start(z)
     solution = solve(BlockJacobi(block_size=6, tolerance=0.0), gaussians(flow), z, v, 0, 6)
@@ -83,7 +83,7 @@ def test_after_k_sweeps_the_first_k_tokens_are_exact(sweeps: int):
     assert (error[sweeps:] > 1e-6).all()
 
 
-def test_too_few_sweeps_are_admitted():
+def test_too_few_sweeps_are_reported_as_not_converged():
     flow, z = tiny_flow(), noise()
     v = z.clone()
     solution = solve(BlockJacobi(NUM_TOKENS, EXACT, max_sweeps=3), gaussians(flow), z, v, 0, NUM_TOKENS)
@@ -96,7 +96,7 @@ def test_too_few_sweeps_are_admitted():
     assert (finished + solution).max_residual == solution.max_residual
 
 
-def test_a_good_start_is_only_looked_at():
+def test_a_solved_start_takes_one_sweep_per_block():
     flow, z = tiny_flow(), noise()
     answer = sequential_answer(flow, z)
     v = answer.clone()
@@ -105,7 +105,7 @@ def test_a_good_start_is_only_looked_at():
     assert torch.equal(v, answer)
 
 
-def test_settled_tokens_are_left_alone():
+def test_tokens_outside_the_solved_range_do_not_change():
     flow, z = tiny_flow(), noise()
     answer = sequential_answer(flow, z)
     for solver in (sequential, BlockJacobi(4, EXACT)):
@@ -121,8 +121,8 @@ def test_settled_tokens_are_left_alone():
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-5])
-def test_the_residual_certifies_the_sample(tolerance: float, guidance_scale: float):
-    """What comes back is the exact sample of a noise no further from `z` than the residual; the cache has it."""
+def test_the_residual_is_the_error_of_the_noise_and_at_most_the_tolerance(tolerance: float, guidance_scale: float):
+    """The result is the exact sample of a noise that differs from `z` by the residual; the cache matches the result."""
     flow, z = tiny_flow(), noise()
     v, solved = torch.zeros_like(z), gaussians(flow, guidance_scale=guidance_scale)
     solution = solve(BlockJacobi(6, tolerance), solved, z, v, 0, NUM_TOKENS)
@@ -138,8 +138,8 @@ def test_the_residual_certifies_the_sample(tolerance: float, guidance_scale: flo
     torch.testing.assert_close(solved.cache.buffer, fresh.cache.buffer, atol=1e-12, rtol=0)
 
 
-def test_a_samples_answer_does_not_depend_on_its_neighbours():
-    """Even where the tolerance is loose: a sample stays as it was when its own residual passed."""
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch():
+    """Even at a loose tolerance: a sample no longer changes once its own residual is small enough."""
     flow, z, text = tiny_flow(), noise(3), random_text(3)
     solver = BlockJacobi(NUM_TOKENS, tolerance=0.1)
     v = torch.zeros_like(z)
@@ -152,8 +152,8 @@ def test_a_samples_answer_does_not_depend_on_its_neighbours():
         torch.testing.assert_close(v[one], alone, atol=1e-10, rtol=0)
 
 
-def test_one_bad_sample_keeps_going_and_good_ones_stay():
-    """A mean over the batch would let a wrong sample through among right ones."""
+def test_convergence_is_judged_for_each_sample():
+    """A mean over the batch would accept a wrong sample among right ones."""
     flow, z, text = tiny_flow(), noise(3), random_text(3)
     want = torch.zeros_like(z)
     solve(sequential, flow.conditional(DEEP, 3, VIDEO, text), z, want, 0, NUM_TOKENS)
@@ -165,7 +165,7 @@ def test_one_bad_sample_keeps_going_and_good_ones_stay():
 
 
 @pytest.mark.parametrize("solver", [sequential, BlockJacobi(4, EXACT)], ids=["sequential", "jacobi"])
-def test_what_is_said_to_be_settled_never_moves_again(solver):
+def test_settled_tokens_are_final(solver):
     flow, z = tiny_flow(), noise()
     v, last = z.clone(), 0
     for settled, done in solver(gaussians(flow), z, v, 0, NUM_TOKENS, 6):
@@ -176,7 +176,7 @@ def test_what_is_said_to_be_settled_never_moves_again(solver):
     torch.testing.assert_close(v, sequential_answer(flow, z), atol=1e-10, rtol=0)
 
 
-def test_later_frames_start_from_the_previous_one():
+def test_later_frames_start_from_the_previous_frame():
     flow, z = tiny_flow(), noise()
     seen: list[Tensor] = []
 
@@ -193,7 +193,7 @@ def test_later_frames_start_from_the_previous_one():
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_start_that_is_no_number_is_an_error(bad: float):
+def test_a_start_with_nan_or_infinity_is_an_error(bad: float):
     flow, z = tiny_flow(), noise()
     v = z.clone()
     v[0, 4] = bad
@@ -213,12 +213,12 @@ def test_nan_in_the_weights_is_an_error_at_the_first_sweep():
 @pytest.mark.parametrize(
     "settings", [{"block_size": 0}, {"max_sweeps": 0}, {"tolerance": -1.0}, {"tolerance": torch.nan}]
 )
-def test_impossible_settings_are_refused(settings: dict[str, float]):
+def test_invalid_settings_are_refused(settings: dict[str, float]):
     with pytest.raises(UsageError, match="at least"):
         BlockJacobi(**settings)
 
 
-def test_require_finite():
+def test_require_finite_returns_finite_tensors_and_refuses_others():
     x = torch.ones(3)
     assert require_finite(x, "x") is x
     for bad in (torch.nan, torch.inf):

@@ -93,7 +93,7 @@ def run(step: FlowStep, scale: float = 1.0) -> dict[str, float]:
     return step(0, 0, scale)
 
 
-def test_gradients_are_those_of_the_losses_written_out(step: FlowStep, pipeline: StarFlowPipeline):
+def test_gradients_equal_those_of_the_losses_written_out(step: FlowStep, pipeline: StarFlowPipeline):
     metrics = run(step)
     flow, text_encoder, denoiser = pipeline.flow, pipeline.text_encoder, pipeline.denoiser
     got = [gradients(module) for module in (flow, text_encoder, denoiser)]
@@ -125,7 +125,7 @@ def test_gradients_are_those_of_the_losses_written_out(step: FlowStep, pipeline:
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_scale_scales_gradients_and_not_the_denoisers_target(step: FlowStep):
+def test_scale_scales_gradients_but_not_the_denoisers_target(step: FlowStep):
     whole = run(step)
     flow, denoiser = gradients(step.flow), gradients(step.denoiser)
     half = run(step, 0.5)
@@ -134,13 +134,13 @@ def test_scale_scales_gradients_and_not_the_denoisers_target(step: FlowStep):
     torch.testing.assert_close(2 * gradients(step.denoiser), denoiser, rtol=1e-3, atol=1e-5)
 
 
-def test_captions_are_those_that_the_pipeline_makes(step: FlowStep, pipeline: StarFlowPipeline):
+def test_captions_are_encoded_as_by_the_pipeline(step: FlowStep, pipeline: StarFlowPipeline):
     batch = step.mixture.batch(0)
     expected = pipeline.encode_prompt(batch.captions, 0 if batch.task == "image" else 8)
     torch.testing.assert_close(step._encode(batch), expected)
 
 
-def test_hooks_of_the_flow_and_the_denoiser_fire(step: FlowStep):
+def test_forward_hooks_of_the_flow_and_the_denoiser_are_called(step: FlowStep):
     called = []
     hooks = [
         module.register_forward_hook(lambda module, *_: called.append(type(module).__name__))
@@ -160,7 +160,7 @@ def test_a_frozen_text_encoder_gets_no_gradient(pipeline: StarFlowPipeline, cach
 
 
 def test_training_learns_four_clips(tmp_path: Path):
-    """Measured against the start: the likelihood under an untrained flow, and the error of predicting no score."""
+    """Compared with the likelihood under an untrained flow and the error of a denoiser that predicts zero."""
     pipeline = tiny_pipeline()
     source = ClipList([Clip(moving_noise(9, seed=seed), 8, [f"clip {seed}"]) for seed in range(4)])
     cache = open_latent_cache(tmp_path, source, pipeline.codec, FORMAT, show_progress=False)
@@ -189,7 +189,8 @@ def test_training_learns_four_clips(tmp_path: Path):
 
 def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = train_flow(tiny_config(tmp_path))
-    told = "tasks: text_to_video 50%, image 10%, extend 10%, video_to_video 20%, last 10%"  # 17 frames extend 9
+    # extend has clips, as toyworld's 17 frames are more than the model's 9
+    told = "tasks: text_to_video 50%, image 10%, extend 10%, video_to_video 20%, last 10%"
     assert told in capsys.readouterr().out.splitlines()
     pipeline = StarFlowPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -198,7 +199,7 @@ def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path, capsys:
     assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
-def test_training_goes_on_from_a_model_with_the_settings_of_that_model(tmp_path: Path):
+def test_training_from_a_model_keeps_its_settings(tmp_path: Path):
     unusual = {
         "noise_std": 0.4,
         "caption_has_noise_level": True,
@@ -233,7 +234,7 @@ def test_training_goes_on_from_a_model_with_the_settings_of_that_model(tmp_path:
         assert second.config[name] == (2.5 if name == "guidance_scale" else first.config[name]), name
 
 
-def test_a_resumed_run_is_the_same_as_an_uninterrupted_one(tmp_path: Path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
     whole = train_flow(tiny_config(tmp_path, loop=LoopConfig(num_steps=4, decay_steps=0, bf16=False)))
     parts = tiny_config(tmp_path, output=str(tmp_path / "parts"), latents=str(tmp_path / "run" / "latents"))
     for num_steps in (2, 4):
@@ -247,7 +248,7 @@ def test_a_resumed_run_is_the_same_as_an_uninterrupted_one(tmp_path: Path):
         )
 
 
-def test_training_starts_from_a_trained_text_encoder_and_can_leave_it_as_it_is(tmp_path: Path):
+def test_training_starts_from_a_trained_text_encoder_and_can_freeze_it(tmp_path: Path):
     other = tiny_pipeline()
     other.text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
     other.tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
@@ -261,7 +262,7 @@ def test_training_starts_from_a_trained_text_encoder_and_can_leave_it_as_it_is(t
     assert "text_encoder.safetensors" not in {path.name for path in checkpoint.iterdir()}
 
 
-def test_an_auxiliary_loss_is_trained_and_dropped(tmp_path: Path):
+def test_an_auxiliary_loss_is_in_the_checkpoint_but_not_in_the_model(tmp_path: Path):
     config = tiny_config(tmp_path, auxiliary_loss="toyworld-grounding", auxiliary_weight=3.0)
     folder = train_flow(config)
     (*_, checkpoint) = list_checkpoints(tmp_path / "run" / "checkpoints")
@@ -281,7 +282,7 @@ def test_an_auxiliary_loss_is_trained_and_dropped(tmp_path: Path):
         ({"data": {"source": "toyworld"}}, "needs data.num_clips"),
     ],
 )
-def test_what_is_missing_is_one_clear_line(tmp_path: Path, changes, message: str | None):
+def test_an_incomplete_config_is_an_error_of_one_line(tmp_path: Path, changes, message: str | None):
     if message is None:
         changes["pipeline"] = PipelineConfig(num_frames=17, fps=8, height=32, width=32)
         message = "tasks.extend has nothing to learn from"
@@ -290,7 +291,7 @@ def test_what_is_missing_is_one_clear_line(tmp_path: Path, changes, message: str
     assert "\n" not in str(error.value)
 
 
-def test_tasks_that_are_not_trained_are_told(cache: LatentCache):
+def test_tasks_that_are_not_trained_are_listed(cache: LatentCache):
     assert describe_tasks(mixture_of(cache, "image")) == (
         "tasks: image 100%; none of text_to_video, extend, video_to_video, last"
     )
@@ -300,7 +301,7 @@ def test_tasks_that_are_not_trained_are_told(cache: LatentCache):
 
 
 @pytest.mark.parametrize(("num_frames", "shown"), [(1, 1), (5, 5), (9, 6), (81, 6)])
-def test_a_grid_of_videos_of_any_length(num_frames: int, shown: int):
+def test_the_preview_grid_shows_at_most_six_frames_of_each_video(num_frames: int, shown: int):
     videos = torch.arange(num_frames).view(1, -1, 1, 1, 1).expand(2, num_frames, 3, 4, 6)
     grid = video_grid(videos)
     assert grid.shape == (3, 2 * 4, shown * 6)
@@ -308,7 +309,7 @@ def test_a_grid_of_videos_of_any_length(num_frames: int, shown: int):
 
 
 @pytest.mark.parametrize("size", [{"num_frames": 1}, {"height": 48, "width": 16}])
-def test_previews_of_any_size(tmp_path: Path, size: dict[str, int]):
+def test_previews_of_any_size_are_written(tmp_path: Path, size: dict[str, int]):
     pipeline = tiny_pipeline(**size)
     with SummaryWriter(str(tmp_path)) as writer:
         write_preview(pipeline, ["a", "b"], writer, 3)

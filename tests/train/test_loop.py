@@ -58,13 +58,13 @@ def test_an_interrupted_run_saves_its_step_and_resumes_exactly(tmp_path, uninter
     assert_same(tiny_run(tmp_path, {}, resume=True), uninterrupted)
 
 
-def test_a_folder_with_a_run_is_not_started_over(tmp_path):
+def test_starting_over_in_the_folder_of_a_run_is_refused(tmp_path):
     tiny_run(tmp_path, {}, num_steps=1)
     with pytest.raises(UsageError, match="--resume"):
         tiny_run(tmp_path, {}, num_steps=1)
 
 
-def test_two_workers_do_what_one_does(tmp_path):
+def test_two_workers_train_like_one(tmp_path):
     def run(workers: int) -> list[torch.Tensor]:
         seed = torch.Generator().manual_seed(0)
         weight = nn.Parameter(torch.randn(3, 3, generator=seed))
@@ -140,7 +140,7 @@ def test_gradients_are_clipped_by_group():
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_nan_is_an_error_and_leaves_the_weights_alone(where):
+def test_nan_is_an_error_and_leaves_the_weights_unchanged(where):
     module = nn.Linear(1, 1)
     state = create_state({"m": module}, parameter_groups("m", module, OptimizerConfig()), loop_config())
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -155,7 +155,7 @@ def test_nan_is_an_error_and_leaves_the_weights_alone(where):
     torch.testing.assert_close(module.state_dict(), before)
 
 
-def test_what_is_logged(tmp_path):
+def test_losses_learning_rates_and_gradient_norms_are_logged(tmp_path):
     tiny_run(tmp_path, {}, log_every=4)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss", "clips_per_second", "lr/model", "lr/model.muon", "gradient_norm/scale"} <= set(
@@ -167,7 +167,7 @@ def test_what_is_logged(tmp_path):
 class TestCheckpoint:
     def state(self, lr: float = 1e-3) -> TrainState:
         model, scale = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)
-        model[1].weight = model[0].weight  # tied, as T5's embeddings are
+        model[1].weight = model[0].weight  # tied, like T5's embeddings
         config = OptimizerConfig(lr=lr)
         groups = parameter_groups("m", model, config) + parameter_groups("s", scale, config)
         state = create_state({"model": model, "scale": scale}, groups, loop_config())
@@ -175,7 +175,7 @@ class TestCheckpoint:
             optimizer_step(state, TinyStep(model, scale, {}), loop_config())
         return state
 
-    def test_round_trip(self, tmp_path):
+    def test_a_checkpoint_restores_the_state(self, tmp_path):
         state, other = self.state(), self.state()
         path = save_checkpoint(state, tmp_path, keep=1)
         drawn = torch.rand(3)
@@ -197,14 +197,14 @@ class TestCheckpoint:
             state.schedule.step()
             optimizer_step(slower, TinyStep(*slower.modules.values(), {}), loop_config())
 
-    def test_only_the_newest_are_kept(self, tmp_path):
+    def test_only_the_newest_checkpoints_are_kept(self, tmp_path):
         state = self.state()
         for step in (5, 10, 100, 2000):
             state.step = step
             save_checkpoint(state, tmp_path, keep=2)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000100", "step-00002000"]
 
-    def test_a_failed_save_leaves_nothing(self, tmp_path, monkeypatch):
+    def test_a_failed_save_leaves_no_files(self, tmp_path, monkeypatch):
         state = self.state()
         monkeypatch.setattr(json, "dumps", lambda value: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -221,13 +221,13 @@ class TestCheckpoint:
             ("state.json", lambda path: path.write_text("{}")),
         ],
     )
-    def test_a_damaged_checkpoint(self, tmp_path, name, damage):
+    def test_a_damaged_checkpoint_is_an_error(self, tmp_path, name, damage):
         path = save_checkpoint(self.state(), tmp_path, keep=1)
         damage(path / name)
         with pytest.raises(StarflowError, match="cannot resume from"):
             load_checkpoint(self.state(), path)
 
-    def test_another_architecture(self, tmp_path):
+    def test_a_checkpoint_of_another_architecture_is_an_error(self, tmp_path):
         path = save_checkpoint(self.state(), tmp_path, keep=1)
         other = self.state()
         other.modules["scale"] = nn.Linear(4, 5)
@@ -247,7 +247,7 @@ def weights(module: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]
 
 
-def test_moving_average():
+def test_the_moving_average_follows_its_formula():
     module = nn.Linear(4, 4)
     state = ema_of(module, 1)
     wanted = weights(module)  # the first step replaces the initial weights
@@ -271,7 +271,7 @@ def test_averaged_weights_are_in_the_modules_until_the_end_of_the_context():
     assert module.training and module[0].training and not module[1].training
 
 
-def test_previews_see_the_averages_and_leave_training_alone(tmp_path, uninterrupted):
+def test_previews_use_averaged_weights_and_do_not_change_training(tmp_path, uninterrupted):
     seen = []
 
     def preview(state: TrainState, writer: SummaryWriter) -> None:

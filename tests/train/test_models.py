@@ -1,4 +1,4 @@
-"""The settings and the parts of a model that is trained."""
+"""The settings and the components of a model to train."""
 
 from inspect import signature
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_the_settings_of_the_config_are_those_of_the_pipeline():
     assert all(value is None for value in vars(PipelineConfig()).values())
 
 
-def test_without_a_model_what_is_not_said_is_the_pipelines_default():
+def test_without_a_model_missing_settings_get_the_defaults_of_the_pipeline():
     settings = pipeline_settings(PipelineConfig(**SIZE, noise_std=0.2), None)
     assert {name: settings[name] for name in SIZE} == SIZE
     assert settings.noise_std == 0.2
@@ -40,14 +40,14 @@ def test_without_a_model_what_is_not_said_is_the_pipelines_default():
     assert settings.caption_has_fps is True
 
 
-def test_with_a_model_what_is_not_said_is_that_models():
+def test_with_a_model_missing_settings_are_taken_from_it():
     init = tiny_pipeline(noise_std=0.4, caption_has_fps=False, tolerance=0.05)
     settings = pipeline_settings(PipelineConfig(fps=16, tolerance=0.1), init)
     assert (settings.fps, settings.tolerance) == (16, 0.1)
     assert (settings.noise_std, settings.caption_has_fps, settings.num_frames) == (0.4, False, 9)
 
 
-def test_a_value_of_false_or_zero_is_said():
+def test_values_of_false_and_zero_are_not_missing():
     settings = pipeline_settings(PipelineConfig(**SIZE, caption_has_fps=False, guidance_scale=0), None)
     assert settings.caption_has_fps is False
     assert settings.guidance_scale == 0
@@ -72,8 +72,8 @@ def test_the_tokenizer_knows_the_words_of_all_tasks(tmp_path: Path):
         assert word in {tokenizer.decode(token).strip() for token in tokenizer(word).input_ids}, word
 
 
-def test_parts_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
-    init, cache = tiny_pipeline(), None  # which is not looked at where there is a tokenizer
+def test_components_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
+    init, cache = tiny_pipeline(), None  # the cache is used only to train a tokenizer
     wide = tiny_text_encoder(300, 24, 1)
     wide.save_pretrained(tmp_path / "text_encoder")
     init.tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -84,7 +84,7 @@ def test_parts_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
         build_pipeline(config(vae="other", init="first"), init.config, codec, init, cache)
 
 
-def test_saving_leaves_the_model_as_it_was(tmp_path: Path):
+def test_saving_does_not_change_the_model(tmp_path: Path):
     pipeline = tiny_pipeline()
     settings = pipeline_settings(PipelineConfig(), pipeline)
     before = pipeline.flow.deep.proj_in.weight.clone()

@@ -8,7 +8,7 @@ from starflow.train.muon import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])
-def test_orthogonalise_keeps_directions_and_evens_out_sizes(shape):
+def test_orthogonalise_keeps_singular_vectors_and_evens_out_singular_values(shape):
     rank = min(shape)
     u = torch.linalg.qr(torch.randn(shape[0], rank, dtype=torch.float64)).Q
     v = torch.linalg.qr(torch.randn(shape[1], rank, dtype=torch.float64)).Q
@@ -20,7 +20,7 @@ def test_orthogonalise_keeps_directions_and_evens_out_sizes(shape):
     torch.testing.assert_close(core, torch.diag(sizes), rtol=0, atol=0.03)  # bfloat16
 
 
-def test_groups():
+def test_hidden_matrices_are_in_the_muon_group_and_other_parameters_in_the_adamw_group():
     module = nn.Sequential()
     module.add_module("conv_in", nn.Conv3d(3, 8, 3))
     module.add_module("middle", nn.Conv3d(8, 8, 3))
@@ -34,7 +34,7 @@ def test_groups():
     assert len(parameter_groups("vae", module, OptimizerConfig())) == 1
 
 
-def test_groups_without_muon_move_as_by_adamw():
+def test_groups_without_muon_are_updated_by_adamw():
     start = torch.randn(4, 4)
     results = []
     for optimizer_class, extra in ((Muon, {"muon": False}), (torch.optim.AdamW, {})):

@@ -5,7 +5,7 @@ from starflow.train.principal_axes import normalise_latents
 from tiny_pipeline import tiny_vae
 
 
-def test_reconstructions_stay_and_channels_become_uncorrelated_and_of_unit_scale():
+def test_normalising_latents_decorrelates_and_scales_channels_and_keeps_reconstructions():
     vae = tiny_vae()
     video = torch.rand(6, 5, 3, 32, 32) * 2 - 1
     before = VideoCodec(vae).decode(VideoCodec(vae).encode(video))

@@ -48,7 +48,7 @@ def test_toyworld_flow_recipes_load_and_have_clips_for_each_task(name: str):
     assert config.loop.decay_steps < config.loop.num_steps
 
 
-def test_the_recipe_for_ones_own_clips_is_short():
+def test_the_recipe_for_a_folder_of_clips_is_short():
     config = load_config(FlowTrainConfig, RECIPES / "clips" / "flow.yaml")
     assert (config.init, config.data) == ("toyworld", {"source": "folder", "path": "clips"})
     assert len((RECIPES / "clips" / "flow.yaml").read_text().splitlines()) < 30

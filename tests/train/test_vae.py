@@ -80,7 +80,7 @@ def interrupting_phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
     return phase_at(phases, step)
 
 
-def test_training_resumes_exactly_and_leaves_a_model_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_training_resumes_exactly_and_saves_a_model_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = train_vae(config(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(vae_training, "phase_at", interrupting_phase_at)
@@ -102,7 +102,7 @@ def test_training_resumes_exactly_and_leaves_a_model_that_loads(tmp_path: Path, 
     assert [json.loads(line)["step"] for line in (tmp_path / "whole" / "held_out_psnr.jsonl").open()] == [4]
 
 
-def test_training_the_decoder_leaves_the_latents_alone(tmp_path: Path):
+def test_training_the_decoder_does_not_change_the_encoder(tmp_path: Path):
     first = train_vae(config(tmp_path / "first"))
     again = config(tmp_path / "second")
     again.decoder_of = str(first)
@@ -118,7 +118,7 @@ def test_training_the_decoder_leaves_the_latents_alone(tmp_path: Path):
         train_vae(again)
 
 
-def test_training_on_a_folder_of_clips_learns_to_reconstruct_a_held_out_one(tmp_path: Path, clips: Path):
+def test_training_on_a_folder_of_clips_improves_the_reconstruction_of_a_held_out_clip(tmp_path: Path, clips: Path):
     psnr = []
     for num_steps in (1, 60):
         output = tmp_path / str(num_steps)
@@ -143,7 +143,7 @@ class TestData:
         assert len(trained_on) == 3
         assert not trained_on & {video.numpy().tobytes() for video in held_out}
 
-    def test_a_source_of_its_own_can_be_held_out(self, tmp_path: Path, clips: Path):
+    def test_held_out_clips_can_come_from_another_source(self, tmp_path: Path, clips: Path):
         config = folder_config(tmp_path, clips)
         config.test_data = {"source": "toyworld", "num_clips": 3, "split": "test"}
         config.num_test_clips = 10
@@ -151,7 +151,7 @@ class TestData:
         assert [video.shape for video in data.held_out()] == [(1, 5, 3, 48, 32)] * 3  # fitted like the clips
         assert len({video.numpy().tobytes() for video in data.train.excerpts(0, 20, 5)}) == 5
 
-    def test_size_and_rate_are_the_first_clips_or_the_configs(self, tmp_path: Path, clips: Path):
+    def test_size_and_rate_come_from_the_first_clip_or_the_config(self, tmp_path: Path, clips: Path):
         write_video(clips / "0.gif", clip(0, num_frames=9, height=55, width=47), fps=20)
         config = folder_config(tmp_path, clips)
         assert self.data(config).train.excerpts(0, 4, 5).shape == (4, 5, 3, 48, 32)
@@ -163,7 +163,7 @@ class TestData:
         with pytest.raises(UsageError, match=r"multiples of 16 .* not 40×64"):
             self.data(config)
 
-    def test_held_out_clips_have_a_length_that_the_autoencoder_can_make(self, tmp_path: Path, clips: Path):
+    def test_held_out_clips_are_cut_to_a_length_that_the_autoencoder_can_make(self, tmp_path: Path, clips: Path):
         write_video(clips / "4.gif", clip(4, num_frames=8), fps=10)
         write_video(clips / "3.gif", clip(3, num_frames=4), fps=10)
         config = folder_config(tmp_path, clips)
@@ -195,7 +195,7 @@ class TestData:
             ({"data": {"source": "folder", "path": "nowhere"}}, "no folder of clips at nowhere"),
         ],
     )
-    def test_what_does_not_fit_is_one_clear_error(self, tmp_path: Path, clips: Path, changes: dict, message: str):
+    def test_invalid_settings_are_errors(self, tmp_path: Path, clips: Path, changes: dict, message: str):
         config = folder_config(tmp_path, clips)
         for name, value in changes.items():
             setattr(config, name, value)
@@ -204,7 +204,7 @@ class TestData:
 
 
 @torch.no_grad()
-def test_latents_of_excerpts_are_those_of_clips_of_their_own():
+def test_excerpts_are_encoded_like_separate_clips():
     vae = build_vae(MODEL)
     video = torch.rand(2, 3, 25, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     means = posterior_means(vae, video, excerpt_frames=17)
@@ -240,13 +240,13 @@ def test_the_preview_is_a_row_of_frames_above_their_reconstructions():
     torch.testing.assert_close(picture[:, 64:96], film_strip(clips[1][0]) / 2 + 0.5)
 
 
-def test_phases_and_the_clips_before_them():
+def test_each_step_has_a_phase_and_a_number_of_clips_before_it():
     one, two = Phase(num_steps=2, num_frames=1, batch_size=4), Phase(num_steps=3, num_frames=5, batch_size=3)
     assert [phase_at([one, two], step) for step in range(4)] == [(one, 0), (one, 4), (two, 8), (two, 11)]
     assert phase_at([one, two], 100) == (two, 8 + 98 * 3)
 
 
-def test_micro_steps_see_the_clips_of_the_epochs_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_micro_steps_train_on_consecutive_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen, encoded = [], []
 
     class Clips:
@@ -268,7 +268,7 @@ def test_micro_steps_see_the_clips_of_the_epochs_one_after_another(tmp_path: Pat
     assert encoded == [None, 17] * 3
 
 
-def test_sources_survive_the_saved_config(tmp_path: Path):
+def test_a_saved_config_keeps_its_sources(tmp_path: Path):
     saved = config(tmp_path)
     saved.test_data = {"source": "toyworld", "num_clips": 3}
     save_config(saved, tmp_path / "config.yaml")

@@ -1,4 +1,4 @@
-"""Parts that a model names: where they are found, and what is said when they are not."""
+"""Components that a model names: where they are found, and the errors if they are not."""
 
 from pathlib import Path
 
@@ -32,14 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("owner/name/a/b", "owner/name", "a/b"),
     ],
 )
-def test_names_on_the_hub(name: str, source: str, subfolder: str):
+def test_hub_names_are_split_into_repository_and_subfolder(name: str, source: str, subfolder: str):
     component = Component.parse(name)
     assert component == Component(source, subfolder)
     assert not component.is_local
     assert str(component) == name
 
 
-def test_folders_win_and_are_kept_whole(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_takes_precedence_over_a_hub_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(folder.parent)
     component = Component.parse(f"{folder.name}/vae")
     assert component == Component(str(folder / "vae"))
@@ -47,7 +47,7 @@ def test_folders_win_and_are_kept_whole(folder: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["", "name", "./no/folder", "~/no/folder", "/no/folder", "owner/"])
-def test_what_is_neither(name: str):
+def test_names_of_neither_a_folder_nor_a_hub_model_are_refused(name: str):
     with pytest.raises(UsageError, match="give a folder, or a hub id"):
         Component.parse(name)
 
@@ -61,7 +61,7 @@ def test_sizes_of_the_released_components_are_known_offline():
         text_width(vae)
 
 
-def test_components_are_loaded_from_where_they_are(folder: Path):
+def test_components_are_loaded_from_the_folders_that_the_index_names(folder: Path):
     index = {"_components": {"vae": str(folder / "vae"), "text_encoder": str(folder / "text")}, "flow": ["a", "b"]}
     loaded = load_components(index, torch.bfloat16)
     assert loaded.keys() == {"vae", "text_encoder", "tokenizer"}
@@ -71,7 +71,7 @@ def test_components_are_loaded_from_where_they_are(folder: Path):
     assert named_components(index)["vae"] == Component(str(folder / "vae"))
 
 
-def test_components_that_cannot_be_loaded(folder: Path, tmp_path: Path):
+def test_components_that_cannot_be_loaded_are_errors(folder: Path, tmp_path: Path):
     with pytest.raises(StarflowError, match=r"cannot load the text_encoder owner/name: .*run `hf download owner/name`"):
         load_components({"_components": {"text_encoder": "owner/name"}})
     with pytest.raises(StarflowError, match="cannot load the vae owner/name/vae: "):

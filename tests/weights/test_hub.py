@@ -1,4 +1,4 @@
-"""What a user reads when a file of the hub cannot be had; the hub itself is played by stand-ins."""
+"""Errors of failed downloads from the hub, which is mocked."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ RESPONSE = SimpleNamespace(headers={}, request=None)
         (OSError("the disk is full"), "cannot download a.json of owner/name: the disk is full"),
     ],
 )
-def test_reasons(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_download_states_its_reason(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: str) -> str:
         raise error
 
@@ -33,7 +33,7 @@ def test_reasons(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
         hub_file("owner/name", "a.json")
 
 
-def test_offline_mode(monkeypatch: pytest.MonkeyPatch):
+def test_offline_mode_is_stated_as_the_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(StarflowError, match=r"offline mode is on \(HF_HUB_OFFLINE\)"):
         hub_file("owner/name", "a.json")

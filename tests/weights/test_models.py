@@ -1,4 +1,4 @@
-"""Where a model that a user names is: bundled, a folder, a released model, or on the hub."""
+"""Resolving the name of a model: bundled, a folder, a released model, or on the hub."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from starflow.weights import models
 from starflow.weights.models import bundled_models, read_index, resolve_model
 
 
-def test_bundled_models_and_folders(tmp_path: Path):
+def test_bundled_models_and_folders_are_resolved(tmp_path: Path):
     assert "toyworld" in bundled_models()
     assert read_index(resolve_model("toyworld"))["_class_name"] == "StarFlowPipeline"
     (tmp_path / "model_index.json").write_text("{}")
@@ -22,25 +22,25 @@ def test_bundled_models_and_folders(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["toy", "./no/folder", "/no/folder", "a/b/c/d"])
-def test_no_model(name: str):
+def test_a_name_without_a_model_is_an_error(name: str):
     with pytest.raises(StarflowError, match=r"no model at .*: give a folder, a hub id"):
         resolve_model(name)
 
 
-def test_an_empty_folder(tmp_path: Path):
+def test_a_folder_without_an_index_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match=r"it has no model_index\.json"):
         resolve_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["owner/name", "starflow-3b", "apple/starflow/starflow_3B_t2i_256x256.pth"])
-def test_without_a_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_downloads_are_errors_and_leave_no_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
     with pytest.raises(StarflowError, match=r"cannot download .* offline mode is on"):
         resolve_model(name)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_repository_of_several_models():
+def test_a_repository_of_several_models_is_refused():
     with pytest.raises(UsageError, match="has several models: choose starflow-v-7b or starflow-3b"):
         resolve_model("apple/starflow")
 
@@ -64,7 +64,7 @@ def test_a_released_model_is_downloaded_and_converted_once(name: str, tmp_path: 
     assert downloads == [("apple/starflow", "starflow-v_7B_t2v_caus_480p_v3.pth")]
 
 
-def test_the_index_of_a_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_index_of_a_model_on_the_hub_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "model_index.json").write_text('{"fps": 8}')
     monkeypatch.setattr(models, "hub_file", lambda repository, filename: tmp_path / filename)
     assert resolve_model("owner/name") == "owner/name"

@@ -27,7 +27,7 @@ class PerfectDenoiser:
         yield x, (x - self.clean[matches]) / NOISE_UNIT
 
 
-def test_known_methods_have_known_errors(
+def test_methods_with_known_errors_are_measured_correctly(
     pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction, monkeypatch: pytest.MonkeyPatch
 ):
     noisy = add_noise(clean.latents, 0.3, torch.Generator().manual_seed(0))
@@ -52,7 +52,7 @@ def test_known_methods_have_known_errors(
     assert all(clip.shape == (9, 32, 32, 3) for clip in measured.cards[1].clips.values())
 
 
-def test_a_model_without_a_denoiser(
+def test_a_model_without_a_denoiser_has_no_denoiser_results(
     pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pipeline, "denoiser", None)

@@ -17,7 +17,7 @@ def two_clips_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(likelihood, "TOKENS_AT_ONCE", 24)
 
 
-def test_the_identity_gives_the_likelihood_of_a_normal(
+def test_the_identity_flow_gives_the_likelihood_of_a_normal_distribution(
     pipeline: StarFlowPipeline, clean: Reconstruction, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pipeline, "flow", identity_flow(pipeline.flow))
@@ -29,17 +29,19 @@ def test_the_identity_gives_the_likelihood_of_a_normal(
     assert results["num_dims"] == 3 * 4 * 2 * 2
 
 
-def test_it_depends_on_the_caption(pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction):
+def test_the_likelihood_depends_on_the_caption(
+    pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction
+):
     results = evaluate_likelihood(pipeline, clean.latents, clips.captions)
     captioned, uncaptioned = (results[key]["nats_per_dim"]["mean"] for key in ("caption", "empty_caption"))
     assert captioned != uncaptioned
     assert results["difference"]["nats_per_dim"]["mean"] == pytest.approx(uncaptioned - captioned)
 
 
-def test_nan_is_an_error(pipeline: StarFlowPipeline, clean: Reconstruction):
+def test_nan_in_the_latents_is_an_error(pipeline: StarFlowPipeline, clean: Reconstruction):
     with pytest.raises(StarflowError, match="NaN"):
         evaluate_likelihood(pipeline, clean.latents * torch.nan, ["a red circle"] * 3)
 
 
-def test_the_entropy_of_the_noise():
+def test_the_entropy_of_the_noise_is_that_of_a_normal_distribution():
     assert noise_entropy(0.3) == pytest.approx(torch.distributions.Normal(0.0, 0.3).entropy().item())

@@ -9,7 +9,7 @@ from starflow.media.frames import psnr, to_frames, to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 
-def test_it_encodes_and_decodes(pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction):
+def test_reconstruction_encodes_and_decodes(pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction):
     truth = to_tensor(clips.frames)
     video = pipeline.codec.decode(pipeline.codec.encode(truth))
     np.testing.assert_array_equal(clean.frames, to_frames(video))
@@ -18,7 +18,7 @@ def test_it_encodes_and_decodes(pipeline: StarFlowPipeline, clips: CaptionedClip
     assert clean.results["psnr"]["mean"] == pytest.approx(clean.psnr.mean().item())
 
 
-def test_it_does_not_depend_on_the_batch(
+def test_reconstruction_does_not_depend_on_the_batch(
     pipeline: StarFlowPipeline, clips: CaptionedClips, clean: Reconstruction, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reconstruction, "TOKENS_AT_ONCE", 24)  # two clips

@@ -19,7 +19,7 @@ def meaning(caption: str) -> str:
     return caption.lower().removeprefix("a ").removeprefix("the ")
 
 
-def test_candidates_have_different_meanings_and_the_own_caption_comes_first():
+def test_candidates_have_different_meanings_and_start_with_the_clips_own_caption():
     meanings = ["a", "a", "b", "c", "b"]
     assert candidates(meanings, 0) == [0, 2, 3]
     assert candidates(meanings, 1) == [1, 2, 3]
@@ -32,10 +32,10 @@ def test_there_are_at_most_20_candidates():
 
 @pytest.mark.parametrize("tokens_at_once", [24, 2000])
 @pytest.mark.parametrize(("sign", "correct"), [(-1, 5), (1, 0)])
-def test_a_model_that_is_always_right_and_one_that_is_always_wrong(
+def test_models_that_are_always_right_or_always_wrong_are_scored_so(
     sign: int, correct: int, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """The tokens of clip `i` are all `i`; a model that is right finds text `i` likeliest."""
+    """All tokens of clip `i` are `i`; a model that is right gives text `i` the highest likelihood."""
     noisy = torch.arange(5.0).view(5, 1, 1, 1, 1).expand(5, 3, 4, 2, 2)
     texts = torch.arange(5.0).view(5, 1, 1)
     pipeline = tiny_pipeline()
@@ -52,7 +52,7 @@ def test_a_model_that_is_always_right_and_one_that_is_always_wrong(
     assert results["top_1"]["correct"] == correct
 
 
-def test_a_tiny_model():
+def test_a_tiny_model_is_scored_and_nan_is_an_error():
     pipeline = tiny_pipeline()
     results = evaluate_retrieval(pipeline, torch.randn(2, 3, 4, 2, 2), CAPTIONS[1:3], meaning)
     assert results["num_captions"] == 2
@@ -61,5 +61,5 @@ def test_a_tiny_model():
         evaluate_retrieval(pipeline, torch.full((2, 3, 4, 2, 2), torch.nan), CAPTIONS[1:3], meaning)
 
 
-def test_captions_that_all_say_the_same():
+def test_captions_with_one_meaning_give_no_result():
     assert evaluate_retrieval(tiny_pipeline(), torch.randn(2, 3, 4, 2, 2), CAPTIONS[:2], meaning) is None

@@ -4,7 +4,7 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import tiny_pipeline
 
 
-def test_speed_of_a_video(pipeline: StarFlowPipeline):
+def test_the_speed_of_a_video_is_measured(pipeline: StarFlowPipeline):
     speed = evaluate_speed(pipeline, "a red circle", EvaluationSettings(sampler="sequential", guidance_scale=0.0))
     assert (speed["num_frames"], speed["width"], speed["height"]) == (9, 32, 32)
     assert speed["clip"]["n"] == speed["first_frame"]["n"] == REPEATS
@@ -13,7 +13,7 @@ def test_speed_of_a_video(pipeline: StarFlowPipeline):
     assert speed["evaluations_per_token"] == 1  # token by token
 
 
-def test_speed_of_an_image_without_a_denoiser():
+def test_the_speed_of_an_image_without_a_denoiser_is_measured():
     model = tiny_pipeline(num_frames=1)
     model.denoiser = None
     assert evaluate_speed(model, "a red circle", EvaluationSettings())["num_frames"] == 1

@@ -11,7 +11,7 @@ from starflow.evaluation.report.pieces import FRAMES_SHOWN, clip_cards, mean, pl
 from starflow.evaluation.statistics import proportion
 
 
-def test_shares_and_means():
+def test_shares_and_means_are_formatted():
     assert plain(share(proportion([True, True, False, True]))) == "75.0% [30.1, 95.4], 3 of 4"
     assert share(proportion([])) == mean(None, 2, "dB") == "–"
     assert plain(mean({"mean": 1.234, "standard_error": 0.01}, 2, "dB")) == "1.23 ± 0.01 dB"

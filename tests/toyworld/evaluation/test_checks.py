@@ -27,7 +27,7 @@ def evaluation(pipeline: StarFlowPipeline) -> Evaluation:
     return evaluate_toyworld(pipeline, SETTINGS, TOYWORLD, "tiny")
 
 
-def test_every_key_is_there(evaluation: Evaluation):
+def test_the_results_have_every_key(evaluation: Evaluation):
     results = evaluation.results
     toyworld = {
         "prompts": "held out",
@@ -47,7 +47,7 @@ def test_every_key_is_there(evaluation: Evaluation):
     assert len(results["surprise"]["violations"]) == 4
 
 
-def test_the_page_and_the_headlines(evaluation: Evaluation):
+def test_the_page_has_every_picture_and_the_headlines_every_group(evaluation: Evaluation):
     page = Page(evaluation.page)
     # Each clip plays and is shown as frames: 2 samples, 2 reconstructions, 2 of 4 methods, 4 violations.
     general, surprise = 2 * 2 * (2 + 2 + 4), 2 * 4 * 2
@@ -61,7 +61,7 @@ def test_the_page_and_the_headlines(evaluation: Evaluation):
     ]
 
 
-def test_captions_from_a_file(pipeline: StarFlowPipeline, tmp_path: Path):
+def test_captions_are_read_from_a_file(pipeline: StarFlowPipeline, tmp_path: Path):
     path = tmp_path / "mine.txt"
     path.write_text("a red circle\n")  # no motion, and no caption of two objects
     toyworld = ToyworldSettings(task_clips=0, long_clips=0, prompts=path)
@@ -78,12 +78,12 @@ def test_captions_from_a_file(pipeline: StarFlowPipeline, tmp_path: Path):
     assert "Long videos" not in evaluation.page
 
 
-def test_paraphrases_say_the_same():
+def test_paraphrases_describe_the_same_objects():
     said = objects_said("a red circle moves right")
     assert objects_said("the small scarlet disc glides to the right") == said
     assert objects_said("a blue circle moves right") != said
 
 
-def test_other_models_need_other_clips():
+def test_a_model_of_another_video_size_is_refused():
     with pytest.raises(UsageError, match=r"9 frames of 32×32 .*--data"):
         evaluate_toyworld(tiny_pipeline(), SETTINGS, TOYWORLD, "tiny")

@@ -14,7 +14,7 @@ from tiny_pipeline import tiny_pipeline
 NAMES = ("color", "shape", "motion", "color_shape_motion", "count", "all")
 
 
-def test_score_of_true_clips_and_of_empty_ones():
+def test_true_clips_score_one_and_empty_clips_zero():
     prompts = held_out_prompts(0, 6, 1)
     right = score([check(render(prompt.scene), prompt.description) for prompt in prompts])
     for name in NAMES:
@@ -36,7 +36,7 @@ def test_both_objects_must_be_right():
     assert sum(each["correct"] for each in result["per_motion"].values()) == 1
 
 
-def test_a_model_that_is_always_right(monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_is_always_right_scores_one(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     pipeline = tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12)
     prompts = held_out_prompts(0, 4, 1)

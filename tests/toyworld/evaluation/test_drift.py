@@ -24,7 +24,7 @@ def test_the_sharpness_of_a_known_edge():
     assert (sharpness(np.zeros_like(clip)) == 0).all()
 
 
-def test_a_second_of_true_clips_and_of_nothing():
+def test_a_second_of_true_clips_is_right_and_of_empty_clips_wrong():
     prompts = held_out_prompts(0, 6, 1)
     shades = [prompt.scene.background for prompt in prompts]
     clips = np.stack([render(prompt.scene, FPS) for prompt in prompts])
@@ -40,7 +40,7 @@ def test_a_second_of_true_clips_and_of_nothing():
     assert empty["sharpness"] is empty["color"]["value"] is empty["shape"]["value"] is None
 
 
-def test_an_object_that_vanishes_after_two_seconds(monkeypatch: pytest.MonkeyPatch):
+def test_an_object_that_vanishes_after_two_seconds_is_measured_as_absent(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     pipeline = tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12)
     prompts = held_out_prompts(0, 2, 1)

@@ -23,7 +23,7 @@ def test_held_out_prompts_are_held_out_and_depend_on_the_seed():
         assert prompts != held_out_prompts(1, 5, num_objects)
 
 
-def test_held_out_clips_are_held_out_and_their_captions_are_theirs():
+def test_held_out_clips_are_held_out_and_match_their_captions():
     source = held_out_clips(3, 6)
     assert len(source) == 6
     for index in range(6):
@@ -35,12 +35,12 @@ def test_held_out_clips_are_held_out_and_their_captions_are_theirs():
 
 
 # Published figures were measured on these clips, so they must stay the same.
-def test_the_first_held_out_clip_is_the_one_that_published_figures_were_measured_on():
+def test_the_first_held_out_clip_stays_the_same():
     clip = held_out_clips(0, 1)[0]
     assert clip.captions == ["a clip of one huge blue box that glides in a circle"]
 
 
-def test_a_file_of_captions(tmp_path: Path):
+def test_captions_are_read_from_a_file(tmp_path: Path):
     path = tmp_path / "prompts.txt"
     path.write_text(
         "# two captions\n\n  a red circle moves right \n\tthe blue box grows and a small green ball rests\n"
@@ -60,7 +60,7 @@ def test_a_file_of_captions(tmp_path: Path):
         (b"\xff\xfe\x00", "not UTF-8 text"),
     ],
 )
-def test_bad_files(tmp_path: Path, content: str | bytes, message: str):
+def test_invalid_files_are_refused(tmp_path: Path, content: str | bytes, message: str):
     path = tmp_path / "prompts.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=message) as error:

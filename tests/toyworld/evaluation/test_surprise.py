@@ -10,7 +10,7 @@ from starflow.toyworld.world.violations import VIOLATIONS
 from tiny_pipeline import tiny_pipeline
 
 
-def test_detection_of_clips_that_differ():
+def test_clips_that_differ_are_detected_and_located():
     normal = np.random.default_rng(0).uniform(size=(4, 5, 2, 2)).astype(np.float32)
     wrong = normal.copy()
     where = np.array([1, 2, 3, 4])
@@ -22,14 +22,14 @@ def test_detection_of_clips_that_differ():
     assert detection(normal, wrong, where)["auroc"] == 0
 
 
-def test_detection_of_clips_that_are_the_same():
+def test_identical_clips_are_detected_at_chance():
     same = np.ones((3, 5, 2, 2), dtype=np.float32)
     results = detection(same, same, np.array([0, 1, 2]))
     assert results["auroc"] == 0.5
     assert results["located"]["correct"] == 1
 
 
-def test_maps_do_not_depend_on_the_batch_except_for_the_noise(monkeypatch: pytest.MonkeyPatch):
+def test_surprise_maps_without_noise_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     pipeline = tiny_pipeline(noise_std=0.0, num_frames=17, height=64, width=64, max_text_tokens=12)
     clips = np.random.default_rng(0).integers(0, 256, (3, 17, 64, 64, 3), dtype=np.uint8)
@@ -41,7 +41,7 @@ def test_maps_do_not_depend_on_the_batch_except_for_the_noise(monkeypatch: pytes
     np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-3)
 
 
-def test_results_of_every_violation_with_a_picture():
+def test_every_violation_has_results_and_a_picture_and_nan_is_an_error():
     torch.manual_seed(0)
     pipeline = tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12)
     measured = evaluate_surprise(pipeline, 0, num_clips=2)

@@ -1,4 +1,4 @@
-"""The tasks besides text-to-video, judged on clips whose right verdict is known."""
+"""The tasks besides text-to-video, evaluated on clips whose correct scores are known."""
 
 from dataclasses import replace
 
@@ -63,7 +63,7 @@ def test_the_first_frame_is_the_reconstruction_of_the_picture(pipeline: StarFlow
     assert card.clips["made"].shape == clips.frames[0].shape
 
 
-def test_a_video_that_starts_with_another_picture_is_noticed(
+def test_a_video_that_starts_with_another_picture_is_judged_wrong(
     pipeline: StarFlowPipeline, clips: CaptionedClips, monkeypatch
 ):
     makes(pipeline, dict(zip(clips.captions, clips.frames[::-1], strict=True)), monkeypatch)
@@ -76,14 +76,16 @@ def test_a_video_that_starts_with_another_picture_is_noticed(
     assert results["generated"]["all"]["value"] == 0
 
 
-def test_change_from_frame_to_frame():
+def test_change_at_the_joint_is_compared_with_later_steps():
     levels = np.array([[0, 10, 12, 10], [5, 5, 5, 5]], np.uint8)
     change = change_at_joint(np.broadcast_to(levels[:, :, None, None, None], (2, 4, 8, 8, 3)))
     assert change["first_step"]["mean"] == 5
     assert change["later_steps"]["mean"] == 1
 
 
-def test_the_final_frame_against_the_picture(pipeline: StarFlowPipeline, clips: CaptionedClips, monkeypatch):
+def test_the_last_frame_is_compared_with_the_given_picture(
+    pipeline: StarFlowPipeline, clips: CaptionedClips, monkeypatch
+):
     makes(pipeline, dict(zip(clips.captions, clips.frames, strict=True)), monkeypatch)
     results = evaluate_last_frame(pipeline, clips, SETTINGS).results
     for name in ("last", "first_and_last"):
@@ -120,7 +122,7 @@ def test_the_jump_is_the_error_of_linear_extrapolation():
     assert stopping.is_seamless  # the jump is too small to be visible
 
 
-def test_an_object_that_vanishes_or_changes_is_a_seam():
+def test_an_object_that_vanishes_or_changes_is_not_seamless():
     scene = Scene((CIRCLE,), "black")
     given, empty = render(scene), render(Scene((), "black"), NUM_FRAMES - 1)
     vanished = follow(np.concatenate([given, empty]))
@@ -137,7 +139,7 @@ def test_an_object_that_vanishes_or_changes_is_a_seam():
     assert not follow(np.concatenate([empty[:1], empty, empty])).is_seamless
 
 
-def test_frames_after_the_joint_are_judged_by_what_lasts():
+def test_true_clips_are_judged_right_after_the_joint():
     prompts = held_out_prompts(0, 12, 1)
     true = judge(np.stack([render(prompt.scene, CONTINUED_FRAMES) for prompt in prompts]), prompts)
     assert true["there"]["value"] == 1
@@ -146,7 +148,7 @@ def test_frames_after_the_joint_are_judged_by_what_lasts():
     assert 0 < true["after"]["motion"]["n"] < 12
 
 
-def test_continuing(pipeline: StarFlowPipeline, monkeypatch):
+def test_true_continuations_are_seamless_and_the_floor_is_not(pipeline: StarFlowPipeline, monkeypatch):
     prompts = held_out_prompts(0, 3, 1)
     truth = {prompt.caption: render(prompt.scene, CONTINUED_FRAMES) for prompt in prompts}
     makes(pipeline, truth, monkeypatch)
@@ -159,7 +161,7 @@ def test_continuing(pipeline: StarFlowPipeline, monkeypatch):
 # --- video to video ---------------------------------------------------------------------------------------------------
 
 
-def test_targets_are_right_and_sources_are_not_edited():
+def test_edit_targets_are_judged_right_and_unedited_sources_wrong():
     tasks = held_out_edits(0, 24)
     targets = judge_edits(np.stack([render(task.target) for task in tasks]), tasks)
     assert targets["both"]["value"] == 1
@@ -177,19 +179,19 @@ def task(kind: str) -> EditTask:
     """An edit of this kind in a scene with a circle and a square."""
     source = Scene((CIRCLE, SQUARE), "charcoal")
     for seed in range(100):
-        found = EditTask(*_reordered(source, seed))
+        found = EditTask(*sampled_edit(source, seed))
         if found.kind == kind:
             return found
     raise AssertionError(kind)
 
 
-def _reordered(source: Scene, seed: int) -> tuple[str, Scene, Scene]:
+def sampled_edit(source: Scene, seed: int) -> tuple[str, Scene, Scene]:
     instruction, target = sample_edit(source, np.random.default_rng(seed))
     return instruction, source, target
 
 
 @pytest.mark.parametrize("kind", ["recolor", "reshape", "remove", "background"])
-def test_an_edit_that_changes_something_else_as_well(kind: str):
+def test_an_edit_that_also_moves_objects_is_judged_wrong(kind: str):
     edit = task(kind)
     moved_objects = tuple(replace(item, x=item.x - 12, motion="right", rate=2.0) for item in edit.target.objects)
     other = judge_edits(render(replace(edit.target, objects=moved_objects))[None], [edit])
@@ -205,7 +207,7 @@ def test_removing_the_wrong_object_does_not_count():
     assert judge_edits(render(wrong)[None], [edit])["happened"]["value"] == 0
 
 
-def test_editing(pipeline: StarFlowPipeline, monkeypatch):
+def test_true_edits_are_judged_right_and_the_floor_wrong(pipeline: StarFlowPipeline, monkeypatch):
     tasks = list({edit.instruction: edit for edit in held_out_edits(1, 4)}.values())
     makes(pipeline, {edit.instruction: render(edit.target) for edit in tasks}, monkeypatch)
     measured = evaluate_video_to_video(pipeline, tasks, SETTINGS)
@@ -214,7 +216,7 @@ def test_editing(pipeline: StarFlowPipeline, monkeypatch):
     np.testing.assert_array_equal(measured.cards[1].clips["source"], render(tasks[1].source))
 
 
-def test_clips_without_any_object(pipeline: StarFlowPipeline):
+def test_clips_without_objects_have_no_path_error_and_no_jump(pipeline: StarFlowPipeline):
     tasks = held_out_edits(0, 2)
     nothing = judge_edits(np.full((2, NUM_FRAMES, 64, 64, 3), 60, np.uint8), tasks)
     assert nothing["path_error"] is None

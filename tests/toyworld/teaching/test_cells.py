@@ -7,7 +7,7 @@ from starflow.toyworld.world.render import render_image
 from starflow.toyworld.world.scene import Scene, scene_at
 
 
-def test_says_of_each_cell_what_is_seen_there():
+def test_cells_are_labelled_with_the_objects_seen_in_them():
     for index in range(30):
         scene = scene_at(2, index, "train")
         cells = ground(scene, 4, 4)

@@ -16,11 +16,11 @@ T, H, W, M = 3, 2, 3, 5
 
 @pytest.fixture(params=[1, 2])
 def flow(request: pytest.FixtureRequest) -> StarFlow:
-    """With a deep block of four layers, in raster order or (of three blocks) backwards in a frame."""
+    """A flow whose deep block has four layers and reads a frame in raster order or backwards."""
     return randomize(StarFlow(4, [1] * request.param, 4, 20, 20, head_dim=20, text_width=16))
 
 
-def test_states_are_those_of_the_deep_block_itself_once_each_token_was_read(flow: StarFlow):
+def test_states_equal_those_of_the_deep_block_after_reading_each_token(flow: StarFlow):
     u, text = torch.randn(2, T, H, W, 4, dtype=torch.float64), torch.randn(2, M, 16, dtype=torch.float64)
     seen: list[torch.Tensor] = []
     flow.deep.transformer.layers[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -28,13 +28,14 @@ def test_states_are_those_of_the_deep_block_itself_once_each_token_was_read(flow
     flow.run_block(index, u, text)
     whole = seen[0][:, M:]
     for frame in range(T - 1):
-        after = whole[:, frame * H * W + 1 : (frame + 1) * H * W + 1]  # the token after sees this one
+        # a token is an input at the position after its own
+        after = whole[:, frame * H * W + 1 : (frame + 1) * H * W + 1]
         expected = after.flip(1) if flow.reverses(index) else after
         torch.testing.assert_close(states_halfway(flow, u, text, frame), expected)
     assert states_halfway(flow, u, text, T - 1).shape == (2, H * W, 20)
 
 
-def test_states_of_a_token_follow_from_it_and_those_before(flow: StarFlow):
+def test_the_state_of_a_token_depends_only_on_it_and_earlier_tokens(flow: StarFlow):
     u, text = torch.randn(1, 1, H, W, 4, dtype=torch.float64), torch.randn(1, M, 16, dtype=torch.float64)
     before = states_halfway(flow, u, text, 0)
     u[0, 0, 1, 1] += 1
@@ -45,7 +46,7 @@ def test_states_of_a_token_follow_from_it_and_those_before(flow: StarFlow):
     )
 
 
-def test_what_is_not_to_be_told_costs_nothing():
+def test_unlabelled_cells_have_no_loss():
     torch.manual_seed(0)
     head = GroundingHead(8)
     cells = torch.full((2, 3, H, W), -1, dtype=torch.int8)
@@ -64,7 +65,7 @@ def batch_of(task: str, num_given: int = 0, dropped: tuple[bool, ...] = (False, 
 
 
 @pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", 2), ("last", 1)])
-def test_what_is_to_be_told_is_what_the_first_frame_that_is_made_shows(flow: StarFlow, task: str, num_given: int):
+def test_cells_are_labelled_from_the_first_generated_frame(flow: StarFlow, task: str, num_given: int):
     cells = GroundingLoss(flow, SOURCE).cells(batch_of(task, num_given))
     for got, index in zip(cells, (3, 5), strict=True):
         scene = SOURCE.edited_scene(index)[1] if task == "video_to_video" else SOURCE.scene(index)
@@ -72,7 +73,7 @@ def test_what_is_to_be_told_is_what_the_first_frame_that_is_made_shows(flow: Sta
     assert (cells >= 0).any()
 
 
-def test_nothing_is_to_be_told_that_the_caption_does_not_say(flow: StarFlow):
+def test_attributes_that_the_caption_does_not_state_are_unlabelled(flow: StarFlow):
     loss = GroundingLoss(flow, SOURCE)
     whole = loss.cells(batch_of("text_to_video"))
     image = loss.cells(batch_of("image"))
@@ -83,7 +84,7 @@ def test_nothing_is_to_be_told_that_the_caption_does_not_say(flow: StarFlow):
 
 
 @pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", 2)])
-def test_the_loss_is_that_of_the_head_on_the_flows_own_states(flow: StarFlow, task: str, num_given: int):
+def test_the_loss_is_that_of_the_head_on_the_states_of_the_flow(flow: StarFlow, task: str, num_given: int):
     loss = build_auxiliary_loss("toyworld-grounding", flow.requires_grad_(), SOURCE)
     loss.module.double()
     batch, text = batch_of(task, num_given), torch.randn(2, M, 16, dtype=torch.float64, requires_grad=True)
@@ -98,6 +99,6 @@ def test_the_loss_is_that_of_the_head_on_the_flows_own_states(flow: StarFlow, ta
     assert all(parameter.grad is None for block in flow.shallow for parameter in block.parameters())
 
 
-def test_it_needs_toyworld(flow: StarFlow):
+def test_a_source_other_than_toyworld_is_refused(flow: StarFlow):
     with pytest.raises(UsageError, match="needs the clips of toyworld"):
         build_auxiliary_loss("toyworld-grounding", flow, ClipList([]))

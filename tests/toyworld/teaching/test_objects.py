@@ -6,7 +6,7 @@ from starflow.train.pixel_weights import load_pixel_weights
 from starflow.train.vae import reconstruction_loss
 
 
-def test_objects_and_their_margins_weigh_more_and_small_ones_as_much_as_large_ones():
+def test_objects_and_their_margins_weigh_more_and_all_objects_weigh_the_same():
     video = torch.full((2, 3, 2, 16, 16), -0.5)
     video[0, 0, 1, 6:8, 6:8] = 0.9  # 4 pixels, 64 with the margin, of the clip's 512
     video[1, 0, 1, 4:10, 4:10] = 0.9  # 36 and 144
@@ -22,5 +22,5 @@ def test_objects_and_their_margins_weigh_more_and_small_ones_as_much_as_large_on
     assert ratio == pytest.approx(1 + OBJECT_WEIGHT * TYPICAL_SHARE * 512 / 64, rel=1e-4)
 
 
-def test_they_are_registered():
+def test_object_weights_are_registered():
     assert load_pixel_weights("toyworld-objects") is object_weights

@@ -20,13 +20,13 @@ from starflow.toyworld.world.grammar import Description, ObjectDescription
         ),
     ],
 )
-def test_a_caption_falls_into_its_objects(text, pieces):
+def test_a_caption_is_split_into_its_objects(text, pieces):
     reading = read_caption(text, "clip")
     ends = [part.end for part in reading.parts]
     assert [text[start:end] for start, end in zip([0, *ends], ends, strict=False)] == pieces
 
 
-def test_parts_say_what_the_text_says_of_their_object():
+def test_parts_have_the_attributes_that_the_text_states():
     said = [
         part.says
         for part in read_caption("a red disc rises and a huge square rests on a gray background", "clip").parts
@@ -41,7 +41,7 @@ def test_parts_say_what_the_text_says_of_their_object():
     assert part.says == {"kind": "background", "value": "lighter"}
 
 
-def test_the_parts_of_sampled_captions_read_back():
+def test_the_parts_of_sampled_captions_describe_the_whole_caption():
     rng = np.random.default_rng(0)
     for _ in range(300):
         reading = sample_reading(rng, "test")

@@ -35,7 +35,7 @@ def tiny_config(folder: Path, **loop: int) -> TextTrainConfig:
     )
 
 
-def test_every_token_is_labelled_with_what_it_is_about():
+def test_tokens_are_labelled_with_the_attributes_they_state():
     tokenizer = build_tokenizer(400, 0)
     texts = lesson(tokenizer, np.random.default_rng(2), "train", 64, torch.device("cpu"))
     color = list(ASPECTS).index("color")
@@ -47,13 +47,13 @@ def test_every_token_is_labelled_with_what_it_is_about():
         text = tokenizer.decode(ids[mask == 1])
         for token, label in zip(ids[mask == 1], labels[mask == 1], strict=True):
             word = tokenizer.decode(token).strip()
-            if word in names and "(v2v)" not in text:  # where it may be the new color
+            if word in names and "(v2v)" not in text:  # where the word may be the new color
                 assert names[int(label[color]) - 1] == word
                 seen += 1
     assert seen > 20
 
 
-def test_a_token_counts_if_all_its_aspects_are_predicted():
+def test_a_token_is_right_only_if_all_its_aspects_are_predicted():
     tokenizer = build_tokenizer(400, 0)
     reader = Reader(tiny_text_encoder(len(tokenizer), WIDTH, 1)).eval()
     torch.nn.init.zeros_(reader.head.weight)
@@ -63,7 +63,7 @@ def test_a_token_counts_if_all_its_aspects_are_predicted():
     assert token_accuracy(reader, tokenizer) < 0.1
 
 
-def test_training_makes_an_encoder_whose_tokens_tell_which_object_they_are_about(tmp_path: Path):
+def test_training_teaches_the_encoder_which_object_a_token_is_about(tmp_path: Path):
     losses = []
     for steps in (1, 60):
         config = tiny_config(tmp_path / str(steps), num_steps=steps)
@@ -74,7 +74,7 @@ def test_training_makes_an_encoder_whose_tokens_tell_which_object_they_are_about
 
 
 def _best_linear_guess(encoder, tokenizer) -> float:
-    """How well a word tells whether it is about the first object or the second: the residual of least squares."""
+    """The residual of a least-squares prediction of the object, first or second, that a word is about."""
     texts = lesson(tokenizer, np.random.default_rng(1), "train", 200, torch.device("cpu"))
     with torch.no_grad():
         encoding = encoder(input_ids=texts.input_ids, attention_mask=texts.attention_mask).last_hidden_state
