@@ -35,7 +35,7 @@ def convert(
     starflow convert starflow-v_7B_t2v_caus_480p_v3.pth -o starflow-v-7b --dtype bfloat16
     starflow convert apple/starflow/starflow_3B_t2i_256x256.pth -o starflow-3b
     python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     import torch
 
     from starflow.convert.convert import convert as convert_checkpoint

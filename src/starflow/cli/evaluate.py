@@ -83,7 +83,7 @@ def evaluate(
     \b
     starflow evaluate toyworld -o evaluation
     starflow evaluate runs/mine/final --data clips/ --num-clips 50
-    """  # noqa: D301 (click's \b keeps the lines of the examples)
+    """
     if data is not None:
         _refuse_toyworld_options(context, list(toyworld))
     require_extra("evaluate")

@@ -16,7 +16,7 @@ def export(model: str, output: Path) -> None:
 
     \b
     starflow export starflow-v-7b -o starflow-v.pth
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     from starflow.convert.convert import export as export_checkpoint
     from starflow.weights.models import resolve_model
 

@@ -75,7 +75,7 @@ def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
     starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine
     starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine --resume
     tensorboard --logdir runs/mine
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     require_extra("train")
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow
