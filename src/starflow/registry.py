@@ -1,11 +1,10 @@
 """Classes and functions that a config chooses by name, from a table of names or as `module:attribute`."""
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from starflow.errors import UsageError
+from starflow.errors import UsageError, nearest_name
 
 
 def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
@@ -21,8 +20,8 @@ def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
     """
     module, _, attribute = known.get(name, name).partition(":")
     if not attribute:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, or give module:attribute"
+        close = nearest_name(name, known)
+        hint = f"did you mean {close}?" if close else f"choose {', '.join(known)}, or give module:attribute"
         raise UsageError(f"there is no {kind} {name!r}: {hint}")
     try:
         return getattr(import_module(module), attribute)

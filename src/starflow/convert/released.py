@@ -1,6 +1,5 @@
 """Mapping the names of the released implementation to those of this project: constructor arguments and parameters."""
 
-import difflib
 import re
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from starflow.convert.checkpoint import open_checkpoint
-from starflow.errors import StarflowError, UsageError
+from starflow.errors import StarflowError, UsageError, nearest_name
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 
@@ -185,8 +184,8 @@ def check_arguments(arguments: Mapping[str, Any], supported: Mapping[str, Any], 
         if arguments.get(name, value) != value:
             raise UsageError(f"cannot convert a model with {name}={arguments[name]!r}: only {value!r} is supported")
     if unknown := sorted(arguments.keys() - known):
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
+        close = nearest_name(unknown[0], known)
+        hint = f": did you mean {close}?" if close else ""
         raise UsageError(f"the configuration has the unknown argument {unknown[0]}{hint}")
 
 

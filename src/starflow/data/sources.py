@@ -1,12 +1,11 @@
 """Sources of clips by name: what `data: {source: folder, path: clips/}` in a config means."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from starflow.data.clip import ClipSource
-from starflow.errors import UsageError
+from starflow.errors import UsageError, nearest_name
 from starflow.registry import load_named
 
 # A source's name, and the module and the dataclass that it is. A config may also name `module:Class` itself.
@@ -31,8 +30,8 @@ def build_source(config: Mapping[str, Any]) -> ClipSource:
     known = {field.name: field for field in fields(cls)}
     for argument in arguments:
         if argument not in known:
-            close = difflib.get_close_matches(argument, known, n=1)
-            hint = f": did you mean {close[0]!r}?" if close else f"; it has {', '.join(known)}"
+            close = nearest_name(argument, known)
+            hint = f": did you mean {close!r}?" if close else f"; it has {', '.join(known)}"
             raise UsageError(f"the source {name} has no argument {argument!r}{hint}")
     missing = [
         field.name
