@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from starflow.encoders.text import wrap_caption
 from starflow.errors import StarflowError, UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import score_step
+from starflow.pipeline.stages import denoise_by_score
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 PROMPT = CAPTIONS[0]
@@ -127,20 +127,22 @@ def test_prompts_are_wrapped_as_the_model_was_trained(pipeline: StarFlowPipeline
     torch.testing.assert_close(encoded[:, : direct.shape[1]], direct)
 
 
-def test_without_a_denoiser_one_score_step_denoises(pipeline: StarFlowPipeline):
+def test_without_a_denoiser_the_score_denoises(pipeline: StarFlowPipeline):
     x, text = torch.randn(1, 3, 4, 2, 2), pipeline.encode_prompt([PROMPT], 8)
     plain = StarFlowPipeline(**{**pipeline.components, "denoiser": None}, noise_std=0.3)
-    torch.testing.assert_close(plain.denoise(x, text), score_step(pipeline.flow, x, text, 0.3))
+    torch.testing.assert_close(plain.denoise(x, text), denoise_by_score(pipeline.flow, x, text, 0.3))
     assert not torch.allclose(plain.denoise(x, text), pipeline.denoise(x, text))
 
 
-def test_score_step_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPipeline):
+def test_denoising_by_score_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPipeline):
     x, text = torch.randn(2, 1, 4, 2, 2), pipeline.encode_prompt(CAPTIONS[:2], 8)
     noisy = x.clone().requires_grad_()
     encoded = pipeline.flow(noisy, text)
     log_prob = torch.distributions.Normal(0, 1).log_prob(encoded.z).sum() + encoded.log_det.sum()
     (gradient,) = torch.autograd.grad(log_prob, noisy)
-    torch.testing.assert_close(score_step(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        denoise_by_score(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_save_and_load(pipeline: StarFlowPipeline, saved: Path):

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from starflow.data.latents import CachedClip, LatentCache
+from starflow.encoders.text import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.errors import UsageError
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 
 Item = TypeVar("Item")
 Task = Literal["text_to_video", "image", "extend", "video_to_video", "last"]

@@ -17,6 +17,7 @@ from starflow.errors import UsageError
 from starflow.media.sizes import nearest_aspect_ratio
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
+EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "  # task markers, which stand before a caption
 T5_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")  # parts of a T5 encoder
 
 
@@ -25,8 +26,8 @@ def wrap_caption(
 ) -> str:
     r"""Put a caption into the template a model was trained with; a condition that is None is one it does not use.
 
-    The unconditional branch of guidance is the same template around the empty caption. Task markers, such as "(v2v) ",
-    belong to the caption.
+    The unconditional branch of guidance is the same template around the empty caption. A task marker, such as
+    `VIDEO_TO_VIDEO`, is part of the caption.
 
     Args:
         caption: what is to be seen.

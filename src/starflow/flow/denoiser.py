@@ -140,6 +140,6 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         return self.proj_out(h).unflatten(1, (x.shape[1], *x.shape[3:])).permute(0, 1, 4, 2, 3).to(x.dtype)
 
 
-def tweedie_step(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:
+def tweedie(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:
     """Denoise `x` from noise level `noise_std` to `next_noise_std`: `x - 0.3 · prediction · (s - s') / s`."""
     return x - NOISE_UNIT * prediction * (noise_std - next_noise_std) / noise_std

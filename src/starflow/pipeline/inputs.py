@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from starflow.encoders.text import LAST, VIDEO_TO_VIDEO
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.media.frames import Frames, fit_frames, resample, to_tensor
 from starflow.media.video import read_video
-
-EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "
 
 Picture = Image.Image | NDArray[np.uint8]
 VideoClip = NDArray[np.uint8] | Sequence[Image.Image]

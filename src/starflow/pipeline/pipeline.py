@@ -20,13 +20,13 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.encoders.text import encode_text, wrap_captions
+from starflow.encoders.text import EXTEND, VIDEO_TO_VIDEO, encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Given, encode_given, one_each
+from starflow.pipeline.inputs import Given, encode_given, one_each
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named

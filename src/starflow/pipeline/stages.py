@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from starflow.encoders.device import onload
-from starflow.flow.denoiser import CausalDenoiser, tweedie_step
+from starflow.flow.denoiser import CausalDenoiser, tweedie
 from starflow.flow.denoiser_stream import stream_predictions
 from starflow.flow.loss import flow_loss, score_prediction
 from starflow.flow.model import StarFlow
@@ -61,10 +61,10 @@ def denoised(
     if denoiser is None:
         x = torch.cat(list(pieces), dim=1)
         onload(flow)
-        yield score_step(flow, x, text, noise_std)
+        yield denoise_by_score(flow, x, text, noise_std)
         return
     for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
-        yield require_finite(tweedie_step(x, prediction, noise_std), "the denoised video")
+        yield require_finite(tweedie(x, prediction, noise_std), "the denoised video")
 
 
 def _frame_by_frame(pieces: Iterable[Tensor], denoiser: CausalDenoiser) -> Iterator[Tensor]:
@@ -125,7 +125,7 @@ class VideoStream:
         self.close()
 
 
-def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
+def denoise_by_score(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
     """Denoise `x` `(B, T, D, H, W)` by one step along the flow's own score: `x - noise_std² · ∇(-log p(x))`.
 
     One sample after the other, as the backward pass keeps the results of every layer: memory does not grow with `B`.
@@ -135,5 +135,5 @@ def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Ten
         with torch.enable_grad():
             noisy = video.detach().requires_grad_()
             (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
-        clean.append(tweedie_step(video, score_prediction(grad, noise_std), noise_std))
+        clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

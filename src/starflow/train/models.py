@@ -12,12 +12,19 @@ from diffusers.configuration_utils import FrozenDict
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from starflow.data.latents import LatentCache
-from starflow.encoders.text import load_text_encoder, tiny_text_encoder, train_tokenizer, wrap_captions
+from starflow.encoders.text import (
+    EXTEND,
+    LAST,
+    VIDEO_TO_VIDEO,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_captions,
+)
 from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, PipelineConfig
 

@@ -17,7 +17,7 @@ from starflow.evaluation.statistics import summary
 from starflow.likelihood.score import caption_fps
 from starflow.media.frames import Frames, psnr, to_frames, to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import score_step
+from starflow.pipeline.stages import denoise_by_score
 from starflow.sampling.solvers import require_finite
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -74,6 +74,6 @@ def evaluate_denoising(
 def _methods(pipeline: StarFlowPipeline) -> dict[str, Denoise]:
     methods: dict[str, Denoise] = {
         "nothing": lambda x, text: x,
-        "score_step": lambda x, text: score_step(pipeline.flow, x, text, pipeline.config.noise_std),
+        "score_step": lambda x, text: denoise_by_score(pipeline.flow, x, text, pipeline.config.noise_std),
     }
     return methods if pipeline.denoiser is None else methods | {"denoiser": pipeline.denoise}

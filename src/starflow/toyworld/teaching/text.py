@@ -21,9 +21,16 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5EncoderModel
 
 from starflow.config import MISSING, save_config
-from starflow.encoders.text import T5_EMBEDDINGS, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.text import (
+    EXTEND,
+    LAST,
+    T5_EMBEDDINGS,
+    VIDEO_TO_VIDEO,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+)
 from starflow.media.files import atomic_write
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
 from starflow.toyworld.world.scene import Split
 from starflow.toyworld.world.vocabulary import FPS
