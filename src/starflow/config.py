@@ -1,4 +1,4 @@
-"""Configurations: a dataclass defines keys, types and defaults; a YAML file and `key=value` overrides set values."""
+"""Configs: a dataclass defines keys, types and defaults; a YAML file and `key=value` overrides set values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = 
     """Read a YAML file into the dataclass `cls`; overrides such as `optimizer.lr=1e-3` take precedence.
 
     Raises:
-        UsageError: the file is missing or is not YAML, a key is unknown (the message names the nearest known one), a
+        UsageError: the file is missing or is not YAML, a key is unknown (the message suggests the nearest one), a
             value has the wrong type, or a required value is missing.
     """
     schema = OmegaConf.structured(cls)

@@ -11,12 +11,12 @@ def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
     """Import the class or function called `name`.
 
     Args:
-        kind: what it is, for messages, such as "source".
-        name: a key of `known`, or a `module:attribute` itself.
+        kind: for messages, such as "source".
+        name: a key of `known`, or a `module:attribute`.
         known: the `module:attribute` of each name.
 
     Raises:
-        UsageError: the name is unknown (the nearest known one is suggested), or the import fails.
+        UsageError: the name is unknown (the message suggests the nearest one), or the import fails.
     """
     module, _, attribute = known.get(name, name).partition(":")
     if not attribute:

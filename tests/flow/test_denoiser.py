@@ -67,7 +67,7 @@ def test_text_reaches_every_frame_of_a_conditioned_denoiser():
     denoiser = tiny_denoiser(1)
     one, other = (denoiser(x, random_text(1, seed=seed)) for seed in (1, 2))
     assert ((one - other).abs() > 1e-9).all()
-    with pytest.raises(ValueError, match="conditioned on text"):
+    with pytest.raises(ValueError, match="needs text encodings"):
         denoiser(x)
 
 

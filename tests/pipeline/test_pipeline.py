@@ -81,10 +81,10 @@ def test_default_sampler_agrees_with_sequential(pipeline: StarFlowPipeline):
 
 def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
     settings = {"prompt": PROMPT, "output_type": "latent", "tolerance": 1e-9, "max_sweeps": 2}
-    with pytest.warns(RuntimeWarning, match="after 2 sweeps a token's residual is .* above the tolerance"):
+    with pytest.warns(RuntimeWarning, match="after 2 sweeps, the residual of a token is .* above the tolerance"):
         report = pipeline(generator=seeded(), **settings).report
     assert str(report).endswith("NOT converged")
-    with pytest.raises(StarflowError, match="allow more sweeps"):
+    with pytest.raises(StarflowError, match="increase max_sweeps"):
         pipeline(generator=seeded(), on_unconverged="raise", **settings)
     with pytest.raises(UsageError, match="unknown on_unconverged 'ignore': choose warn, raise"):
         pipeline(generator=seeded(), on_unconverged="ignore", **settings)
@@ -93,7 +93,7 @@ def test_a_cap_on_sweeps_is_admitted_or_refused(pipeline: StarFlowPipeline):
 def test_noise_given_as_latents(pipeline: StarFlowPipeline):
     noise = torch.randn(1, 3, 4, 2, 2, generator=seeded())
     assert torch.equal(frames(pipeline), pipeline(PROMPT, latents=noise, output_type="pt", guidance_scale=1.0).frames)
-    with pytest.raises(UsageError, match="noise must have the shape"):
+    with pytest.raises(UsageError, match="latents must have the shape"):
         pipeline(PROMPT, latents=noise[:, :2])
 
 

@@ -1,4 +1,4 @@
-"""What the denoiser improves: noisy latents as they are, after one score step of the flow, and after the denoiser.
+"""What the denoiser improves: noisy latents, and these latents denoised by the flow's score and by the denoiser.
 
 Legend: `n` clips, `F` video frames, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
 """
@@ -34,7 +34,7 @@ def evaluate_denoising(
     Args:
         pipeline: the model.
         clips: the original clips.
-        clean: their latents without noise, and the frames decoded from these.
+        clean: their latents without noise, and the decoded frames.
         noisy: the latents with noise, `(n, T, D, H, W)`.
 
     Returns:
