@@ -1,10 +1,10 @@
-"""Does the flow know which attribute belongs to which object? Swaps them in the captions of clips of two objects.
+"""Whether the flow knows which attribute belongs to which object: swaps attributes in the captions of two objects.
 
     python benchmarks/binding.py [--model toyworld] [--num-clips 120]
 
-Prints for each attribute by how many nats the swapped caption makes a clip less likely, on average, in all and for
-each latent frame; and the share of clips for which the true caption is the likelier one (chance: one half). Clips are
-from the training split and captions are canonical: this measures what the flow has learnt, not how it generalises.
+Prints for each attribute by how many nats the swapped caption makes a clip less likely: the mean over clips, in total
+and for each latent frame. Also prints the share of the clips for which the true caption is likelier (chance: one half).
+The clips are from the training split, and the captions are canonical: this measures learning, not generalisation.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ SWAPPED = ("color", "shape", "motion")
 
 
 def scenes(num_clips: int) -> list[Scene]:
-    """Scenes of two objects that differ in every attribute of `SWAPPED`, the left one first."""
+    """Scenes of two objects that differ in every attribute of `SWAPPED`, the left object first."""
     rng = np.random.default_rng(0)
     found: list[Scene] = []
     while len(found) < num_clips:
@@ -38,7 +38,7 @@ def scenes(num_clips: int) -> list[Scene]:
 
 
 def swap(description: Description, name: str) -> Description:
-    """The description after its two objects have exchanged the attribute `name`."""
+    """The description with the attribute `name` of its two objects swapped."""
     one, other = description.objects
     values = {name: getattr(other, name)}, {name: getattr(one, name)}
     return replace(description, objects=(replace(one, **values[0]), replace(other, **values[1])))
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
         loss = surprise(pipeline, latents, [swap(description, name) for description in said]) - truth
         right = (loss.sum(dim=1) > 0).float().mean()
         frames = " ".join(f"{value:5.2f}" for value in loss.mean(dim=0).tolist())
-        print(f"{name:7} {loss.sum(dim=1).mean():5.2f} nats (by latent frame: {frames}), told apart: {right:.0%}")
+        print(f"{name:7} {loss.sum(dim=1).mean():5.2f} nats (by latent frame: {frames}), correct: {right:.0%}")
 
 
 if __name__ == "__main__":

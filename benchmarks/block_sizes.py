@@ -1,11 +1,11 @@
-"""Which `block_size` and `shallow_block_size` of the sliding window are fastest, for a model on this machine.
+"""Finds the fastest `block_size` and `shallow_block_size` of the sliding window for a model on this machine.
 
     python benchmarks/block_sizes.py
     python benchmarks/block_sizes.py --model FOLDER --save
 
-The solver iterates this many tokens at once in the deep block and in the shallow ones; 1 is token by token. All sizes
-run in turn on one clip of the model's length, at the model's tolerance. `--save` stores the fastest in the model's
-`model_index.json`, where the pipeline reads them.
+They are the numbers of tokens that the solver updates at once in the deep block and in the shallow blocks; 1 is token
+by token. All sizes run in turn on one clip of the model's length, at the model's tolerance. `--save` stores the fastest
+sizes in the model's `model_index.json`, from which the pipeline reads them.
 """
 
 import json
@@ -28,12 +28,12 @@ HEADER = f"{'blocks':<9}{'size':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12
 
 @dataclass(frozen=True)
 class Row:
-    """One size in the deep block (`blocks` is "deep") or in the shallow ones ("shallow"), for one clip.
+    """One size in the deep block (`blocks` is "deep") or in the shallow blocks ("shallow"), for one clip.
 
-    `seconds` is the time of all these blocks, the setup of the deep one's text cache included. It is the least of the
-    repeats, which other work on the machine disturbs least. `sweep_over_pass` is the time of a sweep with all that the
-    solver does in it, divided by that of one plain parallel pass through such a block, without a cache, over as many
-    tokens and as many branches.
+    `seconds` is the time in all these blocks, including the encoding of the text into the cache. It is the minimum over
+    the repeats, which depends least on other work on the machine. `sweep_over_pass` is the time of a sweep with
+    everything that the solver does, divided by the time of one parallel pass through such a block, without a cache,
+    over the same number of tokens and branches.
     """
 
     blocks: str
@@ -88,12 +88,12 @@ def measure(pipeline: StarFlowPipeline, sizes: Sequence[int], repeats: int, seed
 
 
 def fastest(rows: Sequence[Row], blocks: str) -> int:
-    """The size that took least time in these blocks."""
+    """The size with the least time in these blocks."""
     return min((row for row in rows if row.blocks == blocks), key=lambda row: row.seconds).size
 
 
 def _sample(flow: StarFlow, plan: Plan, size: int, tolerance: float, deep: _Measured, shallow: _Measured) -> None:
-    """Sample the clip of `plan` once, and add what it took."""
+    """Sample the clip of `plan` once, and add the measurements."""
     named = solvers_named("sliding", tolerance=tolerance, block_size=size, shallow_block_size=size)
     deep_solver, shallow_solver = TimedSolver(named.deep), TimedSolver(named.shallow)
     timed_plan = replace(plan, solvers=Solvers(deep_solver, shallow_solver), report=SamplingReport())
@@ -122,7 +122,7 @@ def save(model: Path, sizes: dict[str, int]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print the table and the fastest sizes; store these if `--save` is given."""
+    """Print the table and the fastest sizes. With `--save`, store them."""
     parser = harness.new_parser(__doc__)
     parser.add_argument(
         "--sizes", type=harness.positive, nargs="+", default=[1, 2, 4, 8, 16, 32], help="tokens at once"
@@ -139,7 +139,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     print(HEADER, *rows, sep="\n")
     best = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
-    print(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow ones")
+    print(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow blocks")
     if options.save:
         save(Path(options.model), best)
 

@@ -1,10 +1,10 @@
-"""How right is the toyworld checker? Reads rendered clips of the test split, clean and degraded, and shuffled captions.
+"""The accuracy of the toyworld checker on rendered clips of the test split, clean and degraded.
 
     python benchmarks/checker.py [--clips 500]
 
-Prints the percentage of clips in which an attribute is read correctly for every object; "all" means all attributes, the
-number of objects and the background. "shuffled" compares each clip with the next one's caption, and "chance" is how
-often two captions agree. "ms" is the processor time for a clip.
+Prints the percentage of clips in which the checker finds an attribute of every object; "all" means all attributes, the
+number of objects and the background. "shuffled" checks each clip against the caption of the next clip. "chance" is how
+often these two captions agree. "ms" is the processor time for a clip.
 """
 
 import io
@@ -51,14 +51,14 @@ def through_h264(clip: Frames) -> Frames:
 
 
 def judge(clip: Frames, description: Description) -> list[bool]:
-    """Whether each of `COLUMNS` is read correctly in one clip."""
+    """Whether the checker finds each of `COLUMNS` in a clip."""
     result = check(clip, description)
     attributes = [all(getattr(item, name) for item in result.objects) for name in ATTRIBUTES]
     return [*attributes, result.count, bool(result.background), result.all_correct]
 
 
 def agree(one: Description, other: Description) -> list[bool]:
-    """Whether two descriptions agree in each of `COLUMNS`, with objects paired in the order that agrees best."""
+    """Whether two descriptions agree in each of `COLUMNS`. Objects are paired in the order that agrees best."""
     pairings = [list(zip(one.objects, objects, strict=True)) for objects in (other.objects, other.objects[::-1])]
     matches = [[[getattr(a, name) == getattr(b, name) for a, b in pairs] for name in ATTRIBUTES] for pairs in pairings]
     best = max(matches, key=lambda rows: sum(map(sum, rows)))

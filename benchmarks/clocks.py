@@ -1,6 +1,6 @@
 """Measuring seconds and memory.
 
-On a GPU, kernels run behind the Python code: every clock here waits for them before it is read.
+GPU kernels run asynchronously, so every clock here waits for them before it is read.
 """
 
 import time
@@ -20,7 +20,7 @@ _END = object()
 
 
 def seconds_now() -> float:
-    """The clock, read once the GPU, if there is one, has finished."""
+    """The time of the clock after the GPU, if there is one, has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -36,8 +36,8 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 class Stopwatch:
     """Seconds spent in each of several nested stages.
 
-    Stages are generators that pull items from each other. While an inner stage runs, the clock of the outer one stands
-    still.
+    Stages are generators that read items from each other. While an inner stage runs, the clock of the outer stage is
+    stopped.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Stopwatch:
         self._stages[-1] = name
 
     def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """The same items. The time that it takes to get them counts for the stage `name`."""
+        """Yield the items. The time to compute them counts for the stage `name`."""
         iterator = iter(items)
         while True:
             with self.stage(name):
@@ -81,7 +81,7 @@ class Stopwatch:
 class PeakMemory:
     """The largest memory in use since `reset`, in MB: on a GPU, what torch has allocated; on a CPU, of this process.
 
-    Without Linux's /proc the peak of a process cannot be reset: it is then that since the start of the process.
+    Without Linux's /proc, the peak of a process cannot be reset: it is then the peak since the start of the process.
     """
 
     def __init__(self, device: torch.device) -> None:

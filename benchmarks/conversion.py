@@ -3,12 +3,12 @@
     python benchmarks/conversion.py -o FOLDER [--preset starflow-v-7b]
 
 Writes a checkpoint of random weights with the released names, shapes and precision to FOLDER, then converts it with and
-without a cast, exports and loads it, each in a process of its own. In the end only conversion.json is kept. FOLDER
-needs room for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
+without a cast, exports it and loads it, each in a separate process. At the end, only conversion.json is kept. FOLDER
+needs space for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
 
-Works on Linux only. Two kinds of memory are measured every few milliseconds, and their peaks reported: private memory,
-and mapped files, which the system can take back when it needs the room. The VAE and the text encoder are tiny
-stand-ins; only the flow and the denoiser have their real size.
+This works only on Linux. Two kinds of memory are measured every few milliseconds, and their peaks are reported: private
+memory, and mapped files, whose memory the system can reclaim. The flow and the denoiser have their real size; the VAE
+and the text encoder are tiny.
 """
 
 import os
@@ -30,7 +30,7 @@ DTYPE, CAST_DTYPE = "bfloat16", "float16"
 
 
 def write_checkpoint(preset: str, path: Path) -> None:
-    """Write a `.pth` of random weights. It is filled through a memory map: it never is in memory as a whole."""
+    """Write a `.pth` of random weights. It is filled through a memory map, so it is never in memory as a whole."""
     import mmap
 
     import torch
@@ -47,7 +47,7 @@ def write_checkpoint(preset: str, path: Path) -> None:
             tensor.uniform_(-0.05, 0.05)
 
 
-def write_surroundings(preset: str, folder: Path) -> tuple[Path, Path]:
+def write_encoders(preset: str, folder: Path) -> tuple[Path, Path]:
     """Write a small VAE and a small text encoder that fit the model; returns their folders."""
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
@@ -74,7 +74,7 @@ def memory(pid: int) -> tuple[int, int]:
 
 
 def work(task: str, arguments: list[str]) -> None:
-    """Run a task in this process: import, print `ready`, wait for a line, work, print the seconds that it took."""
+    """Run a task in this process: import, print `ready`, wait for a line, run the task, print its seconds."""
     import torch
 
     import starflow.convert.convert as conversion
@@ -97,7 +97,7 @@ def work(task: str, arguments: list[str]) -> None:
 
 
 def measure(task: str, *arguments: Any) -> dict[str, Any]:
-    """Run a task in a new process, and measure its memory from the moment it starts to work until it is done."""
+    """Run a task in a new process, and measure its memory from the start of the task to its end."""
     command = [sys.executable, __file__, "work", task, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -108,7 +108,7 @@ def measure(task: str, *arguments: Any) -> dict[str, Any]:
         process.stdin.write("go\n")
         process.stdin.flush()
         seconds, private, mapped = _watch(process, before)
-        process.stdin.close()  # lets it end
+        process.stdin.close()  # ends the process
     row = {"task": task, "seconds": seconds, "before": before, "peak_private": private, "peak_mapped": mapped}
     sizes = f"{before / GB:11.2f}{private / GB:11.2f}{(private - before) / GB:9.3f}{mapped / GB:9.2f}"
     print(f"{task:8} {seconds:8.1f}{sizes}", flush=True)
@@ -116,7 +116,7 @@ def measure(task: str, *arguments: Any) -> dict[str, Any]:
 
 
 def _watch(process: "subprocess.Popen[str]", private: int) -> tuple[float, int, int]:
-    """Seconds that the task took, and the peaks of its private memory and its mapped files in bytes."""
+    """Seconds of the task, and the peaks of its private memory and of its mapped files in bytes."""
     assert process.stdout is not None
     mapped = 0
     with selectors.DefaultSelector() as selector:
@@ -141,7 +141,7 @@ def main() -> None:
     checkpoint, folder, again = scratch / "model.pth", scratch / "model", scratch / "again.pth"
     try:
         write_checkpoint(arguments.preset, checkpoint)
-        vae, text = write_surroundings(arguments.preset, scratch)
+        vae, text = write_encoders(arguments.preset, scratch)
         size = checkpoint.stat().st_size
         print(f"a checkpoint of {size / GB:.2f} GB; memory in GB")
         print(f"{'':8} {'seconds':>8}{'imports':>11}{'peak':>11}{'extra':>9}{'mapped':>9}")

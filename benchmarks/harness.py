@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: their options, loading a model, progress, errors, and writing results.
+"""Functions of all benchmark scripts: options, loading a model, progress, errors, and writing results.
 
 Importing this module does not import torch: `memory.py` and `conversion.py` start processes whose memory they measure.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from starflow.pipeline.pipeline import StarFlowPipeline
 
-quiet_libraries()  # before the scripts import the libraries, which print warnings as they load
+quiet_libraries()  # before the scripts import the libraries, which print warnings on import
 
 PROMPTS = (
     "a red circle moves right",
@@ -33,7 +33,7 @@ PROMPTS = (
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run the `main` of a script. Like `starflow`, it ends with one line and exit status 1 or 2 on a user's error."""
+    """Run the `main` of a script. On a user's error, print one line and exit with status 1 or 2, as `starflow` does."""
     try:
         main()
     except (StarflowError, OSError) as error:
@@ -61,14 +61,14 @@ def positive(text: str) -> int:
 
 
 def load(model: str, device: str | None = "cpu", dtype: str = "float32") -> "StarFlowPipeline":
-    """A model without progress bars, on the best device there is if `device` is None."""
+    """A model without progress bars, on the best device if `device` is None."""
     pipeline = load_pipeline(model, device, dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def show_progress(message: str) -> None:
-    """Show what is being measured, on one line of a terminal that the next message replaces."""
+    """Show a message on one line of the terminal. The next message replaces it."""
     if sys.stderr.isatty():
         print(f"\r\033[K{message}\r", end="", file=sys.stderr, flush=True)
 
@@ -89,7 +89,7 @@ def write_results(path: Path, device: "str | torch.device" = "cpu", **results: A
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a PNG of a figure, its axes without their upper and right lines."""
+    """Write a PNG of a figure, without the upper and right lines of the axes."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_write(path) as temporary:

@@ -1,9 +1,9 @@
-"""The memory that `starflow generate` takes, over the length of the video.
+"""The memory of `starflow generate`, over the length of the video.
 
     python benchmarks/memory.py -o memory/ [--seconds 5 30 120]
 
-Prints a table, and writes memory.json and memory.png. The command makes each video in a process of its own, on the CPU.
-Its resident memory is measured after the model is loaded, at the peak, and over time.
+Prints a table, and writes memory.json and memory.png. The command makes each video in a separate process, on the CPU.
+Its resident memory is measured after loading the model, at the peak, and over time.
 """
 
 import json
@@ -30,7 +30,7 @@ MIB = 2**20
 
 
 def generate(arguments: list[str]) -> None:
-    """Run `starflow generate`; print as JSON the memory that it took, in MiB."""
+    """Run `starflow generate`, and print its memory in MiB as JSON."""
     from starflow.cli import generate as command
     from starflow.cli.main import run
 
@@ -50,13 +50,13 @@ def generate(arguments: list[str]) -> None:
 
 
 def measure(model: str, seconds: float, folder: Path) -> dict[str, Any]:
-    """Make a video in a process of its own and measure its memory while it runs."""
-    made = ["--model", model, "--device", "cpu", "--seconds", str(seconds), "-o", str(folder / f"{seconds:g}.mp4")]
+    """Make a video in a separate process, and measure the memory of this process while it runs."""
+    options = ["--model", model, "--device", "cpu", "--seconds", str(seconds), "-o", str(folder / f"{seconds:g}.mp4")]
     start = time.perf_counter()
     curve = []
-    with subprocess.Popen([sys.executable, __file__, "generate", PROMPT, *made], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, __file__, "generate", PROMPT, *options], stdout=subprocess.PIPE) as process:
         while process.poll() is None:
-            with suppress(psutil.NoSuchProcess):  # if it has just ended, this raises or is 0
+            with suppress(psutil.NoSuchProcess):  # if the process has just ended, this raises or is 0
                 if resident := psutil.Process(process.pid).memory_info().rss:
                     curve.append((time.perf_counter() - start, resident / MIB))
             time.sleep(EVERY)
@@ -69,7 +69,7 @@ def measure(model: str, seconds: float, folder: Path) -> dict[str, Any]:
 
 
 def draw(rows: list[dict[str, Any]]) -> "Figure":
-    """Memory over the time that a video takes."""
+    """Memory over the time of making a video."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.6), layout="constrained")
@@ -102,7 +102,7 @@ def main() -> None:
                 f"{seconds:>12g}{row['loaded']:>13.0f}{row['peak']:>11.0f}{increase:>15.0f}{row['took']:>9.1f}",
                 flush=True,
             )
-    # Only these import torch: the memory of this process when it starts another counts for the peak of that one.
+    # Only these import torch: the memory of this process counts for the peak of each process that it starts.
     harness.write_results(arguments.output / "memory.json", model=arguments.model, prompt=PROMPT, rows=rows)
     harness.save_figure(draw(rows), arguments.output / "memory.png")
 

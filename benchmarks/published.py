@@ -1,4 +1,4 @@
-"""The released implementation's sampler as a solver, to compare ours with. It certifies nothing."""
+"""The sampler of the released implementation as a solver, for comparison. It does not measure residuals."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,10 @@ class PublishedJacobi:
     """Video-aware block-wise Jacobi with the released stopping rule (STARFlow-V, arXiv 2511.20462).
 
     Blocks have `block_size` tokens in the first frame and `later_block_size` after it: 32 and 128 in the released code,
-    64 and 512 in the paper. They may cross frames. A block is iterated until the mean square of the change, over the
-    batch, is below `threshold` times that of the values, at most `max_sweeps` times. The first sweep of a block starts
-    from the previous frame's tokens. The last sweep's prediction is returned, so the cache is one sweep behind it.
+    64 and 512 in the paper. They may cross frames. A block is iterated until the mean square of the change over the
+    batch is below `threshold` times that of the values, but at most `max_sweeps` times. The first sweep of a block
+    starts from the previous frame's tokens. The last sweep's prediction is returned, so the cache is one sweep behind
+    it.
     """
 
     block_size: int

@@ -4,8 +4,8 @@
     python benchmarks/sampling.py --frames 17 --batch-sizes 1 --repeats 9
 
 Compares sequential sampling, the published block-wise Jacobi (blocks of 32 tokens, then 128; blocks of 64, then 512)
-and the model's own sampler. They run in turn. Seconds are from noise to latents; the error is the largest difference to
-the latents of sequential sampling. The default settings take minutes on two cores.
+and the sampler of the model. They run in turn. Seconds are from noise to latents; the error is the largest difference
+from the latents of sequential sampling. The default settings take minutes on two cores.
 
 Legend: `B` prompts, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -46,8 +46,8 @@ class Row:
 
     `latency_s` is the time from noise to latents. `stages_s` has the time of each of `STAGES`, and `clip_s` their sum,
     from the prompts to the written files. `time_to_first_frame_s` is the time from the prompts to the first decoded
-    frame when latent frames are streamed one by one. `max_error` is the largest difference to the latents of sequential
-    sampling. `max_residual` is the largest residual of the deep block, measured on the result. `sweeps` and
+    frame when latent frames are streamed one by one. `max_error` is the largest difference from the latents of
+    sequential sampling. `max_residual` is the largest residual of the deep block, measured on the result. `sweeps` and
     `evaluations_per_token` are those of the deep block. `sweep_overhead` is the time that its solver takes, divided by
     the time of the passes through the block alone.
     """
@@ -176,7 +176,7 @@ def check(flow: StarFlow, plan: Plan) -> Accuracy:
 
 
 class _CheckedSolver:
-    """A solver of the deep block: counts its seconds and those of its passes, and measures the residual it leaves."""
+    """A solver of the deep block that measures its seconds, those of its passes, and the residual of its result."""
 
     def __init__(self, solver: Solver) -> None:
         self.timed = TimedSolver(solver)
@@ -274,12 +274,12 @@ def _draw_stages(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print the table, write the files that were asked for. Raises UsageError for lengths that the VAE cannot make."""
+    """Print the table, write the requested files. Raises UsageError for lengths that the VAE cannot make."""
     parser = harness.new_parser(__doc__)
     parser.add_argument(
         "--frames", type=harness.positive, nargs="+", default=[17, 81, 241], help="lengths of the clips"
     )
-    parser.add_argument("--batch-sizes", type=harness.positive, nargs="+", default=[1, 4], help="clips made at once")
+    parser.add_argument("--batch-sizes", type=harness.positive, nargs="+", default=[1, 4], help="clips at once")
     parser.add_argument("--repeats", type=harness.positive, default=3, help="seconds are medians over these")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--json", type=Path, help="write all rows to this file")

@@ -1,9 +1,9 @@
-"""How far do two long clips drift apart if their noise differs by a millionth? Both are sampled exactly.
+"""How far two long clips drift apart if their noise differs by a millionth. Both are sampled exactly.
 
     python benchmarks/sensitivity.py [--num-frames 81] [--nudge 1e-6] [-o sensitivity.json]
 
-Prints the largest difference of their latents in each latent frame, with guidance and without. It bounds what an error
-against sequential sampling can mean, for any sampler: see docs/sampling.md.
+Prints the largest difference of their latents in each latent frame, with and without guidance. For any sampler, a
+difference from sequential sampling below this is not meaningful: see docs/sampling.md.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""Seconds to the first and to the last frame of a video, streamed and made whole.
+"""Seconds to the first and to the last frame of a video, streamed or whole.
 
     python benchmarks/streaming.py -o streaming/ [--num-frames 17 81 241] [--repeats 3]
 
 Prints a table, and writes streaming.json and streaming.png. Streamed, each latent frame is decoded as soon as it is
-sampled (`pipeline.stream`). Whole, all latent frames go through one stage after the other (`pipeline(...)`), and the
-first frame comes with the last. Seconds count from the prompt, with the model already loaded; they are medians over the
-repeats.
+sampled (`pipeline.stream`). Whole, each stage processes all latent frames before the next stage starts
+(`pipeline(...)`), and the first frame is ready with the last. Seconds count from the prompt, with the model already
+loaded; they are medians over the repeats.
 """
 
 import time
@@ -40,7 +40,7 @@ def whole(pipeline: StarFlowPipeline, num_frames: int, seed: int) -> float:
 
 
 def measure(pipeline: StarFlowPipeline, num_frames: int, repeats: int) -> dict[str, Any]:
-    """One row of the table. Streamed and whole alternate, so that other work on the machine slows both."""
+    """One row of the table. Streamed and whole runs alternate, so that other work on the machine slows both."""
     streamed, at_once = [], []
     for seed in range(repeats):
         streamed.append(stream(pipeline, num_frames, seed))
@@ -55,7 +55,7 @@ def measure(pipeline: StarFlowPipeline, num_frames: int, repeats: int) -> dict[s
 
 
 def draw(rows: list[dict[str, Any]], fps: float) -> Figure:
-    """Seconds of video that there are, over time."""
+    """Seconds of finished video over time."""
     figure = Figure(figsize=(4 * len(rows), 3.6), layout="constrained")
     for axes, row in zip(np.atleast_1d(figure.subplots(1, len(rows))), rows, strict=True):
         shown = (np.arange(row["num_frames"]) + 1) / fps
@@ -65,7 +65,7 @@ def draw(rows: list[dict[str, Any]], fps: float) -> Figure:
         axes.plot([0, shown[-1]], [0, shown[-1]], ":", color="0.5", label="as fast as it plays")
         axes.set_title(f"{row['num_frames']} frames")
         axes.set_xlabel("seconds since the prompt")
-        axes.set_ylabel("seconds of video there are")
+        axes.set_ylabel("seconds of finished video")
         axes.legend(frameon=False)
     return figure
 

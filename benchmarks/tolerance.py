@@ -1,12 +1,11 @@
-"""What the tolerance costs and changes: evaluations, the difference to exact samples, how well captions are followed.
+"""The effects of the tolerance: evaluations, the difference from exact samples, and how well captions are followed.
 
     python benchmarks/tolerance.py -o tolerance/ [--num-prompts 100] [--num-nudged 20] [--tolerances 0.001 0.01 …]
 
 Makes clips of held-out toyworld captions from the same noise: with sequential sampling (exact), and with the sliding
-window at each tolerance. A sample at tolerance tau is the exact sample of a noise that differs by at most tau from the
-one drawn. To show what such a difference means, exact samples of noise that was changed at random by up to tau
-("nudged") are compared too. Differences are the PSNR of the decoded frames in dB. Writes tolerance.json and
-tolerance.png.
+window at each tolerance. A sample at tolerance tau is the exact sample of a noise that differs from the drawn noise by
+at most tau. For comparison, exact samples of noise with random changes of up to tau ("nudged") are measured too.
+Differences are the PSNR of the decoded frames in dB. Writes tolerance.json and tolerance.png.
 """
 
 import argparse
@@ -51,13 +50,13 @@ def make(
 
 
 def psnr_summary(clips: Frames, exact: Frames) -> dict[str, float]:
-    """PSNR of clips to the exact ones in dB: of the median clip and of the worst."""
+    """PSNR of clips to the exact clips in dB: that of the median clip and that of the worst."""
     decibels = psnr(to_tensor(clips), to_tensor(exact[: len(clips)]))
     return {"psnr_median": decibels.quantile(0.5).item(), "psnr_worst": decibels.min().item()}
 
 
 def row(prompts: list[Prompt], clips: Frames, exact: Frames) -> dict[str, Any]:
-    """The difference of clips to the exact ones, and the share that follows each part of its caption."""
+    """The difference of clips from the exact clips, and the shares that follow each part of their captions."""
     held = score([check(frames, prompt.description) for frames, prompt in zip(clips, prompts, strict=True)])
     return {
         **psnr_summary(clips, exact),

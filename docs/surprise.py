@@ -1,4 +1,4 @@
-"""Makes docs/surprise.png, the README's picture of surprise, with the bundled model (run `python docs/surprise.py`)."""
+"""Makes docs/surprise.png, the picture of surprise in the README, with the bundled model: `python docs/surprise.py`."""
 
 from pathlib import Path
 

@@ -1,8 +1,7 @@
-"""Writes measured figures of the bundled model into the tables of docs/results.md, docs/sampling.md and the model card.
+"""Writes the measurements of the bundled model to the tables of docs/results.md, docs/sampling.md and the model card.
 
-`python docs/tables.py` takes them from the model's evaluation.json, which `starflow evaluate` wrote, and from
-docs/sampling.json, which `python benchmarks/sampling.py` wrote. It finds a table by its header. The text around the
-tables is written by hand.
+`python docs/tables.py` reads them from the model's evaluation.json (`starflow evaluate`) and from docs/sampling.json
+(`python benchmarks/sampling.py`). It finds a table by its header. It does not change the text around the tables.
 """
 
 import json
@@ -87,8 +86,8 @@ def tasks(results: Results) -> list[str]:
         return row(task, name, share(part["generated"][key]), share(part["ceiling"][key]))
 
     def both_parts(source: str) -> str:
-        made, true = (edit[who]["sources"][source]["both"] for who in ("generated", "ceiling"))
-        return row("", f"both, of {made['n']} with {source} in the source", share(made), share(true))
+        generated, true = (edit[who]["sources"][source]["both"] for who in ("generated", "ceiling"))
+        return row("", f"both, of {generated['n']} with {source} in the source", share(generated), share(true))
 
     def steps(who: str) -> str:
         change = image["change"][who]
@@ -126,13 +125,13 @@ def tasks(results: Results) -> list[str]:
 
 
 def drift(results: Results) -> list[str]:
-    made, true = results["drift"]["generated"], results["drift"]["ceiling"]
+    generated, true = results["drift"]["generated"], results["drift"]["ceiling"]
 
     def percent(name: str, key: str) -> str:
-        at = [made[key][second - 1] for second in SECONDS] + [true[key][SECONDS[-1] - 1]]
+        at = [generated[key][second - 1] for second in SECONDS] + [true[key][SECONDS[-1] - 1]]
         return row(name, *(f"{100 * each['value']:.0f} %" for each in at))
 
-    sharpness = [made["sharpness"][second - 1] for second in SECONDS] + [true["sharpness"][SECONDS[-1] - 1]]
+    sharpness = [generated["sharpness"][second - 1] for second in SECONDS] + [true["sharpness"][SECONDS[-1] - 1]]
     return table(
         ["second", *map(str, SECONDS), f"true clips through the autoencoder, at {SECONDS[-1]}"],
         percent("object there", "present"),
@@ -202,15 +201,15 @@ def speed(rows: Sequence[Results]) -> list[str]:
 
 
 def filled(text: str) -> str:
-    """A page with its tables of what was measured, each in the place of the one that has its header."""
+    """A page with the current measurements in each table whose header is known."""
     results = json.loads((MODEL / "evaluation.json").read_text())
     sampling = json.loads((ROOT / "docs" / "sampling.json").read_text())
     tables = [each(results) for each in (captions, likelihood, tasks, drift, surprise)]
-    made = {lines[0]: lines for lines in [*tables, speed_of_one_clip(sampling), speed(sampling)]}
+    current = {lines[0]: lines for lines in [*tables, speed_of_one_clip(sampling), speed(sampling)]}
     page: list[str] = []
     for is_table, group in groupby(text.split("\n"), lambda line: line.startswith("|")):
         lines = list(group)
-        page += made.get(lines[0], lines) if is_table else lines
+        page += current.get(lines[0], lines) if is_table else lines
     return "\n".join(page)
 
 

@@ -1,4 +1,4 @@
-"""Makes docs/tasks.png, the README's picture of every task, with the bundled model (run `python docs/tasks.py`)."""
+"""Makes docs/tasks.png, the picture of all tasks in the README, with the bundled model: `python docs/tasks.py`."""
 
 from pathlib import Path
 from typing import Any

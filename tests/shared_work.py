@@ -16,7 +16,7 @@ from starflow.flow.transformer import Transformer
 from starflow.hardware.parallel import parallelize
 from starflow.hardware.ranks import Rank, joined
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import VideoStream, score_step
+from starflow.pipeline.stages import VideoStream, denoise_by_score
 from starflow.sampling.solvers import sequential
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
@@ -53,7 +53,7 @@ def computed(flow: StarFlow, denoiser: CausalDenoiser) -> dict[str, Tensor]:
             "sampled": sample(flow, x, text, solver=sequential)[0].contiguous(),
             "guided": guided.contiguous(),
             "denoised": denoiser(x, text).contiguous(),
-            "score": score_step(flow, x, text, 0.3).contiguous(),
+            "score": denoise_by_score(flow, x, text, 0.3).contiguous(),
         }
 
 

@@ -1,6 +1,5 @@
-"""Configurations: a dataclass defines keys, types and defaults; a YAML file and `key=value` overrides set values."""
+"""Configs: a dataclass defines keys, types and defaults; a YAML file and `key=value` overrides set values."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from starflow.errors import UsageError
+from starflow.errors import UsageError, nearest_name
 
 Config = TypeVar("Config")
 
@@ -18,7 +17,7 @@ def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = 
     """Read a YAML file into the dataclass `cls`; overrides such as `optimizer.lr=1e-3` take precedence.
 
     Raises:
-        UsageError: the file is missing or is not YAML, a key is unknown (the message names the nearest known one), a
+        UsageError: the file is missing or is not YAML, a key is unknown (the message suggests the nearest one), a
             value has the wrong type, or a required value is missing.
     """
     schema = OmegaConf.structured(cls)
@@ -69,10 +68,10 @@ def _merge(schema: DictConfig, values: DictConfig, source: str) -> DictConfig:
 def _suggestion(schema: DictConfig, key: str) -> str:
     known = _keys(schema)
     by_leaf = {name.rpartition(".")[2]: name for name in reversed(known)}
-    close = difflib.get_close_matches(key, known, n=1) or [
-        by_leaf[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1)
-    ]
-    return f": did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+    close = nearest_name(key, known)
+    if close is None and (leaf := nearest_name(key.rpartition(".")[2], by_leaf)):
+        close = by_leaf[leaf]
+    return f": did you mean {close!r}?" if close else f"; known keys: {', '.join(known)}"
 
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:

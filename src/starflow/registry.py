@@ -1,28 +1,27 @@
 """Classes and functions that a config chooses by name, from a table of names or as `module:attribute`."""
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from starflow.errors import UsageError
+from starflow.errors import UsageError, nearest_name
 
 
 def load_named(kind: str, name: str, known: Mapping[str, str]) -> Any:
     """Import the class or function called `name`.
 
     Args:
-        kind: what it is, for messages, such as "source".
-        name: a key of `known`, or a `module:attribute` itself.
+        kind: for messages, such as "source".
+        name: a key of `known`, or a `module:attribute`.
         known: the `module:attribute` of each name.
 
     Raises:
-        UsageError: the name is unknown (the nearest known one is suggested), or the import fails.
+        UsageError: the name is unknown (the message suggests the nearest one), or the import fails.
     """
     module, _, attribute = known.get(name, name).partition(":")
     if not attribute:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, or give module:attribute"
+        close = nearest_name(name, known)
+        hint = f"did you mean {close}?" if close else f"choose {', '.join(known)}, or give module:attribute"
         raise UsageError(f"there is no {kind} {name!r}: {hint}")
     try:
         return getattr(import_module(module), attribute)

@@ -45,7 +45,7 @@ def test_the_fastest_sizes_are_stored_only_if_asked_for(model: Path, capsys: pyt
     assert list(stored) == sorted(stored)
     assert {name for name in stored if stored[name] != before[name]} <= {"block_size", "shallow_block_size"}
     deep, shallow = stored["block_size"], stored["shallow_block_size"]
-    assert lines[5] == f"fastest: {deep} in the deep block, {shallow} in the shallow ones"
+    assert lines[5] == f"fastest: {deep} in the deep block, {shallow} in the shallow blocks"
     assert {deep, shallow} <= {1, 3}
 
 

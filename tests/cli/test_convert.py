@@ -52,7 +52,11 @@ def test_dtype_and_components_can_be_chosen(folder: Path, tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["model.pth", "-o", "out"], 2, "which model is model.pth? Give --config: starflow-v-7b, starflow-3b"),
+        (
+            ["model.pth", "-o", "out"],
+            2,
+            "model.pth is not named like a released model: add --config starflow-v-7b or starflow-3b",
+        ),
         (["model.pth", "-o", "out", "--config", "starflow-9b"], 2, "no configuration starflow-9b"),
         (["model.pth", "-o", "out", "--config", "starflow-3b"], 1, "does not fit the configuration"),
         (["missing.pth", "-o", "out", "--config", "starflow-3b"], 1, "cannot read missing.pth: there is no such file"),

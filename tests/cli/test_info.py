@@ -36,7 +36,7 @@ def test_options_change_the_estimate(capsys: pytest.CaptureFixture[str]):
     [
         (["toyworld", "--size", "big"], 2, "WIDTHxHEIGHT"),
         (["toyworld", "--size", "65x64"], 2, "must be multiples of 16 pixels, not 65×64"),
-        (["toyworld", "--num-frames", "16"], 2, "cannot make 16 frames; the nearest it can is 17"),
+        (["toyworld", "--num-frames", "16"], 2, "cannot make 16 frames: the nearest possible number is 17"),
         (["toyworld", "--memory", "0.5"], 2, "no options make it fit into 0.5 GiB"),
         (["no-such-model"], 1, "no model at no-such-model"),
         (["owner/name"], 1, "offline mode is on"),

@@ -59,7 +59,7 @@ def test_a_folder_of_clips_becomes_a_model_that_makes_such_clips(
     model = tmp_path / "run" / "final"
     assert f"trained model: {model}" in told
     assert f"try it: starflow generate 'noise number 0' --model {model} -o video.mp4" in told
-    assert "tasks: text_to_video 71%, image 14%, last 14%; none of extend, video_to_video" in told
+    assert "tasks: text_to_video 71%, image 14%, last 14%; not trained: extend, video_to_video" in told
     left_out = (tmp_path / "run" / "latents" / "left_out.txt").read_text()
     for name, reason in (("short", "has 5 frames"), ("silent", "no caption"), ("broken", "")):
         assert f"{name}.mp4" in left_out and reason in left_out
@@ -82,7 +82,7 @@ def test_training_again_needs_resume_and_another_format_needs_another_cache(
     assert run(["train", "flow", str(config), "--resume", "loop.num_steps=2", "loop.decay_steps=0"]) == 0
     capfd.readouterr()
     assert run(["train", "flow", str(config), "--resume", "pipeline.fps=8"]) == 1
-    assert "fps 12.0 instead of 8.0: name another folder (latents=FOLDER)" in capfd.readouterr().err.splitlines()[-1]
+    assert "fps 12.0 instead of 8.0: choose another folder (latents=FOLDER)" in capfd.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_training_again_needs_resume_and_another_format_needs_another_cache(
         ("data.source=foldr", "there is no source 'foldr': did you mean folder?"),
         ("data.pth=clips", "the source folder has no argument 'pth': did you mean 'path'?"),
         ("vae=null", "set `vae`, the folder of a trained autoencoder, or `init`, a model to start from"),
-        ("pipeline.num_frames=null", "without init, the config must say pipeline.num_frames"),
-        ("pipeline.num_frames=10", "cannot make 10 frames; the nearest it can is 9"),
+        ("pipeline.num_frames=null", "without init, the config must set pipeline.num_frames"),
+        ("pipeline.num_frames=10", "cannot make 10 frames: the nearest possible number is 9"),
         ("tasks.extend=0.1", "no clip is longer than the model's: set tasks.extend=0"),
         ("auxiliary_loss=toyworld-grounding", "needs the clips of toyworld"),
         ("init=nowhere", "nowhere"),

@@ -180,10 +180,10 @@ def test_too_little_disk_space_is_an_error_before_writing(
     convert(path, model, tmp_path / "model")
     usage = convert_module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StarflowError, match=r"not enough disk for .*: it needs .* GB, .* has 0.0 GB free"):
+    with pytest.raises(StarflowError, match=r"not enough disk space for .*: it needs .* GB, and .* has only 0.0 GB"):
         convert(path, model, tmp_path / "new" / "model")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(StarflowError, match="not enough disk"):
+    with pytest.raises(StarflowError, match="not enough disk space"):
         export(tmp_path / "model", tmp_path / "again.pth")
     assert not (tmp_path / "again.pth").exists()
 

@@ -99,7 +99,9 @@ def test_files_without_a_configuration_are_refused(content: str, tmp_path: Path)
 
 
 def test_an_unknown_preset_is_refused():
-    with pytest.raises(UsageError, match="no configuration starflow-v-8b: give starflow-v-7b, starflow-3b, or a file"):
+    with pytest.raises(
+        UsageError, match="no configuration starflow-v-8b: choose starflow-v-7b, starflow-3b, or a file"
+    ):
         released_model("starflow-v-8b")
 
 

@@ -137,7 +137,7 @@ def test_an_interrupted_cache_resumes_at_the_missing_shard(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": ClipList(SOURCE.clips, "another list")}, "made with another source: name another folder"),
+        ({"source": ClipList(SOURCE.clips, "another list")}, "made with another source: choose another folder"),
         ({"to": ClipFormat(9, 12, 32, 48)}, "made with fps 8 instead of 12 and width 32 instead of 48"),
         ({"to": ClipFormat(5, 8, 32, 32)}, "made with num_frames 9 instead of 5"),
     ],

@@ -137,7 +137,7 @@ def test_default_task_weights_depend_on_the_clips(weights, material, expected):
     [
         ({"extend": 0.2}, "as no clip is longer than the model's: set tasks.extend=0"),
         ({"video_to_video": 0.2}, "as no clip has an edit: set tasks.video_to_video=0"),
-        ({"image": -1}, "a weight is 0 or more"),
+        ({"image": -1}, "it must be 0 or more"),
         ({"text_to_video": 0, "image": 0, "last": 0}, "no task has a weight"),
     ],
 )

@@ -135,7 +135,7 @@ def test_compression_factors_and_frame_counts():
         81,
     ]
     assert [codec.largest_num_frames(frames) for frames in (1, 2, 5, 16, 17, 80)] == [1, 1, 5, 13, 17, 77]
-    with pytest.raises(UsageError, match="16 frames; the nearest it can is 17"):
+    with pytest.raises(UsageError, match="16 frames: the nearest possible number is 17"):
         codec.num_latent_frames(16)
     assert codec.latent_shape(2, 17, 48, 32) == (2, 5, 3, 3, 2)
     for height, width in ((40, 32), (48, 30), (0, 32), (48, -16)):

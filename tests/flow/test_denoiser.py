@@ -1,11 +1,11 @@
-"""The causal denoiser: the frames that each frame attends to, and Tweedie's step."""
+"""The causal denoiser: the frames that each frame attends to, and Tweedie's formula."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from invertible_maps import CHANNELS, TEXT_WIDTH, randn, random_text, tiny_denoiser
-from starflow.flow.denoiser import CausalDenoiser, FrameBandAttend, tweedie_step
+from starflow.flow.denoiser import CausalDenoiser, FrameBandAttend, tweedie
 
 FRAMES, PER_FRAME = 6, 4
 
@@ -67,7 +67,7 @@ def test_text_reaches_every_frame_of_a_conditioned_denoiser():
     denoiser = tiny_denoiser(1)
     one, other = (denoiser(x, random_text(1, seed=seed)) for seed in (1, 2))
     assert ((one - other).abs() > 1e-9).all()
-    with pytest.raises(ValueError, match="conditioned on text"):
+    with pytest.raises(ValueError, match="needs text encodings"):
         denoiser(x)
 
 
@@ -95,17 +95,17 @@ def test_a_window_without_the_frame_itself_is_refused(temporal_causal: int, wind
         tiny_denoiser(temporal_causal=temporal_causal, window=window)
 
 
-def test_a_tweedie_step_with_the_true_score_gives_the_posterior_mean():
+def test_tweedie_with_the_true_score_gives_the_posterior_mean():
     """For data `N(m, s²)`, it is `(noise_std²·m + s²·x) / (noise_std² + s²)`."""
     mean, std, noise_std = 1.5, 0.7, 0.5
     x = randn(10)
     gradient = (x - mean) / (std**2 + noise_std**2)
-    got = tweedie_step(x, noise_std**2 / 0.3 * gradient, noise_std)
+    got = tweedie(x, noise_std**2 / 0.3 * gradient, noise_std)
     torch.testing.assert_close(got, (noise_std**2 * mean + std**2 * x) / (noise_std**2 + std**2))
 
 
-def test_a_partial_tweedie_step_is_proportional_to_the_noise_it_removes():
+def test_denoising_to_half_the_noise_level_is_half_of_the_change():
     x, prediction = randn(2, 10)
-    assert torch.equal(tweedie_step(x, prediction, 0.5, 0.5), x)
-    whole, half = tweedie_step(x, prediction, 0.5), tweedie_step(x, prediction, 0.5, 0.25)
+    assert torch.equal(tweedie(x, prediction, 0.5, 0.5), x)
+    whole, half = tweedie(x, prediction, 0.5), tweedie(x, prediction, 0.5, 0.25)
     torch.testing.assert_close(half, (x + whole) / 2)

@@ -106,7 +106,7 @@ def test_appending_beyond_the_capacity_of_a_cache_is_refused():
     cache = cache_of(capacity=4)
     append_to_all_layers(cache, 3, seed=1)
     before = cache.buffer[:, :, :, :, :3].clone()
-    with pytest.raises(ValueError, match="holds 4 tokens, 5 were given"):
+    with pytest.raises(ValueError, match="has room for 4 tokens, not 5"):
         append_to_all_layers(cache, 2, seed=2)
     assert cache.length == 3
     assert torch.equal(cache.buffer[:, :, :, :, :3], before)

@@ -99,7 +99,7 @@ def test_a_batch_takes_one_image_per_prompt(pipeline: StarFlowPipeline):
     for index in range(2):
         alone = pipeline(CAPTIONS[index], image=images[index], generator=seeded(index), **options).frames[0]
         torch.testing.assert_close(both[index], alone, atol=1e-3, rtol=0)
-    with pytest.raises(UsageError, match="list of as many"):
+    with pytest.raises(UsageError, match="list with one value for each of the"):
         pipeline(CAPTIONS[:2], image=images[:1])
 
 

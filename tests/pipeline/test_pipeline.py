@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from starflow.encoders.text import wrap_caption
 from starflow.errors import StarflowError, UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import score_step
+from starflow.pipeline.stages import denoise_by_score
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 PROMPT = CAPTIONS[0]
@@ -81,10 +81,10 @@ def test_the_default_sampler_agrees_with_the_sequential_one(pipeline: StarFlowPi
 
 def test_reaching_max_sweeps_is_a_warning_or_an_error(pipeline: StarFlowPipeline):
     settings = {"prompt": PROMPT, "output_type": "latent", "tolerance": 1e-9, "max_sweeps": 2}
-    with pytest.warns(RuntimeWarning, match="after 2 sweeps a token's residual is .* above the tolerance"):
+    with pytest.warns(RuntimeWarning, match="after 2 sweeps, the residual of a token is .* above the tolerance"):
         report = pipeline(generator=seeded(), **settings).report
     assert str(report).endswith("NOT converged")
-    with pytest.raises(StarflowError, match="allow more sweeps"):
+    with pytest.raises(StarflowError, match="increase max_sweeps"):
         pipeline(generator=seeded(), on_unconverged="raise", **settings)
     with pytest.raises(UsageError, match="unknown on_unconverged 'ignore': choose warn, raise"):
         pipeline(generator=seeded(), on_unconverged="ignore", **settings)
@@ -93,7 +93,7 @@ def test_reaching_max_sweeps_is_a_warning_or_an_error(pipeline: StarFlowPipeline
 def test_latents_are_the_noise_to_sample_from(pipeline: StarFlowPipeline):
     noise = torch.randn(1, 3, 4, 2, 2, generator=seeded())
     assert torch.equal(frames(pipeline), pipeline(PROMPT, latents=noise, output_type="pt", guidance_scale=1.0).frames)
-    with pytest.raises(UsageError, match="noise must have the shape"):
+    with pytest.raises(UsageError, match="latents must have the shape"):
         pipeline(PROMPT, latents=noise[:, :2])
 
 
@@ -127,20 +127,22 @@ def test_prompts_are_wrapped_as_in_training(pipeline: StarFlowPipeline):
     torch.testing.assert_close(encoded[:, : direct.shape[1]], direct)
 
 
-def test_a_pipeline_without_a_denoiser_denoises_with_one_score_step(pipeline: StarFlowPipeline):
+def test_a_pipeline_without_a_denoiser_denoises_by_the_score(pipeline: StarFlowPipeline):
     x, text = torch.randn(1, 3, 4, 2, 2), pipeline.encode_prompt([PROMPT], 8)
     plain = StarFlowPipeline(**{**pipeline.components, "denoiser": None}, noise_std=0.3)
-    torch.testing.assert_close(plain.denoise(x, text), score_step(pipeline.flow, x, text, 0.3))
+    torch.testing.assert_close(plain.denoise(x, text), denoise_by_score(pipeline.flow, x, text, 0.3))
     assert not torch.allclose(plain.denoise(x, text), pipeline.denoise(x, text))
 
 
-def test_score_step_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPipeline):
+def test_denoising_by_score_is_x_minus_variance_times_the_gradient(pipeline: StarFlowPipeline):
     x, text = torch.randn(2, 1, 4, 2, 2), pipeline.encode_prompt(CAPTIONS[:2], 8)
     noisy = x.clone().requires_grad_()
     encoded = pipeline.flow(noisy, text)
     log_prob = torch.distributions.Normal(0, 1).log_prob(encoded.z).sum() + encoded.log_det.sum()
     (gradient,) = torch.autograd.grad(log_prob, noisy)
-    torch.testing.assert_close(score_step(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        denoise_by_score(pipeline.flow, x, text, 0.3), x + 0.3**2 * gradient, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_saved_pipeline_loads_and_generates_the_same_video(pipeline: StarFlowPipeline, saved: Path):

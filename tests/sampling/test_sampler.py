@@ -192,7 +192,7 @@ def test_a_flow_in_float64_accepts_noise_in_float32():
 
 @pytest.mark.parametrize("num_given", [3, 4])
 def test_a_prefix_without_frames_to_generate_is_refused(num_given: int):
-    with pytest.raises(UsageError, match=f"{num_given} latent frames are given, and only 3 asked for"):
+    with pytest.raises(UsageError, match=f"the input has {num_given} latent frames and the video only 3"):
         sample(tiny_flow(), noise(3), random_text(2), prefix=noise(num_given))
 
 

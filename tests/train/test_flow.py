@@ -276,7 +276,7 @@ def test_an_auxiliary_loss_is_in_the_checkpoint_but_not_in_the_model(tmp_path: P
         ({"vae": None}, "set `vae`, the folder of a trained autoencoder, or `init`"),
         ({"vae": "nowhere"}, "no autoencoder at nowhere"),
         ({"text_encoder": "nowhere"}, "no text encoder at nowhere"),
-        ({"pipeline": PipelineConfig(fps=8, width=32)}, "must say pipeline.num_frames, pipeline.height$"),
+        ({"pipeline": PipelineConfig(fps=8, width=32)}, "must set pipeline.num_frames, pipeline.height$"),
         ({"tasks": TaskWeights(extend=0.5), "data": {"source": "toyworld", "num_clips": 1}}, None),
         ({"auxiliary_loss": "toyworld-groundin"}, "no auxiliary loss .*did you mean toyworld-grounding"),
         ({"data": {"source": "toyworld"}}, "needs data.num_clips"),
@@ -285,7 +285,7 @@ def test_an_auxiliary_loss_is_in_the_checkpoint_but_not_in_the_model(tmp_path: P
 def test_an_incomplete_config_is_an_error_of_one_line(tmp_path: Path, changes, message: str | None):
     if message is None:
         changes["pipeline"] = PipelineConfig(num_frames=17, fps=8, height=32, width=32)
-        message = "tasks.extend has nothing to learn from"
+        message = "there are no clips for tasks.extend"
     with pytest.raises(UsageError, match=message) as error:
         train_flow(tiny_config(tmp_path, **changes))
     assert "\n" not in str(error.value)
@@ -293,7 +293,7 @@ def test_an_incomplete_config_is_an_error_of_one_line(tmp_path: Path, changes, m
 
 def test_tasks_that_are_not_trained_are_listed(cache: LatentCache):
     assert describe_tasks(mixture_of(cache, "image")) == (
-        "tasks: image 100%; none of text_to_video, extend, video_to_video, last"
+        "tasks: image 100%; not trained: text_to_video, extend, video_to_video, last"
     )
 
 

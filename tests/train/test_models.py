@@ -77,10 +77,10 @@ def test_components_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
     wide = tiny_text_encoder(300, 24, 1)
     wide.save_pretrained(tmp_path / "text_encoder")
     init.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(UsageError, match="24 wide, and the flow reads 16"):
+    with pytest.raises(UsageError, match="has the width 24, but the flow needs 16"):
         build_pipeline(config(text_encoder=str(tmp_path)), init.config, init.codec, init, cache)
     codec = VideoCodec(build_vae(VAEModelConfig(base_dim=4, z_dim=8, dim_mult=[1, 1, 1])))
-    with pytest.raises(UsageError, match=r"at other has 8 latent channels, and the flow of first has 4"):
+    with pytest.raises(UsageError, match=r"at other has 8 latent channels, but the flow of first has 4"):
         build_pipeline(config(vae="other", init="first"), init.config, codec, init, cache)
 
 

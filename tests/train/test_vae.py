@@ -188,7 +188,7 @@ class TestData:
             ({"num_test_clips": 5}, "cannot hold out 5 of the 5 clips"),
             ({"num_test_clips": 0}, "cannot hold out 0"),
             ({"phases": []}, "at least one phase"),
-            ({"phases": [Phase(1, 4, 1)]}, "cannot make 4 frames; the nearest it can is 5"),
+            ({"phases": [Phase(1, 4, 1)]}, "cannot make 4 frames: the nearest possible number is 5"),
             ({"excerpt_frames": 6}, "cannot make 6 frames"),
             ({"excerpt_frames": 1}, "more than 1"),
             ({"phases": [Phase(1, 5, 1), Phase(1, 9, 1)]}, "none of the 4 clips .* 9 frames"),

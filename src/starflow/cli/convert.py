@@ -1,4 +1,4 @@
-"""`starflow convert`: turn a released checkpoint into a folder that every command takes as `--model`."""
+"""`starflow convert`: convert a released checkpoint to a folder for `--model`."""
 
 import time
 from pathlib import Path
@@ -25,17 +25,17 @@ def convert(
 ) -> None:
     """Convert CHECKPOINT, a released .pth file, to a folder for --model.
 
-    CHECKPOINT may also be a file on the hub. The VAE and the text encoder are not copied: the folder says where they
-    are, and they are loaded from there.
+    CHECKPOINT may also be a file on the hub. The VAE and the text encoder are not copied: the folder names their
+    place, and they are loaded from there.
 
-    A folder that torch.distributed.checkpoint wrote must first be turned into a file, as shown last. Do so only if you
-    trust its origin: reading its index can run code.
+    A folder of torch.distributed.checkpoint must first be converted to a file, as in the last example. Do this only if
+    you trust its origin: reading its index can run code.
 
     \b
     starflow convert starflow-v_7B_t2v_caus_480p_v3.pth -o starflow-v-7b --dtype bfloat16
     starflow convert apple/starflow/starflow_3B_t2i_256x256.pth -o starflow-3b
     python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     import torch
 
     from starflow.convert.convert import convert as convert_checkpoint
@@ -44,9 +44,13 @@ def convert(
     start = time.perf_counter()
     config = config or preset_of_file(checkpoint)
     if config is None:
-        raise UsageError(f"which model is {checkpoint}? Give --config: {', '.join(PRESETS)}, or a configuration file")
+        raise UsageError(
+            f"{checkpoint} is not named like a released model: add --config {' or '.join(PRESETS)}, or a file"
+        )
     model = released_model(config, vae, text_encoder)
-    written = convert_checkpoint(_found(checkpoint), model, output, None if dtype is None else getattr(torch, dtype))
+    written = convert_checkpoint(
+        _local_path(checkpoint), model, output, None if dtype is None else getattr(torch, dtype)
+    )
     click.echo(
         f"{output}: {written.num_parameters:,} parameters, {written.num_bytes / 1e9:.2f} GB in {written.num_files} "
         f"file{'s' if written.num_files > 1 else ''}, {time.perf_counter() - start:.1f} s; it uses the VAE {model.vae} "
@@ -54,7 +58,7 @@ def convert(
     )
 
 
-def _found(checkpoint: str) -> Path:
+def _local_path(checkpoint: str) -> Path:
     """The path itself if it exists or cannot be on the hub; otherwise the file downloaded from the hub."""
     from starflow.weights.hub import hub_file
 

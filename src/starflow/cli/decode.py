@@ -18,7 +18,7 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     \b
     starflow decode z.safetensors -o clip.mp4
     starflow decode z.safetensors --prompt "a blue circle moves right" -o blue.mp4
-    """  # noqa: D301 (the backspace tells click to keep the line breaks)
+    """
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: leave --prompt out to use the caption in the file")
 

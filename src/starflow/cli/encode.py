@@ -26,7 +26,7 @@ def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: 
 
     \b
     starflow encode clip.mp4 --prompt "a red circle moves right" -o z.safetensors
-    """  # noqa: D301 (the backspace tells click to keep the line breaks)
+    """
     if not prompt.strip():
         raise UsageError('give the caption with --prompt, such as "a red circle moves right"')
     if output.suffix != ".safetensors":

@@ -20,7 +20,7 @@ TOYWORLD_NUMBERS = (  # flag, minimum, default, help
 
 
 def toyworld_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of toyworld's checks, which are the fields of `ToyworldSettings`."""
+    """The options of toyworld's checks, the fields of `ToyworldSettings`."""
     for flag, minimum, default, about in reversed(TOYWORLD_NUMBERS):
         number = click.IntRange(minimum)
         command = click.option(flag, type=number, default=default, show_default=True, help=f"Toyworld only: {about}.")(
@@ -83,7 +83,7 @@ def evaluate(
     \b
     starflow evaluate toyworld -o evaluation
     starflow evaluate runs/mine/final --data clips/ --num-clips 50
-    """  # noqa: D301 (click's \b keeps the lines of the examples)
+    """
     if data is not None:
         _refuse_toyworld_options(context, list(toyworld))
     require_extra("evaluate")
@@ -115,7 +115,7 @@ def _refuse_toyworld_options(context: click.Context, names: list[str]) -> None:
     given = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"with --data, leave out {flags}: only toyworld's clips can be checked like this")
+        raise UsageError(f"with --data, leave out {flags}: these checks need toyworld's clips")
 
 
 def _name(model: str) -> str:

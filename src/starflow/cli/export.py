@@ -1,4 +1,4 @@
-"""`starflow export`: a model's flow and denoiser as a checkpoint of the released format."""
+"""`starflow export`: write the flow and the denoiser of a model as a checkpoint in the released format."""
 
 import time
 from pathlib import Path
@@ -12,11 +12,11 @@ import click
 def export(model: str, output: Path) -> None:
     """Write MODEL, a folder or a bundled model, as a .pth file that the released project loads.
 
-    The inverse of `starflow convert`, bit for bit.
+    This is the exact inverse of `starflow convert`.
 
     \b
     starflow export starflow-v-7b -o starflow-v.pth
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     from starflow.convert.convert import export as export_checkpoint
     from starflow.weights.models import resolve_model
 

@@ -89,7 +89,7 @@ def generate(
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
     torchrun --nproc-per-node 2 -m starflow generate "a corgi" --model starflow-v-7b -o corgi.mp4
-    """  # noqa: D301 (the backspace tells click to keep the line breaks)
+    """
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
     for one, other in (("num_frames", "seconds"), ("size", "aspect_ratio")):

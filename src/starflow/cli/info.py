@@ -52,7 +52,7 @@ def info(
     \b
     starflow info starflow-v-7b
     starflow info starflow-v-7b --size 640x640 --offload model --memory 24
-    """  # noqa: D301 (the backspace tells click to keep the line breaks)
+    """
     import torch
 
     from starflow.hardware.architecture import load_architecture

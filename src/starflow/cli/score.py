@@ -56,7 +56,7 @@ def score(
     \b
     starflow score clip.mp4 --prompt "a red circle moves right" --noise-samples 8 --null
     starflow score clip.mp4 --prompt "a red circle moves right" --heatmap surprise.mp4
-    """  # noqa: D301 (the backspace tells click to keep the line breaks)
+    """
     _check(clips, prompts, heatmap)
 
     from starflow.cli.clips import read_clip

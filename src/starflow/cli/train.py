@@ -11,7 +11,7 @@ from starflow.cli.quiet import hide_loading_bars
 
 @click.group()
 def train() -> None:
-    """Train a VAE, a flow or toyworld's text encoder from a config file; KEY=VALUE (loop.seed=1) wins over the file."""
+    """Train a VAE, a flow or toyworld's text encoder from a config file. KEY=VALUE, such as loop.seed=1, changes it."""
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,7 +19,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--resume", is_flag=True, help="Continue the run in the output folder from its newest checkpoint."
         ),
-        click.option("-o", "--output", help="Folder of the run, instead of the config's."),
+        click.option("-o", "--output", help="The folder of the run, instead of the one in the config."),
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…"),
         click.argument("config", type=click.Path()),
     ):
@@ -38,7 +38,7 @@ def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str |
 def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train a video autoencoder (VAE) on clips.
 
-    CONFIG is a YAML file: recipes/clips/vae.yaml is one for a folder of your own clips.
+    CONFIG is a YAML file, such as recipes/clips/vae.yaml for a folder of your own clips.
     """
     require_extra("train")
     from starflow.train.config import VAETrainConfig
@@ -53,7 +53,7 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train toyworld's text encoder.
 
-    It learns from generated captions of toyworld, the bundled world of moving shapes. It is of no use for other clips.
+    It learns captions of toyworld, the bundled world of moving shapes. It does not work for other clips.
     """
     require_extra("train")
     from starflow.toyworld.teaching.text import TextTrainConfig, train_text
@@ -67,15 +67,15 @@ def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
 def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
     """Train a flow, its denoiser and its text encoder on captioned clips, from a model or from scratch.
 
-    CONFIG is a YAML file; recipes/clips/flow.yaml is one to start from, for a folder of clips with captions beside
-    them. The latents of the clips are encoded once, into a folder of the run; training shows its loss, leaves
-    checkpoints and a TensorBoard log there, and in the end the model in the folder `final`.
+    CONFIG is a YAML file, such as recipes/clips/flow.yaml for a folder of clips and captions. The clips are encoded
+    once. The folder of the run holds the latents, checkpoints, a TensorBoard log and, at the end, the model in the
+    folder `final`.
 
     \b
     starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine
     starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine --resume
     tensorboard --logdir runs/mine
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """
     require_extra("train")
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow

@@ -1,6 +1,6 @@
 """Reading released checkpoints: files in which `torch.save` stored a model's state dict.
 
-Only tensors are unpickled. The file is mapped into memory: the bytes of a tensor are read when they are used.
+Only tensors are unpickled. The file is mapped into memory, so a tensor is read when it is used.
 """
 
 import re
@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from starflow.errors import StarflowError
 
-# What wrappers add to parameter names: DataParallel and DDP in front, FSDP, compile and checkpointing anywhere.
+# Additions of wrappers to parameter names: DataParallel and DDP in front; FSDP, compile and checkpointing anywhere.
 WRAPPERS = re.compile(r"^(module\.)+|_fsdp_wrapped_module\.|_orig_mod\.|_checkpoint_wrapped_module\.")
 
 

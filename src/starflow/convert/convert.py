@@ -1,6 +1,6 @@
 """Converting a released checkpoint to a folder for `StarFlowPipeline.from_pretrained`, and back.
 
-All files are mapped: tensors go from file to file without being in memory, except those that change their dtype.
+All files are mapped into memory. Tensors are copied from file to file; only a cast needs memory for them.
 """
 
 import json
@@ -45,13 +45,13 @@ def convert(
 
     Args:
         checkpoint: see `open_checkpoint`.
-        model: the configuration. The checkpoint must have exactly its names and shapes.
-        output: the folder to write. It appears when it is complete.
+        model: the configuration. The checkpoint must have exactly the names and shapes of this model.
+        output: the folder to write. It exists only once it is complete.
         dtype: of the weights; None keeps that of the checkpoint. A cast needs memory for one file of weights.
-        max_shard_bytes: larger weights are split into several files.
+        max_shard_bytes: the most bytes of weights in a file; more weights need several files.
 
     Raises:
-        UsageError: the folder exists.
+        UsageError: the output folder exists.
         StarflowError: the checkpoint cannot be read or does not fit, a weight is not finite, or the disk is full.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -106,7 +106,7 @@ def export(folder: Path, output: Path) -> Converted:
 
 
 def _num_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> int:
-    """Bytes of tensors in a dtype, or each in its own."""
+    """Bytes of tensors, in a dtype or each in its own dtype."""
     return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors)
 
 
@@ -118,7 +118,8 @@ def _require_space(output: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise StarflowError(
-            f"not enough disk for {output}: it needs {num_bytes / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free"
+            f"not enough disk space for {output}: it needs {num_bytes / 1e9:.1f} GB, and {folder} has only "
+            f"{free / 1e9:.1f} GB"
         )
 
 
@@ -131,7 +132,7 @@ def _what_fits(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _model_index(model: ReleasedModel, *, has_denoiser: bool) -> dict[str, Any]:
-    """The content of `model_index.json`, which says where the VAE and the text encoder are (see `components`)."""
+    """The content of `model_index.json`, with the places of the VAE and the text encoder (see `components`)."""
     parts: Mapping[str, Any] = {
         "flow": ["starflow.flow.model", "StarFlow"],
         "denoiser": ["starflow.flow.denoiser", "CausalDenoiser"] if has_denoiser else [None, None],

@@ -13,7 +13,7 @@ from starflow.errors import UsageError
 from starflow.media.sizes import size_of_aspect_ratio
 from starflow.weights.components import Component, spatial_factor, text_width
 
-# Arguments of the released trainer that the model's constructor knows by another name.
+# Arguments of the released trainer with another name in the constructor of the model.
 RENAMED_ARGUMENTS = {"channel_size": "in_channels", "blocks": "num_blocks"}
 # Arguments for training or for showing samples, which do not affect the model.
 # fmt: off
@@ -27,7 +27,7 @@ TRAINING_ARGUMENTS = frozenset([
     "sample_freq", "cfg", "num_samples", "sample_batch_size",
 ])
 # fmt: on
-# Arguments that have one supported value, which is their default.
+# Arguments with one supported value, which is their default.
 FIXED_ARGUMENTS = {"nvp": 1, "adaln": 0, "noise_type": "gaussian", "finetuned_vae": "none"}
 # Arguments that become settings of the pipeline.
 PIPELINE_ARGUMENTS = frozenset(
@@ -47,7 +47,7 @@ SWITCHES = {name for name, value in SUPPORTED_VALUES.items() if isinstance(value
 }
 
 ASPECT_RATIO = "16:9"  # the default of the released sampler
-IMAGE_FPS = 16  # for image models, which never use it, but the pipeline needs a value
+IMAGE_FPS = 16  # for image models, which do not use it; the pipeline needs a value
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ReleasedModel:
 
 @dataclass(frozen=True)
 class Preset:
-    """A released model: where its weights are, and the arguments in its configuration file that matter."""
+    """A released model: the place of its weights, and the arguments of its configuration file that affect the model."""
 
     repository: str
     filename: str
@@ -142,7 +142,9 @@ def released_model(name: str | Path, vae: str | None = None, text_encoder: str |
         preset = PRESETS[str(name)]
         return _from_arguments(preset.arguments, vae, text_encoder, {"guidance_scale": preset.guidance_scale})
     if not Path(name).is_file():
-        raise UsageError(f"no configuration {name}: give {', '.join(PRESETS)}, or a file of the released project")
+        raise UsageError(
+            f"there is no configuration {name}: choose {', '.join(PRESETS)}, or a file of the released project"
+        )
     return _from_arguments(read_arguments(Path(name)), vae, text_encoder, {})
 
 
@@ -212,7 +214,7 @@ def _from_arguments(
 
 
 def _layers_per_block(arguments: Mapping[str, Any]) -> list[int]:
-    """Layers of each block: listed, as in `"2 2 24"`, or one number for all `blocks`."""
+    """Layers of each block, from a list such as `"2 2 24"` or one number for all `blocks`."""
     layers = [int(each) for each in str(given(arguments, "layers_per_block")).split()]
     return layers * int(given(arguments, "blocks")) if len(layers) == 1 else layers
 
@@ -226,5 +228,5 @@ def _length(arguments: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _vae_of(name: str) -> str:
-    """The place of the VAE that the released code calls `name`: mostly a folder in the repository of a pipeline."""
+    """The place of the VAE `name` of the released code: usually a folder in the repository of a pipeline."""
     return name if "sd-vae" in name or "sdxl-vae" in name or Path(name).is_dir() else f"{name}/vae"

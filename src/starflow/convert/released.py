@@ -1,6 +1,5 @@
-"""Mapping the names of the released implementation to those of this project: constructor arguments and parameters."""
+"""Mapping constructor arguments and parameter names of the released implementation to those of this project."""
 
-import difflib
 import re
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from starflow.convert.checkpoint import open_checkpoint
-from starflow.errors import StarflowError, UsageError
+from starflow.errors import StarflowError, UsageError, nearest_name
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 
@@ -20,7 +19,7 @@ DENOISER_PREFIX = "learnable_self_denoiser."
 # Buffers in released checkpoints that are not needed: masks, tables and statistics.
 UNUSED_BUFFERS = re.compile(r"var|blocks\.\d+\.attn_mask|feat_rope\.freqs_(cos|sin)")
 
-# Arguments of the constructor with one supported value that is not the default. They must be given.
+# Arguments of the constructor with one supported value, which is not the default. They must be given.
 REQUIRED_ARGUMENTS = {
     "patch_size": 1,
     "rope": True,
@@ -30,7 +29,7 @@ REQUIRED_ARGUMENTS = {
     "use_final_norm": True,
     "seq_order": "L2R",
 }
-# Arguments whose one supported value is the default. They may be left out.
+# Arguments with one supported value, which is the default. They may be left out.
 OPTIONAL_ARGUMENTS = {
     "num_heads": None,
     "num_kv_heads": None,
@@ -135,7 +134,7 @@ def listed(problems: list[str]) -> str:
 def flow_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the released constructor → arguments of `StarFlow`.
 
-    Raises UsageError for an argument that is missing, unknown, or has a value that the released models never have.
+    Raises UsageError for an argument that is missing or unknown, or has an unsupported value.
     """
     for name in REQUIRED_ARGUMENTS:
         given(config, name)
@@ -185,8 +184,8 @@ def check_arguments(arguments: Mapping[str, Any], supported: Mapping[str, Any], 
         if arguments.get(name, value) != value:
             raise UsageError(f"cannot convert a model with {name}={arguments[name]!r}: only {value!r} is supported")
     if unknown := sorted(arguments.keys() - known):
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
+        close = nearest_name(unknown[0], known)
+        hint = f": did you mean {close}?" if close else ""
         raise UsageError(f"the configuration has the unknown argument {unknown[0]}{hint}")
 
 
@@ -204,7 +203,7 @@ def _position_length(config: Mapping[str, Any]) -> float:
 def build(config: Mapping[str, Any]) -> tuple[StarFlow, CausalDenoiser | None]:
     """The flow and the denoiser for arguments of the released constructor, on the meta device, without weights.
 
-    Raises UsageError for arguments that no released model has.
+    Raises UsageError for unsupported arguments.
     """
     flow, denoiser = flow_arguments(config), denoiser_arguments(config)
     try:
@@ -217,7 +216,7 @@ def build(config: Mapping[str, Any]) -> tuple[StarFlow, CausalDenoiser | None]:
 def load_released(config: Mapping[str, Any], checkpoint: Path) -> tuple[StarFlow, CausalDenoiser | None]:
     """The flow and the denoiser for arguments of the released constructor, with mapped weights of a checkpoint.
 
-    Raises StarflowError if the file is not a released checkpoint, or has other names or shapes than the models.
+    Raises StarflowError if the file is not a released checkpoint, or its names or shapes do not fit.
     """
     flow, denoiser = build(config)
     tensors = open_checkpoint(checkpoint)

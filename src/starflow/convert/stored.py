@@ -1,4 +1,4 @@
-"""Weights in safetensors files, mapped into memory when read, in the layout of `from_pretrained`."""
+"""Weights in safetensors files, in the layout of `from_pretrained`. Files are mapped into memory for reading."""
 
 import json
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def write_sharded(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> int:
-    """Write weights to one file, or to several and an index. A cast happens file by file.
+    """Write weights to one file, or to several and an index. Weights are cast file by file.
 
     Args:
         folder: where the files go.
@@ -64,7 +64,7 @@ def write_sharded(
 
 
 def _weight(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A weight as it is written."""
+    """A weight in the dtype of the file."""
     tensor = tensor.to(dtype).contiguous()
     if tensor.dtype not in WEIGHT_DTYPES:
         raise StarflowError(f"the weight {name} is of {tensor.dtype}: choose a precision with --dtype")

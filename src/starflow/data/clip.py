@@ -1,4 +1,4 @@
-"""What training and evaluation see of data: captioned clips, from any source.
+"""Captioned clips from any source, for training and evaluation.
 
 Legend: `F` video frames.
 """
@@ -12,7 +12,7 @@ from starflow.media.frames import Frames
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction, and what the clip becomes by it: uint8 `(F, height, width, 3)`, no longer than the clip."""
+    """An instruction, and the edited clip: uint8 `(F, height, width, 3)`, at most as long as the clip."""
 
     instruction: str
     video: Frames
@@ -25,10 +25,10 @@ class Clip:
     Attributes:
         video: uint8 `(F, height, width, 3)`, RGB.
         fps: frames per second; 0 for an image.
-        captions: one or several, which say the same in other words.
-        image_captions: captions of the first frame alone; `captions` if there are none.
-        edits: what the clip becomes by instructions.
-        name: what messages call the clip, such as its file.
+        captions: one caption or several paraphrases.
+        image_captions: captions of the first frame; if there are none, `captions` are used.
+        edits: instructions, and the clip after each.
+        name: of the clip in messages, such as its file.
     """
 
     video: Frames
@@ -40,18 +40,18 @@ class Clip:
 
 
 class ClipSource(Protocol):
-    """A sequence of clips: the same index gives the same clip every time.
+    """A sequence of clips. An index always gives the same clip.
 
-    A source is a dataclass whose fields are the arguments that a config gives it (`starflow.data.sources`).
+    A source is a dataclass. Its fields are its arguments in a config (`starflow.data.sources`).
     """
 
     @property
     def fingerprint(self) -> str:
-        """A text that differs between sources with different clips: latents that were made from another are stale."""
+        """A text that identifies the clips. A latent cache of a source with another fingerprint is stale."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Clip:
-        """Clip number `index`. Raises StarflowError, which names the clip, if it cannot be read."""
+        """Clip number `index`. Raises StarflowError with the name of the clip if it cannot be read."""
         ...

@@ -1,13 +1,13 @@
-"""The latents of a source's clips on disk, so that the autoencoder runs once.
+"""A cache of the latents of a source's clips on disk, so that each clip is encoded once.
 
 A cache is a folder:
 
-    cache.json                   what the latents were made from
-    clips-0000000.safetensors    latents of the clips from number 0 on, float16, under the names that `fit_clip` gives
-    clips-0000000.json           their captions, and what was left out
-    left_out.txt                 all that was left out, each with the reason
+    cache.json                   identifies the source, the autoencoder and the format of the clips
+    clips-0000000.safetensors    latents of the clips from number 0 on, float16, with the names of `fit_clip`
+    clips-0000000.json           the captions of these clips, and the clips that were left out
+    left_out.txt                 all clips that were left out, with the reasons
 
-Making one can be interrupted: it goes on with the shard that was being made.
+Encoding can be interrupted. The next run continues with the first unfinished shard.
 
 Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -33,19 +33,19 @@ from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
 from starflow.media.frames import Frames, to_tensor
 
-FORMAT = 4  # of the files; raised when it changes
+FORMAT = 4  # version of the files
 CLIPS_PER_SHARD = 64
-BYTES_AT_ONCE = 2**24  # of frames that are encoded together, about: many small clips, or one large
+BYTES_AT_ONCE = 2**24  # about this many bytes of frames are encoded together: many small clips, or one large clip
 NAMED_ON_TERMINAL = 10
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    """What the cache knows of a clip besides its latents.
+    """A clip of the cache, without its latents.
 
     Attributes:
         index: its number in the source.
-        num_latent_frames: `T` of its latents, 1 for a picture.
+        num_latent_frames: `T`, 1 for a picture.
         captions, image_captions: of the clip, and of its first frame.
         instructions: of its edits, by their number in the source's clip.
     """
@@ -58,12 +58,12 @@ class CachedClip:
 
 
 class LatentCache:
-    """The clips of a finished cache. Latents stay on disk and are read through memory mapping.
+    """The clips of a finished cache. Latents stay on disk, in memory-mapped files.
 
     Attributes:
         clips: in the order of the source.
-        num_latent_frames: `T` of the clips that the model makes in one piece.
-        left_out: the parts of the source that are not in the cache, each with the reason.
+        num_latent_frames: `T` of a video of the model.
+        left_out: the clips of the source that are not in the cache, with the reasons.
     """
 
     def __init__(self, folder: Path, num_latent_frames: int) -> None:
@@ -80,7 +80,7 @@ class LatentCache:
             self._files |= {clip.index: file for clip in clips}
 
     def read(self, index: int, name: str, start: int = 0, length: int | None = None) -> Tensor:
-        """Latents of clip `index`, float32 `(T, D, H, W)`: all frames, or `length` from `start` on."""
+        """Latents of clip `index`, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them."""
         stop = None if length is None else start + length
         return self._files[index].get_slice(f"{index}.{name}")[start:stop].float()
 
@@ -88,14 +88,14 @@ class LatentCache:
 def open_latent_cache(
     folder: Path, source: ClipSource, codec: VideoCodec, clip_format: ClipFormat, show_progress: bool = True
 ) -> LatentCache:
-    """The latent cache in `folder`, made first, or made complete, if it is not there.
+    """The latent cache in `folder`. Missing shards are encoded first.
 
-    Files that cannot be read, clips that are too short, and what the source itself lists in `left_out` are left out.
-    The terminal and `left_out.txt` name them with the reasons.
+    Clips that cannot be read, clips that are too short, and the files that the source lists in `left_out` are left out.
+    The terminal and `left_out.txt` list them with the reasons.
 
     Raises:
-        UsageError: the autoencoder cannot take clips of this format.
-        StarflowError: the folder holds the latents of something else or a damaged shard, or nothing could be used.
+        UsageError: the autoencoder cannot encode clips of this format.
+        StarflowError: the folder holds other latents or a damaged shard, or no clip can be used.
     """
     _, num_latent_frames, *_ = codec.latent_shape(1, clip_format.num_frames, clip_format.height, clip_format.width)
     _check_origin(folder, source, codec, clip_format)
@@ -114,7 +114,7 @@ def open_latent_cache(
 
 
 def fingerprint(codec: VideoCodec) -> str:
-    """A digest of what makes latents: settings, normalisation and all weights but the decoder's; not of its folder."""
+    """A digest of the settings, the normalisation and the weights of the encoder."""
     settings = {name: value for name, value in codec.vae.config.items() if not name.startswith("_")}
     settings["later_frame_scale"] = codec.later_frame_scale
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -142,13 +142,13 @@ def _check_origin(folder: Path, source: ClipSource, codec: VideoCodec, clip_form
     ]
     if differences:
         raise StarflowError(
-            f"the latents in {folder} were made with {' and '.join(differences)}: name another folder "
+            f"the latents in {folder} were made with {' and '.join(differences)}: choose another folder "
             "(latents=FOLDER), or remove this one"
         )
 
 
 def _shards(folder: Path, num_clips: int) -> dict[Path, range]:
-    """The files of latents, and the numbers of the clips that are in each."""
+    """The files of latents, and the indices of the clips in each."""
     starts = range(0, num_clips, CLIPS_PER_SHARD)
     return {
         folder / f"clips-{start:07d}.safetensors": range(start, min(start + CLIPS_PER_SHARD, num_clips))
@@ -198,7 +198,7 @@ def _write_shard(
 
 
 def _encode(codec: VideoCodec, videos: dict[str, Frames]) -> dict[str, Tensor]:
-    """The latents of videos, float16 `(T, D, H, W)`; those of one length are encoded together."""
+    """The latents of videos, float16 `(T, D, H, W)`. Videos of the same length are encoded together."""
     names_by_length: dict[int, list[str]] = defaultdict(list)
     for name, video in videos.items():
         names_by_length[len(video)].append(name)
@@ -213,7 +213,7 @@ def _open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
     try:
         return safe_open(path, framework="pt"), json.loads(path.with_suffix(".json").read_text())
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise StarflowError(f"{path} is damaged ({error}): remove it, and it will be made again") from error
+        raise StarflowError(f"{path} is damaged ({error}): remove it, and it will be encoded again") from error
 
 
 def _cached_clip(instructions: dict[str, str], **about: Any) -> CachedClip:

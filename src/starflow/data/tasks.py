@@ -1,14 +1,14 @@
-"""The tasks that one model learns, and the batches that teach them.
+"""The tasks that one model learns, and their batches.
 
-All tasks are made from the same clips (STARFlow-V, arXiv 2511.20462) and told apart by a marker before the caption:
+All tasks use the same clips (STARFlow-V, arXiv 2511.20462). A marker before the caption names the task:
 
     text_to_video    the beginning of a clip
-    image            a picture, or a clip's first latent frame
-    extend           an excerpt of a long clip, not from its beginning, as a rolling window meets it
-    video_to_video   [clip | what it becomes by an instruction]
+    image            a picture, or the first latent frame of a clip
+    extend           a later excerpt of a long clip, as in a rolling window
+    video_to_video   [clip | edited clip]
     last             [last frame | clip]
 
-A batch is a function of the seed and its number alone, so that resuming is exact.
+A batch depends only on the seed and its number, so that a resumed run has the same batches.
 
 Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from starflow.data.latents import CachedClip, LatentCache
+from starflow.encoders.text import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.errors import UsageError
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 
 Item = TypeVar("Item")
 Task = Literal["text_to_video", "image", "extend", "video_to_video", "last"]
@@ -41,12 +41,12 @@ NO_MATERIAL: dict[Task, str] = {
     "video_to_video": "no clip has an edit",
     "last": "no clip is as long as the model's",
 }
-SHORT_LENGTH = 2  # latent frames: the first, and the one in which motions show
+SHORT_LENGTH = 2  # latent frames: the first, and one that shows motion
 
 
 @dataclass
 class TaskWeights:
-    """How often a batch is of each task, in proportion; None: as in `DEFAULT_WEIGHTS` if there are clips for it."""
+    """The relative frequency of each task; None: that of `DEFAULT_WEIGHTS` if there are clips for the task."""
 
     text_to_video: float | None = None
     image: float | None = None
@@ -60,13 +60,13 @@ class Batch:
     """Clips of one task.
 
     Attributes:
-        task: which.
-        latents: clean, float32 `(B, T, D, H, W)`; the first `num_given` frames are what the others are made from.
-        captions: with the task's marker, not yet wrapped; empty where it was dropped.
-        indices: the clips' numbers in the source.
-        edits: which edit of its clip each is; empty if the task is not video_to_video.
+        task: of all clips of the batch.
+        latents: clean, float32 `(B, T, D, H, W)`; the first `num_given` frames are given, and have no loss.
+        captions: with the task's marker, not yet wrapped; an empty text if dropped.
+        indices: of the clips in the source.
+        edits: the index of each clip's edit; empty for other tasks than video_to_video.
         num_given: `K`.
-        dropped: whether the caption was dropped.
+        dropped: whether each caption was dropped.
     """
 
     task: Task
@@ -83,9 +83,9 @@ class Batch:
 
 
 class Mixture:
-    """Batches of one task each, drawn from a latent cache.
+    """Random batches from a latent cache, each of one task.
 
-    `shares` says how often each task comes: those of the tasks that there are clips for add up to 1.
+    `shares` has the probability of each task for which there are clips.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class Mixture:
         Args:
             cache: the clips.
             weights: of the tasks.
-            batch_size: `B` of text_to_video; the other tasks have about as many tokens in a batch.
-            short_clips: share of the batches of text_to_video and video_to_video that end after the first frames that
-                are made, and have half as many clips more: captions matter most there.
+            batch_size: `B` of text_to_video; batches of other tasks have about as many tokens.
+            short_clips: share of the batches of text_to_video and video_to_video that end after the first generated
+                frames, where captions matter most. They have half as many clips more.
             caption_dropout: share of the captions that are dropped, for guidance.
-            seed: of all that is drawn.
+            seed: of the batches.
 
         Raises:
-            UsageError: a task has a weight and no clips, or no task is left.
+            UsageError: a task has a weight but no clips, or no task has a weight.
         """
         self.cache, self.length, self.batch_size = cache, cache.num_latent_frames, batch_size
         self.short_clips, self.caption_dropout, self.seed = short_clips, caption_dropout, seed
@@ -125,7 +125,7 @@ class Mixture:
         self.shares = task_shares(weights, material)
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`, the same every time."""
+        """Batch `number`; it is always the same."""
         rng = np.random.default_rng([self.seed, number])
         make: dict[Task, Callable[[np.random.Generator], Batch]] = {
             "text_to_video": self._text_to_video,
@@ -146,7 +146,7 @@ class Mixture:
         return Batch("text_to_video", self._read(clips, length), _captions(rng, clips), _indices(clips))
 
     def _image(self, rng: np.random.Generator) -> Batch:
-        # An image has a fraction of a clip's tokens: take as many more of them.
+        # An image has fewer tokens than a clip, so a batch has more images.
         clips = _draw(rng, self.cache.clips, max(self.batch_size, self.batch_size * self.length // 2))
         captions = [_choice(rng, clip.image_captions) for clip in clips]
         return Batch("image", self._read(clips, 1), captions, _indices(clips))
@@ -175,7 +175,7 @@ class Mixture:
         return Batch("last", latents, _captions(rng, clips, LAST), _indices(clips), num_given=1)
 
     def _length_and_size(self, rng: np.random.Generator, size: int) -> tuple[int, int]:
-        """How many latent frames are made in a batch, and of how many clips: `size`, or more if they are short."""
+        """The number of generated latent frames of a batch, and its size, which is larger for short clips."""
         is_short = rng.random() < self.short_clips
         return (min(SHORT_LENGTH, self.length), size * 3 // 2) if is_short else (self.length, size)
 
@@ -185,17 +185,17 @@ class Mixture:
 
 
 def task_shares(weights: TaskWeights, material: Mapping[Task, int]) -> dict[Task, float]:
-    """The share of each task that has one, from its weight and how many clips there are for it.
+    """The probability of each task, from its weight and the number of its clips.
 
-    Raises UsageError if a task has a weight and no clips, or no task is left.
+    Raises UsageError if a task has a weight but no clips, or no task has a weight.
     """
     chosen: dict[Task, float] = {}
     for task, number in material.items():
         weight = getattr(weights, task)
         if weight is not None and weight < 0:
-            raise UsageError(f"tasks.{task} is {weight}: a weight is 0 or more")
+            raise UsageError(f"tasks.{task} is {weight}: it must be 0 or more")
         if weight and not number:
-            raise UsageError(f"tasks.{task} has nothing to learn from, as {NO_MATERIAL[task]}: set tasks.{task}=0")
+            raise UsageError(f"there are no clips for tasks.{task}, as {NO_MATERIAL[task]}: set tasks.{task}=0")
         if number:
             chosen[task] = DEFAULT_WEIGHTS[task] if weight is None else weight
     total = sum(chosen.values())

@@ -1,1 +1,1 @@
-"""Video and text as the flow sees them: the VAE and the text encoder."""
+"""The encoders of video and text: the VAE and the text encoder."""

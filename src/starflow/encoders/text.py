@@ -1,6 +1,6 @@
 """Conditioning text: the template around a caption, its encoding by a T5 encoder, and the small T5 of toy models.
 
-The released models use google/flan-t5-xl; any tokenizer and `T5EncoderModel` of transformers go through `encode_text`.
+The released models use google/flan-t5-xl; `encode_text` works with any tokenizer and `T5EncoderModel` of transformers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,21 +18,20 @@ from starflow.media.prompts import normalize_prompt
 from starflow.media.sizes import nearest_aspect_ratio
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
+EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "  # task markers, which stand before a caption
 T5_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")  # parts of a T5 encoder
 
 
 def wrap_caption(
     caption: str, *, fps: float | None = None, noise_std: float | None = None, aspect_ratio: str | None = None
 ) -> str:
-    r"""Normalize a caption and put it into the template that the model was trained with.
+    r"""Normalize a caption and put it into the template of training. Conditions that are None are left out.
 
-    A condition that is None is not part of the model's template.
-
-    The unconditional branch of guidance is the same template around the empty caption. Task markers, such as "(v2v) ",
-    belong to the caption.
+    The unconditional branch of guidance uses the same template with the empty caption. A task marker, such as
+    `VIDEO_TO_VIDEO`, is part of the caption.
 
     Args:
-        caption: what is to be seen.
+        caption: describes the video.
         fps: frames per second; 0 for an image.
         noise_std: the noise level of the latents.
         aspect_ratio: width to height, as in "16:9".
@@ -65,9 +64,9 @@ class CaptionSettings(Protocol):
 def wrap_captions(
     captions: Sequence[str], settings: CaptionSettings, fps: float, size: tuple[int, int] | None = None
 ) -> list[str]:
-    """Wrap captions with the conditions that a model's settings name. Training and the pipeline both use it.
+    """Wrap captions with the conditions that a model's settings name, in training and in the pipeline.
 
-    `fps` is 0 for an image; `size` is height and width of the video, by default the model's own.
+    `fps` is 0 for an image; `size` is height and width of the video, by default the model's.
     """
     height, width = size or (settings.height, settings.width)
     conditions: dict[str, Any] = {
@@ -93,7 +92,7 @@ def encode_text(
     """Encode wrapped captions, padded and truncated to `max_length` tokens. Gradients reach the encoder.
 
     Returns:
-        (B, M, width) with M = `max_length`, in the encoder's dtype and on its device; zero where there is padding.
+        (B, M, width) with M = `max_length`, in the encoder's dtype and on its device; zero at padding.
     """
     tokens = tokenizer(
         list(captions), padding="max_length", truncation=True, max_length=max_length, return_tensors="pt"
@@ -103,17 +102,17 @@ def encode_text(
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn a small tokenizer from wrapped captions: whole words where they are frequent, bytes where they are not.
+    """Learn a small tokenizer from wrapped captions. Frequent words are one token; rare words are several.
 
-    Byte-level byte-pair encoding, in lower case: any text can be encoded, spaces and line ends are kept, and the end
-    of the text is marked. The same captions give the same tokenizer.
+    This is byte-level byte-pair encoding in lower case. Any text can be encoded, and spaces and line ends are kept. An
+    end token is added. The same captions give the same tokenizer.
 
     Args:
-        captions: the texts to learn from, wrapped as they will be encoded.
-        vocab_size: at most this many tokens, of which 3 are special and 256 single bytes; fewer if the words run out.
+        captions: the texts to learn from, in their template.
+        vocab_size: the largest number of tokens; 3 of them are special tokens, and 256 are single bytes.
     """
     tokenizer = Tokenizer(models.BPE())
-    # A word is one token wherever it stands, because a space comes before it at the start of a line too.
+    # A space is added at the start of each line, so that a word there has the same token as elsewhere.
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Lowercase(), normalizers.Prepend(" "), normalizers.Replace("\n", "\n ")]
     )
@@ -141,9 +140,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
 
 
 def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads: int = 4) -> T5EncoderModel:
-    """A T5 encoder with random weights, small enough to be trained together with a toy flow.
+    """A T5 encoder with random weights, small enough to train together with a toy flow.
 
-    It is shaped like flan-t5 (gated GELU), without dropout.
+    It has the architecture of flan-t5 (gated GELU), without dropout.
     """
     config = T5Config(
         vocab_size=vocab_size,
@@ -163,7 +162,7 @@ def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads:
 def load_text_encoder(folder: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
     """The tokenizer and the text encoder in the folders `tokenizer` and `text_encoder` of `folder`.
 
-    Raises UsageError if there are none.
+    Raises UsageError if the folder has no text encoder.
     """
     if not Path(folder, "text_encoder", "config.json").is_file():
         raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")

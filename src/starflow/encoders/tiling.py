@@ -1,11 +1,11 @@
-"""Decoding large frames of Wan's VAE tile by tile, equal to decoding them whole.
+"""Decoding large frames with Wan's VAE tile by tile, with the same result as whole frames.
 
-diffusers' tiling decodes overlapping tiles apart and blends their edges. That is something else than the whole frame's
-decoding, by far: the attention of the middle block sees a tile instead of the frame. Here the decoder is cut in two.
-Its head, at low resolution and with the attention, runs on whole frames and is cheap; its tail, the last levels, is all
-convolutions, so a tile is exact if it is decoded with as wide a margin as they reach, and the margin cut off.
+The tiling of diffusers decodes overlapping tiles separately and blends their edges. Its result differs from the whole
+frame's: the attention of the middle block sees a tile instead of the frame. Here the decoder is cut in two parts. The
+head has the attention and the low resolutions; it runs on whole frames and is cheap. The tail, the last levels, has
+only convolutions. A tile is exact if it is decoded with a margin as wide as the reach of the convolutions.
 
-Legend: B batch, t latent frames, f video frames, C channels, h w rows and columns where the tail begins.
+Legend: B batch, t latent frames, f video frames, C channels, h w rows and columns at the start of the tail.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,14 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-TAIL_BLOCKS = 2  # the last levels, which hold nearly all of the memory that decoding takes
-CACHED_FRAMES = 2  # that a causal convolution needs of the frames before
+TAIL_BLOCKS = 2  # the last levels, which take nearly all of the memory of decoding
+CACHED_FRAMES = 2  # previous frames that a causal convolution needs
 
 Features = list[Tensor | str | None]
 
 
 class TiledWanDecoder:
-    """The decoder of one video, whose last levels run on one tile after the other.
+    """The decoder of one video. Its last levels run tile by tile.
 
     Tiles are of `vae.tile_sample_min_height` and `vae.tile_sample_min_width` pixels.
     """
@@ -43,7 +43,7 @@ class TiledWanDecoder:
         self.tile_features: dict[tuple[int, int], Features] = {}
 
     def __call__(self, hidden: Tensor, *, first_chunk: bool) -> Tensor:
-        """`vae.decoder` of (B, D, t, H, W), which follow those before: (B, C, f, height, width), still in patches."""
+        """`vae.decoder` of the next frames (B, D, t, H, W): (B, C, f, height, width), still in patches."""
         index = [0]
         x = _causal_conv(self.decoder.conv_in, hidden, self.head_features, index)
         x = self.decoder.mid_block(x, feat_cache=self.head_features, feat_idx=index)
@@ -58,7 +58,7 @@ class TiledWanDecoder:
         return product(range(0, x.shape[-2], self.tile[0]), range(0, x.shape[-1], self.tile[1]))
 
     def _tile(self, x: Tensor, top: int, left: int, num_done: int, *, first_chunk: bool) -> Tensor:
-        """The tail on one tile of (B, C, t, h, w), from the features after the first `num_done`; margins cut off."""
+        """The tail on one tile of (B, C, t, h, w), without its margin. The first `num_done` features are the head's."""
         features = self.tile_features.setdefault((top, left), [None] * self.num_features)
         index = [num_done]
         with_margin, inside = [], []
@@ -75,9 +75,9 @@ class TiledWanDecoder:
 
 
 def reach(blocks: Iterable[Any]) -> int:
-    """How far the convolutions of up-sampling blocks and of the decoder's last layer reach, in pixels of their input.
+    """The reach of the convolutions of up-sampling blocks and of the decoder's last layer, in pixels of their input.
 
-    Every convolution of 3×3 reaches one pixel of the resolution that it works at.
+    A 3×3 convolution reaches one pixel at its own resolution.
     """
     distance, scale = 0.0, 1
     for block in blocks:
@@ -94,7 +94,7 @@ def _upsamples(block: nn.Module) -> bool:
 
 
 def _causal_conv(conv: nn.Module, x: Tensor, features: Features, index: list[int]) -> Tensor:
-    """A causal convolution of frames (B, C, t, h, w) that follow those in the cache, as the library's blocks do it."""
+    """A causal convolution of the frames (B, C, t, h, w) after those in the cache, as in the blocks of diffusers."""
     before = features[index[0]]
     last = x[:, :, -CACHED_FRAMES:].clone()
     if last.shape[2] < CACHED_FRAMES and isinstance(before, Tensor):

@@ -1,8 +1,8 @@
 """Video and image autoencoders of diffusers behind one interface: pixels ⇄ normalised latents.
 
 Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels.
-Videos are (B, F, 3, height, width) in [-1, 1]; latents are (B, T, D, H, W), about zero mean and unit variance.
-diffusers' own video layout is (B, channels, frames, height, width); it stays inside this file.
+Videos are (B, F, 3, height, width) in [-1, 1]; latents are (B, T, D, H, W), with about zero mean and unit variance.
+Only this file and training use the video layout of diffusers, (B, channels, frames, height, width).
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,15 +20,15 @@ from starflow.weights.components import spatial_factor
 
 
 def wan_moments(vae: AutoencoderKLWan, video: Tensor, frames_at_once: int | None = None) -> Tensor:
-    """Posterior moments of whole clips: of the first frame, then of the others, so many at a time.
+    """Posterior moments of whole clips.
 
-    Equal to `vae.encode`, which goes through four frames at a time. All at once is faster on small frames: for
-    training.
+    The result equals that of `vae.encode`, which encodes four frames at a time after the first. All at once is faster
+    for small frames, as in training.
 
     Args:
         vae: the autoencoder.
         video: (B, 3, F, height, width), F = 1 + 4k.
-        frames_at_once: a multiple of the temporal factor; None for all.
+        frames_at_once: frames to encode at a time after the first, a multiple of the temporal factor; None for all.
 
     Returns:
         Mean and log-variance, (B, 2D, T, H, W).
@@ -45,11 +45,11 @@ def wan_moments(vae: AutoencoderKLWan, video: Tensor, frames_at_once: int | None
 
 
 class WanDecoderStream:
-    """Decodes a video piece by piece, as the causal decoder allows: its feature cache carries over to the next piece.
+    """Decodes a video piece by piece. The feature cache of the causal decoder is kept from piece to piece.
 
-    The first piece must be one latent frame (it becomes one video frame); later ones may have any number of latent
-    frames (four video frames each). One stream serves one video, and several streams may run at once. After
-    `vae.enable_tiling()` large frames are decoded in tiles, which takes less memory and changes nothing.
+    The first piece must be one latent frame, which becomes one video frame. Later pieces may have any number of latent
+    frames; each becomes four video frames. A stream is for one video; several streams may run at once. After
+    `vae.enable_tiling()`, large frames are decoded in tiles, with less memory and the same result.
     """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
@@ -86,13 +86,13 @@ def _first_and_rest(frames: Tensor) -> list[Tensor]:
 class VideoCodec:
     """Pixels ⇄ normalised latents, with `AutoencoderKLWan` (video) or `AutoencoderKL` (images: F = T = 1).
 
-    The latents are the posterior's means, normalised by what the autoencoder's config says: per channel
-    (``latents_mean``, ``latents_std``) in Wan's, ``(z - shift_factor) · scaling_factor`` in the image autoencoder's.
+    The latents are the posterior's means, normalised by the config of the autoencoder: per channel for Wan's
+    (``latents_mean``, ``latents_std``), and by ``(z - shift_factor) · scaling_factor`` for an image autoencoder.
 
     Args:
         vae: the autoencoder; its device and dtype are used.
-        later_frame_scale: the normalised latents of all frames but the first are multiplied by this (0.6 in
-            STARFlow-V: they vary more than those of the first).
+        later_frame_scale: factor of the normalised latents of all frames but the first, which vary more than the first
+            (0.6 in STARFlow-V).
     """
 
     def __init__(self, vae: AutoencoderKLWan | AutoencoderKL, later_frame_scale: float = 1.0) -> None:
@@ -121,7 +121,7 @@ class VideoCodec:
             width: in pixels.
 
         Raises:
-            UsageError: the autoencoder cannot make that many frames, or frames of that size.
+            UsageError: the autoencoder cannot make this number of frames, or frames of this size.
         """
         factor = self.spatial_factor
         if height % factor or width % factor or height < factor or width < factor:
@@ -132,21 +132,21 @@ class VideoCodec:
         """Latent frames T of a clip of `num_frames` frames.
 
         Raises:
-            UsageError: the autoencoder cannot make that many frames (see `nearest_num_frames`).
+            UsageError: the autoencoder cannot make this number of frames (see `nearest_num_frames`).
         """
         if num_frames != self.nearest_num_frames(num_frames):
             raise UsageError(
-                f"this autoencoder cannot make {num_frames} frames; the nearest it can is "
+                f"this autoencoder cannot make {num_frames} frames: the nearest possible number is "
                 f"{self.nearest_num_frames(num_frames)}"
             )
         return 1 if self._is_image else 1 + (num_frames - 1) // self.temporal_factor
 
     def largest_num_frames(self, num_frames: int) -> int:
-        """The largest number of frames, of at most `num_frames`, that the autoencoder can make."""
+        """The largest number of frames, at most `num_frames`, that the autoencoder can make."""
         return 1 if self._is_image else num_frames - (num_frames - 1) % self.temporal_factor
 
     def nearest_num_frames(self, num_frames: int) -> int:
-        """The number of frames nearest to `num_frames` that the autoencoder can make: 1 + 4k, the larger of two."""
+        """The nearest number of frames that the autoencoder can make, 1 + 4k; of two equally near, the larger one."""
         if self._is_image:
             return 1
         steps = (2 * max(0, num_frames - 1) + self.temporal_factor) // (2 * self.temporal_factor)
@@ -176,7 +176,7 @@ class VideoCodec:
 
     @torch.no_grad()
     def stream_decode(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode normalised latents as they come, with memory for one latent frame: equal to `decode` of them all.
+        """Decode latents piece by piece, with the memory for one latent frame. The result equals that of `decode`.
 
         Args:
             pieces: (B, t, D, H, W), successive latent frames of the same clips, one or more at a time.
@@ -188,7 +188,7 @@ class VideoCodec:
         index = 0
         for piece in pieces:
             for frame in piece.split(1, dim=1):
-                onload(self.vae)  # for every frame, as what makes the next one may have sent it away
+                onload(self.vae)  # for every frame: the earlier stages may have offloaded it
                 raw = self._denormalise(frame, is_first=index == 0).to(
                     get_module_execution_device(self.vae), self.vae.dtype
                 )

@@ -1,1 +1,1 @@
-"""What a model is worth, measured on any source of clips and shown on a page: `starflow.evaluation.run.evaluate`."""
+"""Measurements of a model on any source of clips, and a page of them: see `starflow.evaluation.run.evaluate`."""

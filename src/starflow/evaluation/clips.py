@@ -1,4 +1,4 @@
-"""Held-out clips as a model takes them, with its noise, and in batches.
+"""Held-out clips, fitted to the videos of a model, and batches of them.
 
 Legend: `n` clips, `F` video frames, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
 """
@@ -28,7 +28,7 @@ def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -
     """The first clips of a source, fitted to the size, frame rate and length of a model's videos.
 
     A video model leaves out pictures and clips that are too short. An image model takes the first frame of any clip.
-    Each clip that is left out is logged with the reason.
+    A log message gives the reason for each.
 
     Raises:
         UsageError: no clip can be used.
@@ -53,7 +53,7 @@ def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -
 
 
 def batches(pipeline: StarFlowPipeline, num_clips: int, num_tokens: int) -> Iterator[slice]:
-    """Slices that cut `num_clips` clips of the model's size into batches of about `num_tokens` latent tokens."""
+    """Slices that divide `num_clips` clips of the model's size into batches of about `num_tokens` latent tokens."""
     config = pipeline.config
     _, frames, _, rows, columns = pipeline.codec.latent_shape(1, config.num_frames, config.height, config.width)
     size = max(1, num_tokens // (frames * rows * columns))
@@ -67,10 +67,10 @@ def _unusable(clip: Clip, pipeline: StarFlowPipeline) -> str | None:
     if config.num_frames == 1:
         return None
     if not clip.fps:
-        return "it is a picture, and the model makes videos"
+        return "it is a picture, but the model makes videos"
     num_frames = round(len(clip.video) * config.fps / clip.fps)
     if num_frames < config.num_frames:
-        return f"it has {num_frames} frames at {config.fps:g} per second, and the model needs {config.num_frames}"
+        return f"it has {num_frames} frames at {config.fps:g} per second, but the model needs {config.num_frames}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What measurements return, and how a source of clips brings measurements of its own.
+"""What measurements return, and measurements that a source of clips adds.
 
 Legend: `F` video frames.
 """
@@ -17,7 +17,7 @@ class Card:
     Attributes:
         title: what the clips show.
         clips: each `(F, height, width, 3)`, by its label.
-        marks: what the title says, piece by piece, and whether the clip shows it.
+        marks: the parts of the title, and whether the clip shows each.
     """
 
     title: str
@@ -50,12 +50,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class Check:
-    """A measurement that only one source of clips allows, for example because it knows what its clips show.
+    """A measurement for one source of clips, for example because it knows what its clips show.
 
     Attributes:
         name: its key in `evaluation.json`.
         run: measures the model.
-        settings: what it was asked for, added to the settings in `evaluation.json`.
+        settings: added to the settings in `evaluation.json`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Clips generated in batches, with noise that does not depend on the batch.
+"""Generating clips in batches, with noise that does not depend on the batch.
 
 Legend: `n` clips, `F` video frames.
 """
@@ -36,11 +36,11 @@ def generate(
     Args:
         pipeline: the model.
         captions: one for each clip.
-        settings: the seed, and how to generate.
+        settings: the seed, and the options of generation.
         description: of the clips, for the progress bar.
         purpose: a number; each purpose has its own noise.
         num_frames: `F`, by default the model's.
-        given: for options of the pipeline (`image`, `video`, …), by name, one value for each caption.
+        given: options of the pipeline such as `image` and `video`, each with one value for each caption.
 
     Returns:
         Frames `(n, F, height, width, 3)`, and the report of the solvers.
@@ -68,7 +68,7 @@ def generate(
 
 
 def sampling_options(settings: EvaluationSettings) -> dict[str, Any]:
-    """The options of the pipeline that the settings decide."""
+    """The options of the pipeline from the settings."""
     return {
         "guidance_scale": settings.guidance_scale,
         "sampler": settings.sampler,
@@ -87,6 +87,6 @@ def sampling_results(report: SamplingReport) -> dict[str, Any]:
 
 
 def generator_of(seed: int, purpose: int, index: int) -> torch.Generator:
-    """The source of the noise of clip `index`."""
+    """The random generator for the noise of clip `index`."""
     words = np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))

@@ -1,4 +1,4 @@
-"""The facts about a run: the sizes of the model's parts, the machine, the date."""
+"""Facts about a run: the number of parameters, the machine, the date."""
 
 import os
 import platform
@@ -42,7 +42,7 @@ def now() -> str:
 
 
 def _cpu_name() -> str | None:
-    """The name of the processor, if the system tells it."""
+    """The name of the processor, if it is known."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,8 +1,8 @@
 """The evaluation of a model: `evaluate` measures, `write` writes `evaluation.json` and the page.
 
 The keys of `evaluation.json`. A *summary* is `{mean, std, standard_error, n}`, over clips unless it says otherwise. A
-*proportion* is `{value, correct, n, interval}` with Wilson's 95% interval. What was not measured is null. *Sampling* is
-`{converged, max_residual, evaluations_per_token}`.
+*proportion* is `{value, correct, n, interval}` with Wilson's 95% interval. Values that were not measured are null.
+*Sampling* is `{converged, max_residual, evaluations_per_token}`.
 
     model
       name, date, parameters {vae, text_encoder, flow, denoiser, total}
@@ -11,16 +11,16 @@ The keys of `evaluation.json`. A *summary* is `{mean, std, standard_error, n}`, 
       seconds {vae, likelihood, retrieval, denoising, speed, samples, those of the checks, total}
     data
       source: its fingerprint
-      left_out: a list of clips that could not be used, each with the reason
+      left_out: the clips that could not be used, with the reasons
     vae
       num_clips, psnr: summary in dB, of reconstructed clips
     likelihood
       num_clips, num_dims (of the latents of one clip), noise_std
-      caption, empty_caption, difference (empty less caption): {nats_per_dim, bits_per_dim}, summaries of the negative
+      caption, empty_caption, difference (empty minus caption): {nats_per_dim, bits_per_dim}, summaries of the negative
         log-likelihood
       noise_entropy {nats_per_dim, bits_per_dim}: a lower bound
-    retrieval: null if all captions say the same, else
-      num_clips, num_captions (ranked for each clip by its likelihood, its own among them), chance
+    retrieval: null if all captions say the same, otherwise
+      num_clips, num_captions (ranked for each clip, its own included), chance
       top_1: proportion of the clips whose own caption comes first
     denoising
       num_clips, noise_std, and for each method (nothing, score_step, denoiser) summaries of latent_mse,
@@ -67,7 +67,7 @@ MAX_RETRIEVAL_CLIPS = 100
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The contents of `evaluation.json`, its most important results (labels and values as HTML), and the page."""
+    """The contents of `evaluation.json`, the most important results (labels and values as HTML), and the page."""
 
     results: dict[str, Any]
     headlines: Sequence[tuple[str, str]]
@@ -88,10 +88,10 @@ def evaluate(
     Args:
         pipeline: the model.
         source: the clips.
-        settings: what is measured.
+        settings: of the measurements.
         name: of the model, for the results.
-        checks: further measurements, which this source allows.
-        meaning: what a caption says. Retrieval compares captions with different meanings: by default, different texts.
+        checks: further measurements, for this source.
+        meaning: equal for captions that say the same. By default, different texts have different meanings.
 
     Raises:
         UsageError: the model cannot be measured on any of the clips.
@@ -161,7 +161,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder if it is missing. Raises StarflowError if it cannot be written, before minutes of measuring."""
+    """Make the folder if it is missing. Raises StarflowError if no file can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

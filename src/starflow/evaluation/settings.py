@@ -1,4 +1,4 @@
-"""What an evaluation is asked for."""
+"""The settings of an evaluation."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,11 +8,11 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is measured on any source of clips, and how clips are generated.
+    """The settings of the measurements on any source of clips, and of generation.
 
     Attributes:
-        num_clips: how many clips of the source are used, if it has so many.
-        seed: of the noise, and of clips that are made at random.
+        num_clips: the largest number of clips to use.
+        seed: of the noise, and of random clips.
         guidance_scale, sampler, tolerance: options of the pipeline; None is the model's default.
     """
 
@@ -23,5 +23,5 @@ class EvaluationSettings:
     tolerance: float | None = None
 
     def resolved(self, pipeline: StarFlowPipeline) -> dict[str, Any]:
-        """The settings, with the model's defaults in the place of None."""
+        """The settings, with the model's defaults instead of None."""
         return {name: pipeline.config[name] if value is None else value for name, value in asdict(self).items()}

@@ -1,1 +1,1 @@
-"""The invertible model: pure tensors in and out, single device, no I/O. Start with `starflow.flow.model`."""
+"""The invertible model: functions of tensors, without I/O. Start with `starflow.flow.model`."""

@@ -1,7 +1,7 @@
-"""One autoregressive affine block: the parallel map data → noise, and the Gaussians that solvers need to invert it.
+"""An autoregressive affine block: the parallel map data → noise, and the Gaussians that solvers need to invert it.
 
-For tokens `v_1 … v_N` (in the block's own order) a causal transformer predicts the mean and standard deviation of each
-from those before it, and
+For tokens `v_1 … v_N` (in the block's own order), a causal transformer predicts the mean and the standard deviation of
+each token from the tokens before it:
 
     z_t = (v_t - mu_t(v_<t)) / sigma_t(v_<t),    log_det_t = -log sigma_t        (data → noise, one parallel pass)
     v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t                                       (noise → data, see `starflow.sampling`)
@@ -36,7 +36,7 @@ class AffineBlock(nn.Module):
         text_width: int | None = None,
         soft_clip: float = 0.0,
     ):
-        """`text_width` is the width of the text encodings, or None for a block that sees no text."""
+        """`text_width` is the width of the text encodings; None for a block without text."""
         super().__init__()
         self.soft_clip = soft_clip
         self.sos = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
@@ -57,7 +57,7 @@ class AffineBlock(nn.Module):
         return mu, F.softplus(a + SOFTPLUS_SHIFT)
 
     def embed(self, previous: Tensor) -> Tensor:
-        """`(B, n, D)` tokens, each the one before the token to predict, → `(B, n, C)`."""
+        """The tokens `(B, n, D)` before the tokens to predict → `(B, n, C)`."""
         return self.proj_in(previous.to(self.proj_in.weight.dtype))
 
     def embed_text(self, text: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ class AffineBlock(nn.Module):
 
 
 class ConditionalGaussians:
-    """The Gaussians of consecutive tokens given all tokens before them, with a key/value cache of settled tokens.
+    """The Gaussians of consecutive tokens, given all tokens before them, with a key/value cache of settled tokens.
 
-    This is all that a solver sees of a block: `evaluate` for the same tokens of all samples, `evaluate_windows` for
-    other tokens of each sample. With guidance, the conditional and the unconditional branch run as one batch of `2B`
-    on the same tokens, and the result is the guided Gaussian.
+    This is the interface between a block and a solver. `evaluate` is for the same tokens of all samples;
+    `evaluate_windows` is for different tokens of each sample. With guidance, the conditional and the unconditional
+    branch run as one batch of `2B` on the same tokens, and the result is the guided Gaussian.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class ConditionalGaussians:
         guidance_scale: float = 0.0,
         cache_dtype: torch.dtype | None = None,
     ):
-        """Start with a cache that holds the text only.
+        """Start with a cache that holds only the text.
 
-        `rotation` `(M + N, d/2)` fixes the number of tokens; `text`, `null_text` `(B, M, text width)` come first.
+        `rotation` `(M + N, d/2)` fixes the number of tokens; `text` and `null_text` are `(B, M, text width)`.
         Raises ValueError for guidance without `null_text`.
         """
         if guidance_scale and (text is None or null_text is None):
-            raise ValueError("guidance needs the text and the empty caption's text")
+            raise ValueError("guidance needs the encodings of the captions and of the empty caption")
         self.block = block
         self.rotation = rotation
         self.guidance_scale = guidance_scale
@@ -132,16 +132,16 @@ class ConditionalGaussians:
         self.cache.rewind(self.num_text_tokens)
 
     def _run(self, h: Tensor) -> Tensor:
-        """Transformer output of tokens that follow those in the cache; they are added to it."""
+        """The transformer's output for the tokens after those in the cache. Adds these tokens to the cache."""
         start = self.cache.length
         h = self.block.transformer(h, self.rotation[start : start + h.shape[1]], CausalAttend(self.cache))
         self.cache.advance(h.shape[1])
         return h
 
     def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1`, given those before each in `v` `(B, N, D)`.
+        """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1` of `v` `(B, N, D)`, given the tokens before.
 
-        The cache is first rewound to `start`, so tokens before `start` must not have changed since they were evaluated.
+        The cache is first rewound to `start`. Tokens before `start` must not have changed since they were evaluated.
         Tokens before `start` that are not in the cache are evaluated in the same pass. Afterwards the cache holds all
         tokens before `stop`.
         """
@@ -156,9 +156,9 @@ class ConditionalGaussians:
         return self._guided(h[:, start - first :])
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
-        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order; samples of `v` `(B, N, D)` have one each.
+        """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order. Each sample of `v` `(B, N, D)` has a window.
 
-        As in `evaluate`, a sample's tokens before its window must have been evaluated and must not have changed since.
+        The tokens before a window must have been evaluated, and must not have changed since.
         A window may be empty.
         """
         if all(window == windows[0] for window in windows):
@@ -177,16 +177,13 @@ class ConditionalGaussians:
         return mu[0], sigma[0]
 
     def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Transformer output of all branches → `mu, sigma` of the samples."""
+        """The transformer's output of all branches → `mu, sigma` of the samples."""
         mu, sigma = self.block.gaussians(h)
         return guide(*_split(mu, sigma), self.guidance_scale) if self.guidance_scale else (mu, sigma)
 
 
 def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For the `n` tokens of all windows, in order: their samples, their indices, and their offsets in the window.
-
-    All are `(n,)`.
-    """
+    """The sample, the index and the offset in the window of the `n` tokens of all windows, in order; each `(n,)`."""
     lengths = [len(window) for window in windows]
     rows = torch.arange(len(windows)).repeat_interleave(torch.tensor(lengths))
     tokens = torch.cat([torch.arange(window.start, window.stop) for window in windows])

@@ -1,7 +1,7 @@
-"""The causal denoiser: learns the flow's own score (flow-score matching, STARFlow-V, arXiv 2511.20462).
+"""The causal denoiser. It learns the flow's score (flow-score matching, STARFlow-V, arXiv 2511.20462).
 
-Samples of the flow come out at noise level `noise_std`. The denoiser predicts `noise_std²/0.3 · ∇(-log p)` of noisy
-latents, so that one Tweedie step `x - 0.3 · prediction · (s - s') / s` takes them from noise level `s` to `s'`.
+Samples of the flow have the noise level `noise_std`. The denoiser predicts `noise_std²/0.3 · ∇(-log p)` of noisy
+latents. Tweedie's formula `x - 0.3 · prediction · (s - s') / s` changes their noise level from `s` to `s'`.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens, `C` width,
 `G` window (frames), `A` look-ahead plus one.
@@ -19,10 +19,10 @@ from starflow.flow.transformer import Transformer
 
 
 class FrameBandAttend:
-    """Attention of frame `q` to all text and frames `q + A - 1 - G … q + A - 1`.
+    """Attention of frame `q` to all text and to frames `q + A - 1 - G … q + A - 1`.
 
-    Text attends to all text and frames `0 … A - 1`. The keys of each frame's band are one stretch of the sequence, so
-    no mask is made.
+    Text attends to all text and to frames `0 … A - 1`. The keys of a frame are a contiguous part of the sequence, so
+    no mask is needed.
     """
 
     def __init__(self, num_text_tokens: int, num_frames: int, tokens_per_frame: int, lookahead: int, window: int):
@@ -55,9 +55,9 @@ class FrameBandAttend:
 
 
 class CausalDenoiser(ModelMixin, ConfigMixin):
-    """A light non-autoregressive transformer over `[text, tokens]`, causal over frames but for a look-ahead.
+    """A small non-autoregressive transformer over `[text, tokens]`, causal over frames except for a look-ahead.
 
-    Each layer looks `temporal_causal - 1` frames ahead, so the whole does `num_layers` times as many.
+    The look-ahead is `temporal_causal - 1` frames in each layer, and `num_layers` times as many in total.
     """
 
     @register_to_config
@@ -78,13 +78,13 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
             width: of the transformer, a multiple of `head_dim`.
             num_layers: of the transformer.
             head_dim: width of an attention head.
-            text_width: width of the text encodings; None for a denoiser that sees no text.
+            text_width: width of the text encodings; None for a denoiser without text.
             position_length: `L`, as in `StarFlow`.
-            temporal_causal: `A`; a frame's tokens attend up to `A - 1` frames ahead.
-            window: `G`; and back to `G` frames before that.
+            temporal_causal: `A`: the tokens of frame `q` attend to frames up to `q + A - 1`,
+            window: `G`: and back to frame `q + A - 1 - G`.
 
         Raises:
-            ValueError: a width that is not a multiple of `head_dim`, or `temporal_causal` below 1.
+            ValueError: a width is not a multiple of `head_dim`, or `temporal_causal` or the window is too small.
         """
         super().__init__()
         check_head_dim(head_dim)
@@ -98,9 +98,9 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, text: Tensor | None = None) -> Tensor:
-        """Noisy latents `(B, T, D, H, W)`, text encodings `(B, M, text width)` → the prediction `(B, T, D, H, W)`.
+        """Noisy latents `(B, T, D, H, W)` and text encodings `(B, M, text width)` → the prediction `(B, T, D, H, W)`.
 
-        Text is ignored by a denoiser without `text_width`. Raises ValueError if a text-conditioned one gets none.
+        A denoiser without `text_width` ignores the text. Raises ValueError if one with `text_width` gets none.
         """
         num_frames, tokens_per_frame = x.shape[1], x.shape[3] * x.shape[4]
         h, rotation = self.embed(x, 0)
@@ -126,9 +126,9 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         return h, self._rotation(positions, h)
 
     def embed_text(self, text: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`(B, M, text width)` → `(B, M, C)`, and its rotation. Raises ValueError if there is no text."""
+        """`(B, M, text width)` → `(B, M, C)`, and its rotation. Raises ValueError if the text is missing."""
         if self.proj_text is None or text is None:
-            raise ValueError("this denoiser is conditioned on text, and none was given")
+            raise ValueError("this denoiser needs text encodings")
         h = self.proj_text(text.to(self.proj_text.weight.dtype))
         return h, self._rotation(text_positions(text.shape[1], self.config["position_length"]), h)
 
@@ -140,6 +140,6 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
         return self.proj_out(h).unflatten(1, (x.shape[1], *x.shape[3:])).permute(0, 1, 4, 2, 3).to(x.dtype)
 
 
-def tweedie_step(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:
+def tweedie(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:
     """Denoise `x` from noise level `noise_std` to `next_noise_std`: `x - 0.3 · prediction · (s - s') / s`."""
     return x - NOISE_UNIT * prediction * (noise_std - next_noise_std) / noise_std

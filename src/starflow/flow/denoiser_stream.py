@@ -1,10 +1,10 @@
-"""`CausalDenoiser` frame by frame: each layer emits a frame as soon as its look-ahead frames exist.
+"""`CausalDenoiser` frame by frame: each layer emits a frame as soon as the frames of its look-ahead exist.
 
-Every layer keeps the keys and values of its attention window, and the frames that wait for their look-ahead. So nothing
-is computed twice, and memory does not grow with the video. With `L` layers that each look `A - 1` frames ahead, a
-frame's prediction is ready when the frame `L·(A - 1)` later exists.
+Every layer keeps the keys and values of its attention window, and the frames that wait for their look-ahead. Nothing is
+computed twice, and memory does not grow with the video. With `L` layers and a look-ahead of `A - 1` frames in each, the
+prediction of a frame is ready when the frame `L·(A - 1)` later exists.
 
-Legend: as in `starflow.flow.denoiser`; `P = H·W` tokens of a frame, `h` heads, `d` head width.
+Legend: as in `starflow.flow.denoiser`; `h` heads, `d` head width.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,12 +22,12 @@ from starflow.flow.transformer import Layer
 def stream_predictions(
     denoiser: CausalDenoiser, pieces: Iterable[Tensor], text: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Denoiser predictions of a video that comes in pieces, equal to `denoiser` of the whole.
+    """The predictions of the denoiser for a video in pieces, equal to those for the whole video.
 
     Args:
         denoiser: the model.
         pieces: `(B, t, D, H, W)`, successive frames of the same videos, one or more at a time.
-        text: `(B, M, text width)`; ignored by a denoiser that sees no text.
+        text: `(B, M, text width)`; a denoiser without text ignores it.
 
     Yields:
         Latents and predictions `(B, t, D, H, W)` of the frames that are ready, each frame once and in order.
@@ -61,7 +61,7 @@ class _DenoiserStream:
 
     def __call__(self, piece: Tensor, *, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
         h, rotation = self.denoiser.embed(piece, self.num_seen)
-        if self.text is not None:  # it comes with the first piece
+        if self.text is not None:  # before the first piece
             h, rotation = torch.cat([self.text[0], h], dim=1), torch.cat([self.text[1], rotation])
             self.text = None
         self.num_seen += piece.shape[1]
@@ -77,10 +77,10 @@ class _DenoiserStream:
 
 
 class _LayerStream:
-    """One layer: takes in the tokens of text and frames in order, emits those whose look-ahead is complete.
+    """One layer: receives the tokens of text and frames in order, and emits those whose look-ahead is complete.
 
-    `h`, `rotation` and `q` are of the tokens that wait; `k` and `v` of all text and of the frames that a waiting or
-    coming frame may still attend to, the first of which is `first_key_frame`.
+    `h`, `rotation` and `q` belong to the waiting tokens. `k` and `v` belong to all text, and to the frames from
+    `first_key_frame` on, to which waiting or later frames may attend.
     """
 
     def __init__(self, layer: Layer, num_text_tokens: int, tokens_per_frame: int, lookahead: int, window: int) -> None:
@@ -92,7 +92,7 @@ class _LayerStream:
         self.pending: list[Tensor] = []  # h, rotation, q, k, v
 
     def __call__(self, h: Tensor, rotation: Tensor, *, is_last: bool) -> tuple[Tensor, Tensor]:
-        """`(B, n, C)` and `(n, d/2)` of tokens that follow those before → the same of tokens that are ready."""
+        """`h` `(B, n, C)` and `rotation` `(n, d/2)` of the next tokens → those of the tokens that are ready."""
         self._append(h, rotation)
         h, rotation, q, k, _ = self.pending
         num_text = self.num_text_tokens
@@ -119,7 +119,7 @@ class _LayerStream:
         self.pending = new
 
     def _attend(self, q: Tensor, first: int, last: int) -> Tensor:
-        """Attention to all text and to frames `first … last`, those of them that exist."""
+        """Attention to all text and to the existing frames of `first … last`."""
         k, v = self.pending[3:]
         start = self.num_text_tokens + max(0, first - self.first_key_frame) * self.tokens_per_frame
         stop = self.num_text_tokens + (last + 1 - self.first_key_frame) * self.tokens_per_frame
@@ -127,7 +127,7 @@ class _LayerStream:
         return F.scaled_dot_product_attention(q, keys, values)
 
     def _forget(self, num_tokens: int, num_emitted: int) -> None:
-        """Drop what waited among the first `num_tokens`, and the keys that no later frame attends to."""
+        """Drop the first `num_tokens` waiting tokens, and the keys to which no later frame attends."""
         h, rotation, q, k, v = self.pending
         self.num_emitted = num_emitted
         first = max(self.first_key_frame, num_emitted + self.lookahead - self.window)

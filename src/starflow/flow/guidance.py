@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def guide(mu_c: Tensor, sigma_c: Tensor, mu_u: Tensor, sigma_u: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the guided Gaussian, elementwise, all tensors of one shape.
+    """Mean and standard deviation of the guided Gaussian, elementwise. All tensors have the same shape.
 
     With `s = min(sigma_c / sigma_u, 1)²` and `w = scale`:
     `sigma = sigma_c / sqrt(1 + w - w·s)`, `mu = ((1 + w)·mu_c - w·s·mu_u) / (1 + w - w·s)`. `w = 0` is no guidance.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from starflow.flow.model import Encoded
 
-# The released models' unit of noise: the training loss is weighted by noise_std / 0.3.
+# The unit of noise of the released models, whose training loss is multiplied by noise_std / 0.3.
 NOISE_UNIT = 0.3
 
 
@@ -30,14 +30,14 @@ def flow_loss(encoded: Encoded) -> Tensor:
 
 
 def training_loss(encoded: Encoded, noise_std: float, num_given: int = 0) -> Tensor:
-    """`noise_std/0.3` times the flow's loss over the generated frames: all but the first `K = num_given`."""
+    """`noise_std/0.3` times the flow's loss over all frames except the first `K = num_given`."""
     return noise_std / NOISE_UNIT * _nats(encoded)[:, num_given:].mean()
 
 
 def score_prediction(input_grad: Tensor, noise_std: float) -> Tensor:
     """The denoiser's target from `∂flow_loss/∂x` of a batch, shaped like `x`: `noise_std²/0.3 · ∇(-log p(x))`.
 
-    `flow_loss` is a mean over the batch's elements; their number undoes it.
+    `flow_loss` is a mean over the elements of the batch, so the gradient is multiplied by their number.
     """
     return training_score(input_grad, noise_std, input_grad.numel()) * (noise_std / NOISE_UNIT)
 
@@ -50,7 +50,7 @@ def training_score(input_grad: Tensor, noise_std: float, num_elements: int) -> T
 def add_noise(
     latents: Tensor, noise_std: float, generator: torch.Generator | list[torch.Generator] | None = None
 ) -> Tensor:
-    """`latents + noise_std·ε` with `ε ~ N(0, I)`, whose density the flow models. A list has a generator per sample.
+    """`latents + noise_std·ε` with `ε ~ N(0, I)`, whose density the flow models. A list has one generator per sample.
 
     The noise is drawn in float32, so that a seed gives the same noise in every precision.
     """

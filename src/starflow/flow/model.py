@@ -1,21 +1,21 @@
 """StarFlow: the invertible model. Read this first.
 
-Latents `x` of a video are mapped to noise `z ~ N(0, I)` by `K` autoregressive affine blocks: shallow ones within each
-frame, without text, then one deep block, causal over the whole video in raster order and conditioned on text
-(global-local):
+`K` autoregressive affine blocks map the latents `x` of a video to noise `z ~ N(0, I)`. The shallow blocks come first:
+they work within each frame, without text. The deep block comes last: it is causal over the whole video in raster order,
+and conditioned on text (global-local):
 
     x --shallow blocks (within a frame)--> u --deep block (over the video, with text)--> z
     log p(x) = log N(z; 0, I) + sum over blocks and elements of log_det,    log_det = -log sigma
 
-Direction: **encode** is data → noise and runs blocks `0 … K-1`, in one parallel pass each; **decode** is noise → data,
-runs them in the opposite order, and is the business of `starflow.sampling`. Every map returns its value together with
-`log_det`, the logarithm of the diagonal of the Jacobian of the direction data → noise.
+**Encoding** is data → noise. It runs blocks `0 … K-1`, each in one parallel pass. Sampling is noise → data, in the
+opposite order (see `starflow.sampling`). `log_det` is always the logarithm of the diagonal of the Jacobian of
+data → noise.
 
 Source: STARFlow-V, arXiv 2511.20462; STARFlow, arXiv 2506.06276; TarFlow, arXiv 2412.06329.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `N = T·H·W` tokens, `D` latent channels,
 `M` text tokens.
-Inside the flow latents have their channels last: `(B, T, H, W, D)`. An image is a video of one frame.
+Inside the flow, latents have their channels last: `(B, T, H, W, D)`. An image is a video of one frame.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from starflow.flow.transformer import at_least_float32
 
 
 class Encoded(NamedTuple):
-    """`z` and the log-determinant summed over blocks, elementwise at each latent's place; both `(B, T, D, H, W)`."""
+    """`z`, and the elementwise log-determinant summed over the blocks; both `(B, T, D, H, W)`."""
 
     z: Tensor
     log_det: Tensor
@@ -46,7 +46,7 @@ class BlockOutput(NamedTuple):
 
 
 class StarFlow(ModelMixin, ConfigMixin):
-    """The normalizing flow: `K - 1` shallow blocks and a deep one."""
+    """The normalizing flow: `K - 1` shallow blocks and a deep block."""
 
     _supports_gradient_checkpointing = False
 
@@ -72,13 +72,11 @@ class StarFlow(ModelMixin, ConfigMixin):
             deep_width: the same of the deep block.
             head_dim: width of an attention head.
             text_width: width of the text encodings.
-            position_length: `L`, the side in tokens of the square grid of training, to which rows and columns are
-                normalised.
-            soft_clip: `c` of `c·tanh(·/c)` on what a block predicts; 0 for none.
+            position_length: `L`, the side in tokens of the square grid of training. Rows and columns are scaled to it.
+            soft_clip: `c` of `c·tanh(·/c)`, which limits the predictions of a block; 0 for no limit.
 
         Raises:
-            ValueError: a width that is not a multiple of `head_dim`, or a `head_dim` that the rotary positions cannot
-                split.
+            ValueError: a width is not a multiple of `head_dim`, or the rotary positions cannot split `head_dim`.
         """
         super().__init__()
         check_head_dim(head_dim)
@@ -90,7 +88,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList([*shallow, deep])
         self.head_dim = head_dim
         self.position_length = position_length
-        self.cache_dtype: torch.dtype | None = None  # of the deep block's keys and values; None: as the weights
+        self.cache_dtype: torch.dtype | None = None  # of the deep block's key/value cache; None: that of the weights
 
     @property
     def num_blocks(self) -> int:
@@ -98,7 +96,7 @@ class StarFlow(ModelMixin, ConfigMixin):
 
     @property
     def deep(self) -> AffineBlock:
-        """The block that crosses frames and reads the text."""
+        """The block that attends across frames and to the text."""
         return self.blocks[-1]  # type: ignore[return-value]
 
     @property
@@ -109,7 +107,7 @@ class StarFlow(ModelMixin, ConfigMixin):
     # --- token order -------------------------------------------------------------------------------------------------
 
     def reverses(self, index: int) -> bool:
-        """Whether block `index` runs through the tokens of a frame backwards. Frames are always in order."""
+        """Whether block `index` orders the tokens of a frame backwards. Frames are always in order."""
         return (index + 1) % 2 == 1 if index < self.num_blocks - 1 else self.num_blocks % 2 == 1
 
     def to_tokens(self, x: Tensor, index: int) -> Tensor:
@@ -130,8 +128,7 @@ class StarFlow(ModelMixin, ConfigMixin):
     def rotation(self, index: int, grid: tuple[int, int, int], num_text_tokens: int = 0) -> Tensor:
         """Rotary positions `(M + n, d/2)` of block `index`'s text and tokens.
 
-        Places in the sequence have raster positions also where the tokens run backwards: the released models were
-        trained so.
+        The positions are in raster order even for blocks that order the tokens backwards, as in the released models.
         """
         num_frames, height, width = grid
         shallow = index < self.num_blocks - 1
@@ -144,7 +141,7 @@ class StarFlow(ModelMixin, ConfigMixin):
     # --- data → noise ------------------------------------------------------------------------------------------------
 
     def run_block(self, index: int, x: Tensor, text: Tensor | None = None) -> BlockOutput:
-        """Run block `index` on `x` `(B, T, H, W, D)`, data → noise; only the deep block takes `text`."""
+        """Run block `index` on `x` `(B, T, H, W, D)`, data → noise. Only the deep block takes `text`."""
         grid = (x.shape[1], x.shape[2], x.shape[3])
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
         z, log_det = self.blocks[index](self.to_tokens(x, index), rotation, text)
@@ -175,13 +172,13 @@ class StarFlow(ModelMixin, ConfigMixin):
         return self.encode(x, text)
 
     def encode_shallow(self, x: Tensor) -> Tensor:
-        """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, what the deep block reads: each frame on its own."""
+        """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, the input of the deep block. Frames are independent."""
         x = x.permute(0, 1, 3, 4, 2)
         for index in range(self.num_blocks - 1):
             x = self.run_block(index, x).hidden
         return x
 
-    # --- what the inverse solves -------------------------------------------------------------------------------------
+    # --- noise → data ------------------------------------------------------------------------------------------------
 
     def conditional(
         self,
@@ -192,9 +189,9 @@ class StarFlow(ModelMixin, ConfigMixin):
         null_text: Tensor | None = None,
         guidance_scale: float = 0.0,
     ) -> ConditionalGaussians:
-        """The conditional Gaussians of block `index` over a `(T, H, W)` grid, to invert; nothing cached but the text.
+        """The conditional Gaussians of block `index` over a `(T, H, W)` grid, with only the text in the cache.
 
-        For a shallow block `batch_size` counts frames and the text is left out.
+        For a shallow block, `batch_size` is the number of frames, and there is no text.
         """
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
         cache_dtype = self.cache_dtype if index == self.num_blocks - 1 else None

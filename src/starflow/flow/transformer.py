@@ -1,6 +1,6 @@
 """The transformer shared by the flow's blocks and by the denoiser: attention, MLP, layer, final norm, key/value cache.
 
-Legend: `B` batch, `n` new tokens, `m` all tokens so far (`n` new ones last), `h` heads, `d` head width, `C` width.
+Legend: `B` batch, `n` new tokens, `m` all tokens (the `n` new ones last), `h` heads, `d` head width, `C` width.
 """
 
 from typing import Protocol
@@ -17,38 +17,38 @@ QUERY_CHUNK = 256
 class KeyValueCache:
     """Keys (already rotated) and values of the first `length` tokens, in buffers allocated once.
 
-    Appending writes in place and rewinding only moves `length`, so neither copies what is there.
+    Appending writes in place, and rewinding only changes `length`. Neither copies the contents.
     """
 
     def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
         """`shape` is `(B, h, capacity, d)`."""
-        # zeros, because masked entries must still be finite
+        # zeros, because masked entries must be finite
         self.buffer = torch.zeros(num_layers, 2, *shape, dtype=dtype, device=device)
         self.capacity = shape[2]
         self.length = 0
 
     def rewind(self, length: int) -> None:
-        """Forget all tokens after the first `length`. Raises ValueError if there are not that many."""
+        """Forget all tokens after the first `length`. Raises ValueError if there are fewer."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind a cache of {self.length} tokens to {length}")
         self.length = length
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write `(B, h, n, d)` keys and values behind the first `length` tokens; return views of all `(B, h, m, d)`.
+        """Write keys and values `(B, h, n, d)` after the first `length` tokens; return views `(B, h, m, d)` of all.
 
-        `length` itself moves once per pass, by `advance`, as every layer writes at the same place.
+        `length` changes once per pass, in `advance`, because every layer writes at the same place.
         Raises ValueError if the capacity is exceeded.
         """
         end = self.length + keys.shape[2]
         if end > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens, {end} were given")
+            raise ValueError(f"the cache has room for {self.capacity} tokens, not {end}")
         slot = self.buffer[layer]
         slot[0, :, :, self.length : end] = keys
         slot[1, :, :, self.length : end] = values
         return slot[0, :, :, :end], slot[1, :, :, :end]
 
     def advance(self, num_tokens: int) -> None:
-        """Count the `n` tokens that all layers have just appended."""
+        """Count the tokens that all layers have appended."""
         self.length += num_tokens
 
 
@@ -59,16 +59,16 @@ class Attend(Protocol):
 
 
 def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """`(n, m)`: which keys the `n` queries, the last of `m` tokens, attend to: their own and earlier ones."""
+    """`(n, m)`: whether each query attends to each key. The queries are the last `n` of `m` tokens."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of `n` queries, the last of `m` tokens, each to the keys of its own and earlier tokens.
+    """Softmax attention of the last `n` of `m` tokens, each to itself and to earlier tokens.
 
-    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. Many queries never need a mask of `n·m` entries:
-    without a prefix the kernel's own causal mode is used, with a prefix the queries go in chunks. For few queries,
-    `mask` may be their `causal_mask`, made before.
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. Many queries do not need a mask of `n·m` entries:
+    without a prefix, the kernel's causal mode is used; with a prefix, the queries are split into chunks. For few
+    queries, `mask` may be their `causal_mask`.
     """
     n, m = q.shape[2], k.shape[2]
     if n == m:
@@ -91,7 +91,7 @@ class CausalAttend:
 
     def __init__(self, cache: KeyValueCache | None = None):
         self.cache = cache
-        self.mask: Tensor | None = None  # for few queries with a prefix, made once for all layers
+        self.mask: Tensor | None = None  # for few queries with a prefix; the same in all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.cache is not None:
@@ -106,12 +106,11 @@ class CausalAttend:
 class RaggedAttend:
     """Causal attention of windows of several sequences, packed into a single row of `n` tokens.
 
-    Each sequence has a row of the `KeyValueCache`. A token is written to its row first, and attends to the row up to
-    itself.
+    Each sequence has a row of the `KeyValueCache`. A token is written to its row, and attends to the row up to itself.
     """
 
     def __init__(self, cache: KeyValueCache, rows: Tensor, places: Tensor, offsets: Tensor, dtype: torch.dtype):
-        """The place of each token, all `(n,)`: its row of the cache, its position in the row, its offset in its window.
+        """`rows` of the cache, `places` in the row and `offsets` in the window of each token; all are `(n,)`.
 
         `dtype` is that of the queries.
         """
@@ -206,17 +205,17 @@ class Transformer(nn.Module):
     def __init__(self, width: int, num_layers: int, head_dim: int):
         super().__init__()
         self.head_dim = head_dim
-        self.num_heads = width // head_dim  # in this process: tensor parallelism shares the heads
+        self.num_heads = width // head_dim  # of this process: tensor parallelism divides the heads among processes
         self.layers = nn.ModuleList(Layer(width, head_dim) for _ in range(num_layers))
         self.final_norm = FinalNorm(width)
 
     def forward(self, h: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
-        """`rotation` `(n, d/2)` is of the `n` tokens in `h`."""
+        """`rotation` `(n, d/2)` is that of the `n` tokens in `h`."""
         for index, layer in enumerate(self.layers):
             h = layer(h, rotation, attend, index)
         return self.final_norm(h)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half-precision tensors as float32; float32 and float64 as they are."""
+    """A tensor in float32 if it has half precision; otherwise unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

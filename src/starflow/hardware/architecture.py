@@ -70,7 +70,7 @@ def load_architecture(model: str) -> Architecture:
 
 
 def _config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a part, which is in the model's folder or is named there; empty if there is none."""
+    """The `config.json` of a part, in the folder of the model or at the place that it names; empty if there is none."""
     components = named_components(index)
     if name in components:
         return components[name].config()

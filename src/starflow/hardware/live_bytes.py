@@ -1,7 +1,7 @@
 """Counting the bytes of live tensors while code runs, and their peak.
 
-This works on the meta device too, where code of any size runs in no time and no memory. So the memory of a computation
-can be known before it is run for real.
+This also works on the meta device, where code of any size needs almost no time and memory. So the memory of a
+computation is known before it runs.
 """
 
 import weakref
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 class LiveBytes:
     """A context that counts the bytes of the live tensors made in it: `now`, and the peak of each stage in `peaks`.
 
-    On the meta device, values read by the code, such as whether all numbers are finite, are 1 (true).
+    On the meta device, values that the code reads are 1 (true), for example whether all numbers are finite.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class LiveBytes:
             mode.__exit__(*exception)
 
     def during(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Pass items on. What is made while an item is computed counts for `stage`, or for that of a nested call."""
+        """Yield the items. Tensors made for an item count for `stage`, or for the stage of a nested call."""
         iterator = iter(items)
         while True:
             outer, self.stage = self.stage, stage
@@ -73,7 +73,7 @@ class _Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return 1
-        for tensor in tree_iter((args, kwargs or {})):  # tensors from before, such as weights, do not count
+        for tensor in tree_iter((args, kwargs or {})):  # earlier tensors, such as weights, do not count
             self._see(tensor, new=False)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):

@@ -1,4 +1,4 @@
-"""The device memory for making a video, estimated before anything is loaded.
+"""The device memory for making a video, estimated before the model is loaded.
 
 The real code of the pipeline's stages runs on the meta device, and the bytes of its live tensors are counted (see
 `live_bytes`). The weights on the device in each stage are added, and `OVERHEAD` for the libraries of the device.
@@ -31,7 +31,7 @@ Quantize = Literal["int8", "fp8", "int4"]
 GIB = 2**30
 OVERHEAD = GIB  # for the CUDA context and libraries, and for fragmentation in the allocator
 QUANTIZED_BITS = {"int8": 8, "fp8": 8, "int4": 4}
-STEADY_FRAMES = 3  # after so many latent frames, decoding another takes no more memory
+STEADY_FRAMES = 3  # decoding more latent frames than this takes no more memory
 IN_FLIGHT = 2  # groups on the device with group offloading: one computes while the next is fetched
 
 # The stages, and the part of the pipeline whose weights each needs. Without a denoiser, the flow denoises.
@@ -50,10 +50,10 @@ class Request:
         guidance: whether guidance is used. It doubles the cache.
         dtype: of the weights and activations.
         cache_dtype: of the key/value cache; None for `dtype`.
-        window: latent frames in the cache of the deep block; None for those of a video of the training length.
+        window: latent frames in the cache of the deep block; None for the number in a video of training.
         frames_at_once: latent frames that the stages after the deep block take at once; None for the window.
-        given: latent frames given in front of those to make.
-        hidden: of the given frames, those that are not part of the video (see `starflow.pipeline.inputs`).
+        given: number of given latent frames, the hidden ones included.
+        hidden: number of given latent frames that are not part of the video (see `starflow.pipeline.inputs`).
         processes: processes that share the flow and the denoiser (see `parallel`). The estimate is for one of them.
         offload: see `placement`.
         quantize: see `quantization`.
@@ -185,7 +185,7 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
 
 
 class _LastSweep:
-    """A solver that makes only the sweeps with the most memory: the first, and the last, when the cache is full."""
+    """A solver that does only the sweeps that need the most memory: the first, and the last, when the cache is full."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -268,7 +268,7 @@ def _largest_group(architecture: Architecture, part: str, request: Request) -> i
 
 # --- how to make it fit -----------------------------------------------------------------------------------------------
 
-# Ordered by cost: first those without any, then those that cost time, some accuracy, or much time.
+# Ordered by cost: none, some time, some accuracy, much time.
 REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--dtype bfloat16", {"dtype": torch.bfloat16}),
     ("--tiling", {"tiling": True}),
@@ -278,13 +278,13 @@ REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--quantize int4", {"quantize": "int4"}),
     ("--offload group", {"offload": "group"}),
 )
-# A model without a denoiser denoises with the gradient of the flow, which needs all layers at once, and not in int4.
+# A model without a denoiser denoises with the gradient of the flow. This needs all layers at once, and not in int4.
 NOT_WITH_GRADIENTS = ("--quantize int4", "--offload group")
 NOT_WHEN_SHARED = {"offload", "quantize"}  # not supported for several processes, which split the weights instead
 
 
 def remedies(architecture: Architecture, request: Request, available: int) -> list[str] | None:
-    """The flags that make a request fit into `available` bytes, none of them needless; None if it cannot fit."""
+    """The flags with which a request fits into `available` bytes, without unnecessary ones; None if it cannot fit."""
     chosen: dict[str, dict[str, Any]] = {}
     if _fits(architecture, request, chosen, available):
         return []
@@ -293,7 +293,7 @@ def remedies(architecture: Architecture, request: Request, available: int) -> li
             continue
         if request.processes > 1 and change.keys() & NOT_WHEN_SHARED:
             continue
-        if replace(request, **change) != request:  # otherwise the request has it already
+        if replace(request, **change) != request:  # otherwise the request has the option already
             superseded = {other for other, earlier in chosen.items() if earlier.keys() & change.keys()}
             chosen = {other: earlier for other, earlier in chosen.items() if other not in superseded} | {flag: change}
         if _fits(architecture, request, chosen, available):
@@ -314,7 +314,7 @@ def _fits(architecture: Architecture, request: Request, changes: dict[str, dict[
 
 
 def require_memory(architecture: Architecture, request: Request, available: int) -> None:
-    """Raise UsageError if a request needs more than `available` bytes. It names flags that make the request fit."""
+    """Raise UsageError if a request needs more than `available` bytes. The message names flags with which it fits."""
     peak = estimate_memory(architecture, request).peak
     if peak <= available:
         return
@@ -326,7 +326,7 @@ def require_memory(architecture: Architecture, request: Request, available: int)
 
 
 def available_memory(device: str | torch.device) -> int | None:
-    """Free bytes on a device; None if this is not known: for the CPU, or a device that is not there."""
+    """Free bytes on a device; None if this is not known, as for the CPU or a missing device."""
     device = torch.device(device)
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]

@@ -1,9 +1,9 @@
-"""Tensor parallelism: several processes share the transformers of a model. It is applied from outside the model.
+"""Tensor parallelism: several processes share the transformers of a model.
 
-Each process holds an equal share of the heads and of the MLP of every layer, and so of the weights and of the key/value
-cache. `qkv` and `up` are split by columns, `proj` and `down` by rows, so each layer has two sums over the processes
-(Megatron-LM, arXiv 1909.08053; done by torch's DTensor). The inputs and outputs of a layer are complete in every
-process and equal to the last bit, so the code around the layers runs unchanged.
+Each process has an equal share of the heads and of the MLP of every layer. So it has a share of the weights and of the
+key/value cache. `qkv` and `up` are split by columns, `proj` and `down` by rows, so each layer has two sums over the
+processes (Megatron-LM, arXiv 1909.08053; done by torch's DTensor). The inputs and outputs of a layer are complete in
+every process and equal to the last bit, so the code around the layers runs unchanged.
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,8 @@ BY_COLUMNS, BY_ROWS = ("attention.qkv", "mlp.up"), ("attention.proj", "mlp.down"
 def parallelize(module: M, mesh: DeviceMesh) -> M:
     """Reduce the transformers of a module to the share of this process.
 
-    Every process must call this, with the same weights. The weights of the layers move to the device of the mesh, the
-    others stay where they are. Afterwards the module computes as before, if all processes call it together. It can no
-    longer be saved.
+    Every process must call this, with the same weights. The weights of the layers move to the device of the mesh; the
+    others do not move. Afterwards, all processes must call the module together. It can no longer be saved.
 
     Args:
         module: the flow or the denoiser, on the CPU or on the device of the mesh.

@@ -28,7 +28,7 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
         The pipeline.
 
     Raises:
-        UsageError: `offload` is unknown, or is `group` for a model without a denoiser; or there is no such device.
+        UsageError: `offload` is unknown, or is `group` for a model without a denoiser; or the device is missing.
     """
     if offload not in OFFLOADS:
         raise UsageError(f"unknown offloading {offload!r}: choose {', '.join(OFFLOADS)}")

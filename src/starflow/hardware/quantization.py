@@ -36,7 +36,7 @@ def quantization_config(quantize: str, device: str | torch.device = "cpu") -> Pi
     weights = {"int8": Int8WeightOnlyConfig(), "fp8": Float8WeightOnlyConfig()}
     if torch.device(device).type == "cpu":
         weights["int4"] = PrototypeInt4WeightOnlyConfig(group_size=INT4_GROUP)
-    else:  # the default packing needs a library that torchao does not install
+    else:  # the default packing needs another library
         weights["int4"] = Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d")
     parts = {name: TorchAoConfig(weights[quantize], list(NOT_QUANTIZED)) for name in ("flow", "denoiser")}
     return PipelineQuantizationConfig(quant_mapping=parts)

@@ -1,6 +1,6 @@
-"""Several processes, as torchrun starts them: the work and the device of each.
+"""The work and the device of each of several processes, which torchrun starts.
 
-For a list of prompts, the processes work independently: each makes the videos of its share, with the same seeds as a
+For a list of prompts, the processes work independently. Each makes the videos of its share, with the seeds that a
 single process would use, so the videos do not depend on the number of processes. For a single video, all processes work
 together (see `joined` and `starflow.hardware.parallel`).
 """

@@ -1,10 +1,10 @@
-"""Pictures and clips that are given with the prompt, fitted to the model, as latents in front of the noise.
+"""Pictures and clips that are given with the prompt: fitted to the model, and encoded to latents.
 
-One causal model does every task. The given frames stand in front of the generated ones, and a marker before the caption
+One causal model does every task. The given frames come before the generated frames, and a marker before the caption
 names the task (STARFlow-V, arXiv 2511.20462):
 
     image                            [image | video …]
-    continuation   (extend)          [clip | what follows …]; marked once the rolling window has left the start
+    continuation   (extend)          [clip | next frames …]; marked once the rolling window has left the start
     video-to-video (v2v)             [source clip, hidden | target clip …]
     last frame     (last)            [last frame, hidden | video …]; a given first frame follows the last one
 
@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from starflow.encoders.text import LAST, VIDEO_TO_VIDEO
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.media.frames import Frames, fit_frames, resample, to_tensor
 from starflow.media.video import read_video
-
-EXTEND, VIDEO_TO_VIDEO, LAST = "(extend) ", "(v2v) ", "(last) "
 
 Picture = Image.Image | NDArray[np.uint8]
 VideoClip = NDArray[np.uint8] | Sequence[Image.Image]
@@ -56,19 +55,22 @@ def encode_given(
     video: Sequence[VideoClip] | None = None,
     extend: Sequence[VideoClip] | None = None,
 ) -> Given | None:
-    """What is given to each of `B` videos, as latents; None if that is nothing.
+    """The latents of the pictures or clips for each of `B` videos; None if there are none.
 
     Args:
         codec: the autoencoder.
-        size: height and width of the videos, to which everything is fitted (`fit_frames`).
-        image: first frames. last_image: last frames. video: clips to edit. extend: clips to continue.
+        size: height and width of the videos; everything is scaled and cropped to them (`fit_frames`).
+        image: first frames.
+        last_image: last frames.
+        video: clips to edit.
+        extend: clips to continue.
 
     Raises:
-        UsageError: things given that exclude each other; a clip with a number of frames that the VAE cannot take; a
-            picture or clip that is not uint8 in RGB.
+        UsageError: the arguments exclude each other, the VAE cannot encode the number of frames of a clip, or a picture
+            or clip is not uint8 RGB.
     """
     if sum([video is not None, extend is not None, image is not None or last_image is not None]) > 1:
-        raise UsageError("an image, a video to edit and a video to extend exclude each other: give one of them")
+        raise UsageError("image or last_image, video, and extend exclude each other: give one of them")
     if video is not None:
         latents = encode_clips(codec, video, size)
         return Given(latents, latents.shape[1], VIDEO_TO_VIDEO)
@@ -82,13 +84,13 @@ def encode_given(
     return Given(last if first is None else torch.cat([last, first], dim=1), 1, LAST)
 
 
-def one_each(name: str, thing: Any, prompt: str | Sequence[str]) -> Sequence[Any] | None:
-    """A list of what is given to each prompt: `thing` itself to a single one. Raises UsageError on mismatch."""
-    if thing is None or isinstance(prompt, str):
-        return None if thing is None else [thing]
-    if not isinstance(thing, Sequence) or len(thing) != len(prompt):
-        raise UsageError(f"{name}: for {len(prompt)} prompts, give a list of as many")
-    return thing
+def one_each(name: str, value: Any, prompt: str | Sequence[str]) -> Sequence[Any] | None:
+    """A list with a value for each prompt; a single prompt has a single value. Raises UsageError on a mismatch."""
+    if value is None or isinstance(prompt, str):
+        return None if value is None else [value]
+    if not isinstance(value, Sequence) or len(value) != len(prompt):
+        raise UsageError(f"{name} must be a list with one value for each of the {len(prompt)} prompts")
+    return value
 
 
 def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int, int]) -> Tensor:
@@ -96,9 +98,9 @@ def _encode_images(codec: VideoCodec, images: Sequence[Picture], size: tuple[int
 
 
 def encode_clips(codec: VideoCodec, clips: Sequence[VideoClip], size: tuple[int, int]) -> Tensor:
-    """Clean latents `(B, T, D, H, W)` of clips of one length, fitted to `size`, height and width.
+    """Clean latents `(B, T, D, H, W)` of clips, which are fitted to `size`, height and width.
 
-    Raises UsageError if their lengths differ, the VAE cannot take them, or one is not uint8 in RGB.
+    Raises UsageError if their lengths differ, the VAE cannot encode them, or one is not uint8 RGB.
     """
     arrays = [fit_frames(_to_array(clip), *size) for clip in clips]
     if len({len(array) for array in arrays}) > 1:

@@ -1,6 +1,6 @@
-"""The options of generation, each declared once: the pipeline and the command line both read them here.
+"""The options of generation. The pipeline and the command line both use these declarations.
 
-The module loads without torch, so that `starflow generate --help` does.
+This module loads without torch, so that `starflow generate --help` is fast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ def option(
     choices: Sequence[str] | None = None,
     default: str = "the model's",
 ) -> Any:
-    """A field of `Options` that is None unless it is given: its help, the values it may have, the default in words."""
+    """A field of `Options`, None by default: its help, the values that it may have, and its default in words."""
     about = {"help": help, "minimum": minimum, "above": above, "choices": choices, "default": default}
     return field(default=None, metadata=about)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What may be said of a video. None is the model's default.
+    """The options of a video. None is the model's default.
 
     Pictures are PIL images or uint8 arrays `(h, w, 3)`; clips are lists of PIL images or uint8 arrays `(F, h, w, 3)`.
-    They are scaled and cropped to the video's size. With several prompts, give a list of one for each.
+    They are scaled and cropped to the video's size. With several prompts, give a list with one for each.
 
     Raises:
         UsageError: a value that an option cannot have.
@@ -46,10 +46,10 @@ class Options:
     fps: float | None = option("Frames per second.", above=0)
     guidance_scale: float | None = option("Strength of guidance by the caption; 0 is none.", minimum=0)
     generator: "torch.Generator | list[torch.Generator] | None" = option(
-        "Source of the noise, one for all prompts or one for each; the same seed makes the same video."
+        "Random generator of the noise, one for all prompts or one for each; the same seed gives the same video."
     )
     latents: "torch.Tensor | None" = option(
-        "The noise itself (B, T, D, H, W), instead of a generator; it covers frames that are given and not shown too."
+        "The noise (B, T, D, H, W), instead of a generator; also for given frames that are not shown."
     )
     sampler: str | None = option(
         "How the flow is inverted: sliding, a window of tokens at once, within the tolerance (fastest); block-jacobi, "
@@ -58,14 +58,14 @@ class Options:
     )
     tolerance: float | None = option(
         "The largest residual: the video is the exact sample of a noise that differs from the drawn one by at most "
-        "this much (the noise has a standard deviation of 1). Smaller takes longer.",
+        "this much (the noise has a standard deviation of 1). A smaller tolerance takes longer.",
         above=0,
     )
     max_sweeps: int | None = option(
-        "How often sliding evaluates a token at most.", minimum=1, default="until it has converged"
+        "The most evaluations of a token by sliding.", minimum=1, default="until it has converged"
     )
     on_unconverged: str | None = option(
-        "What sliding does when max_sweeps was not enough.", choices=ON_UNCONVERGED, default="warn"
+        "What sliding does if max_sweeps is not enough.", choices=ON_UNCONVERGED, default="warn"
     )
     context: int | None = option(
         "Latent frames that the rolling window of a long video keeps when it moves on.",
@@ -74,7 +74,7 @@ class Options:
     )
     image: "Picture | Sequence[Picture] | None" = option("The first frame.")
     last_image: "Picture | Sequence[Picture] | None" = option("The last frame.")
-    video: "VideoClip | Sequence[VideoClip] | None" = option("A clip to edit as the prompt says.")
+    video: "VideoClip | Sequence[VideoClip] | None" = option("A clip to edit; the prompt is the instruction.")
     extend: "VideoClip | Sequence[VideoClip] | None" = option("A clip to continue; num_frames counts it too.")
 
     def __post_init__(self) -> None:
@@ -82,9 +82,9 @@ class Options:
             _check(each.name, getattr(self, each.name), each.metadata)
 
     def with_defaults(self, settings: Mapping[str, Any]) -> "Options":
-        """The same options, with a model's settings where nothing was said.
+        """The same options, with a model's settings instead of None.
 
-        The length stays None: its default depends on what is given beside the prompt.
+        `num_frames` stays None, because its default depends on the given pictures and clips.
         """
         names = ("height", "width", "fps", "guidance_scale", "sampler", "tolerance")
         return replace(self, **{name: settings[name] for name in names if getattr(self, name) is None})

@@ -1,6 +1,6 @@
-"""`StarFlowPipeline`: a sentence becomes a video, alone or with a picture or a clip.
+"""`StarFlowPipeline`: from a caption, alone or with a picture or a clip, to a video.
 
-    plan: captions → text encodings, what is given → latents
+    plan: captions → text encodings, pictures and clips → latents
     stages (`starflow.pipeline.stages`): noise → deep block, frame by frame → shallow blocks → denoiser → VAE → frames
 
 Legend: `B` prompts, `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns, `M` text
@@ -21,13 +21,13 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.encoders.text import cut_off, encode_text, wrap_captions
+from starflow.encoders.text import EXTEND, VIDEO_TO_VIDEO, cut_off, encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Given, encode_given, one_each
+from starflow.pipeline.inputs import Given, encode_given, one_each
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
@@ -45,7 +45,7 @@ CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
 @dataclass
 class StarFlowOutput(BaseOutput):
-    """`frames`: what `output_type` asks for; `report`: what the solvers did, and how exact the sample is."""
+    """`frames`, as `output_type` says, and `report`: what the solvers did, and how exact the sample is."""
 
     frames: Any
     report: SamplingReport
@@ -88,14 +88,14 @@ class StarFlowPipeline(DiffusionPipeline):
     ):
         """
         Args:
-            vae, text_encoder, tokenizer, flow, denoiser: the models; without a denoiser one step of the flow's own
-                score denoises.
-            noise_std: noise level of the latents that the flow was trained on.
-            num_frames, fps, height, width: of the videos that it was trained on, and makes by default.
+            vae, text_encoder, tokenizer, flow, denoiser: the models. Without a denoiser, the score of the flow
+                denoises.
+            noise_std: the noise level of the latents in training.
+            num_frames, fps, height, width: of the videos in training, and by default of generated ones.
             guidance_scale: the default guidance.
-            max_text_tokens: `M`; captions are padded and truncated to it.
+            max_text_tokens: `M`: captions are padded and truncated to it.
             later_frame_scale: see `VideoCodec`.
-            caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: what is written around captions, see
+            caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: the conditions around captions, see
                 `wrap_caption`.
             sampler, block_size, shallow_block_size, tolerance: the default solvers, see `solvers_named`.
         """
@@ -123,13 +123,13 @@ class StarFlowPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
-        """Load a bundled model by name (`toyworld`), a folder, or a hub id; in float32 unless `dtype` says else.
+        """Load a bundled model by name (`toyworld`), a folder or a hub id, in float32 unless `dtype` is given.
 
         Raises:
-            StarflowError: there is no such model, a file of it is damaged, or a weight is not finite.
+            StarflowError: there is no such model, one of its files is damaged, or a weight is not finite.
         """
         path = resolve_model(str(pretrained_model_name_or_path))
-        if "torch_dtype" not in kwargs:  # diffusers' older name of it
+        if "torch_dtype" not in kwargs:  # the older name in diffusers
             kwargs.setdefault("dtype", torch.float32)
         dtype = kwargs.get("dtype")
         kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
@@ -147,9 +147,9 @@ class StarFlowPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
-        """Captions, wrapped as the model was trained, → `(B, M, width)`.
+        """Captions → text encodings `(B, M, width)`. Captions are wrapped in the template of training.
 
-        `fps` 0 is an image; `size` is height and width of the video, the model's own if not given. A warning names the
+        `fps` is 0 for an image. `size` is height and width of the video, by default the model's. A warning names the
         end of a prompt that has too many tokens.
         """
         wrapped = wrap_captions(prompts, self.config, fps, size)
@@ -163,8 +163,8 @@ class StarFlowPipeline(DiffusionPipeline):
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
-        """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
-        asked: Any = Options(**options).with_defaults(self.config)  # no option that has a default is None now
+        """Encode the inputs of a video; see `__call__` for the arguments and errors."""
+        asked: Any = Options(**options).with_defaults(self.config)  # options with a default are not None
         prompts = _checked(prompt)
         size = (asked.height, asked.width)
         given = self._given(prompt, asked)
@@ -206,15 +206,15 @@ class StarFlowPipeline(DiffusionPipeline):
         return encode_given(self.codec, (asked.height, asked.width), **things)
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
-        """The noise that is given, or else drawn."""
+        """The given noise, or new noise."""
         if asked.latents is None:
             return randn_tensor(shape, asked.generator, self._execution_device, torch.float32)
         if tuple(asked.latents.shape) != shape:
-            raise UsageError(f"the noise must have the shape {shape}, not {tuple(asked.latents.shape)}")
+            raise UsageError(f"latents must have the shape {shape}, not {tuple(asked.latents.shape)}")
         return asked.latents.to(self._execution_device)
 
     def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
-        """The length of the video: an edited one's is its source's, a continued one gets that of training more."""
+        """The length of the video: by default, that of the edited clip, or that of training after the given frames."""
         if given is None:
             return self.config.num_frames if num_frames is None else num_frames
         if given.marker == VIDEO_TO_VIDEO:
@@ -222,11 +222,11 @@ class StarFlowPipeline(DiffusionPipeline):
             if num_frames not in (None, length):
                 raise UsageError(f"an edited video is as long as its source: {length} frames, not {num_frames}")
             return length
-        further = max(0, given.num_frames - given.num_hidden - 1) * self.codec.temporal_factor
-        return self.config.num_frames + further if num_frames is None else num_frames
+        in_front = max(0, given.num_frames - given.num_hidden - 1) * self.codec.temporal_factor
+        return self.config.num_frames + in_front if num_frames is None else num_frames
 
     def _rolling_window(self, num_latent_frames: int, given: Given | None, context: int | None) -> RollingWindow:
-        """That of a video longer than those of training: as long as those."""
+        """The rolling window of a video longer than in training: it is as long as a video of training."""
         size = self.codec.num_latent_frames(self.config.num_frames)
         if num_latent_frames <= size:
             return RollingWindow()
@@ -238,7 +238,7 @@ class StarFlowPipeline(DiffusionPipeline):
         return RollingWindow(size, round(CONTEXT_SHARE * size) if context is None else context)
 
     def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
-        """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean ones: by the denoiser, or by one score step."""
+        """Latents `(B, T, D, H, W)` at noise level `noise_std` → clean latents, by the denoiser or by the score."""
         return torch.cat(list(denoised(self.flow, self.denoiser, self.config.noise_std, [latents], text)), dim=1)
 
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
@@ -263,14 +263,14 @@ class StarFlowPipeline(DiffusionPipeline):
             prompt: a caption, or several.
             output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt`
                 `(B, F, 3, height, width)` in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
-            callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` when the deep block has finished
-                a latent frame, `u` `(B, 1, H, W, D)`.
+            callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` for each latent frame `u`
+                `(B, 1, H, W, D)` that the deep block has finished.
             options: see `Options`.
 
         Raises:
-            UsageError: an empty prompt; a number of frames or a size that the VAE cannot make; an unknown output type;
-                things given that exclude each other, or that are as long as the video.
-            StarflowError: NaN in what was sampled.
+            UsageError: a prompt is empty, the VAE cannot make this number of frames or this size, the output type is
+                unknown, the given pictures and clips exclude each other, or they are as long as the video.
+            StarflowError: NaN in the sample.
         """
         _check_output_type(output_type, OUTPUT_TYPES)
         plan = self.plan(prompt, **options)
@@ -289,23 +289,23 @@ class StarFlowPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         **options: Any,
     ) -> VideoStream:
-        """Make one video and hand out its frames as soon as they are ready, in memory that does not grow with it.
+        """Make one video and yield its frames as soon as they are ready. Memory does not grow with the video.
 
-        The frames are those that `__call__` makes from the same noise.
+        The frames equal those of `__call__` with the same noise.
 
         Args:
             prompt: a caption.
             output_type: of a frame's `image`: `pil`, `np` `(height, width, 3)` or `pt` `(3, height, width)` in [0, 1].
-            frames_at_once: how many latent frames go through the shallow blocks together: 1 shows the first frame
-                earliest, more take less time in all.
+            frames_at_once: number of latent frames in a batch of the shallow blocks. With 1, the first frame is ready
+                earliest; with more, the whole video takes less time.
             callback_on_step_end, options: as in `__call__`.
 
         Raises:
-            UsageError, StarflowError: as in `__call__`; those of sampling while frames are taken.
+            UsageError, StarflowError: as in `__call__`. Errors in sampling are raised while frames are read.
         """
         _check_output_type(output_type, OUTPUT_TYPES[:3])
         if not isinstance(prompt, str):
-            raise UsageError("a stream is of one video: give one prompt")
+            raise UsageError("a stream makes one video: give one prompt")
         plan = self.plan(prompt, **options)
         pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
@@ -314,7 +314,7 @@ class StarFlowPipeline(DiffusionPipeline):
     def _make(
         self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
     ) -> Iterator[Tensor]:
-        """The stages one after the other: videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
+        """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
         num_generated = plan.sampling.num_frames - plan.sampling.num_given
         with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
 
@@ -340,10 +340,10 @@ class StarFlowPipeline(DiffusionPipeline):
 
 
 def _checked(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises UsageError if there are none, or one is empty."""
+    """The prompts as a list. Raises UsageError if there are none or one is empty."""
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts or any(not each.strip() for each in prompts):
-        raise UsageError('the prompt is empty: say what is to be seen, such as "a red circle moves right"')
+        raise UsageError('the prompt is empty: describe the video, such as "a red circle moves right"')
     return prompts
 
 
@@ -361,7 +361,7 @@ def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
 
 
 def _stored_values(parameter: Tensor) -> list[Tensor]:
-    """The floating-point tensors that a weight is kept in: itself, or of a quantized one also its scales."""
+    """The floating-point tensors of a weight: the weight itself, or the scales and values of a quantized weight."""
     if type(parameter.data) is Tensor:
         return [parameter]
     inner = [getattr(parameter, name) for name in parameter.__tensor_flatten__()[0]]  # type: ignore[attr-defined]

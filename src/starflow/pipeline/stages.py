@@ -1,11 +1,11 @@
-"""The stages of making a video, as generators: each takes what the one before it has ready.
+"""The stages of making a video, as generators. Each stage processes frames as soon as the previous stage yields them.
 
     sampled    noise → deep block, frame by frame → shallow blocks
-    denoised   denoiser, some frames behind
-    restored   given frames are put back as they were; hidden ones are left out
+    denoised   the denoiser, some frames behind
+    restored   clean latents replace those of given frames; hidden frames are dropped
 
-Legend: `B` prompts, `T` latent frames, `t` some of them, `K` given ones, `D` latent channels, `H W` latent rows and
-columns, `M` text tokens.
+Legend: `B` prompts, `T` latent frames, `t` some latent frames, `K` given latent frames, `D` latent channels, `H W`
+latent rows and columns, `M` text tokens.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from starflow.encoders.device import onload
-from starflow.flow.denoiser import CausalDenoiser, tweedie_step
+from starflow.flow.denoiser import CausalDenoiser, tweedie
 from starflow.flow.denoiser_stream import stream_predictions
 from starflow.flow.loss import flow_loss, score_prediction
 from starflow.flow.model import StarFlow
@@ -27,10 +27,10 @@ from starflow.sampling.solvers import require_finite
 
 @dataclass
 class VideoPlan:
-    """What is sampled, and what becomes of it.
+    """A video to make.
 
     Attributes:
-        sampling: the plan of the latents, those of hidden frames included.
+        sampling: the inputs of sampling; its latents include hidden frames.
         given: the clean latents of given frames.
         num_frames, fps: of the video.
     """
@@ -42,33 +42,33 @@ class VideoPlan:
 
 
 def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCallback | None = None) -> Iterator[Tensor]:
-    """The pieces of `starflow.sampling.sampler.sample`. The flow is on its device when each is made."""
-    pieces, num_made = sample(flow, plan, frames_at_once, on_frame), 0
-    while num_made < plan.num_frames:
+    """The pieces of `starflow.sampling.sampler.sample`. The flow is moved to its device before each piece."""
+    pieces, num_ready = sample(flow, plan, frames_at_once, on_frame), 0
+    while num_ready < plan.num_frames:
         onload(flow)
         piece = next(pieces)
-        num_made += piece.shape[1]
+        num_ready += piece.shape[1]
         yield piece
 
 
 def denoised(
     flow: StarFlow, denoiser: CausalDenoiser | None, noise_std: float, pieces: Iterable[Tensor], text: Tensor
 ) -> Iterator[Tensor]:
-    """Latents `(B, t, D, H, W)` at noise level `noise_std` → clean ones.
+    """Latents `(B, t, D, H, W)` at noise level `noise_std` → clean latents.
 
-    Without a denoiser, one step along the flow's own score, which needs the whole video first.
+    A model without a denoiser uses the flow's score, for which the whole video must be sampled first.
     """
     if denoiser is None:
         x = torch.cat(list(pieces), dim=1)
         onload(flow)
-        yield score_step(flow, x, text, noise_std)
+        yield denoise_by_score(flow, x, text, noise_std)
         return
     for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
-        yield require_finite(tweedie_step(x, prediction, noise_std), "the denoised video")
+        yield require_finite(tweedie(x, prediction, noise_std), "the denoised video")
 
 
 def _frame_by_frame(pieces: Iterable[Tensor], denoiser: CausalDenoiser) -> Iterator[Tensor]:
-    """Latents `(B, 1, D, H, W)`, for which the denoiser needs least memory; it is on its device when each comes."""
+    """Latent frames `(B, 1, D, H, W)`, one by one to save memory. The denoiser is moved to its device before each."""
     for piece in pieces:
         for frame in piece.split(1, dim=1):
             onload(denoiser)
@@ -77,7 +77,7 @@ def _frame_by_frame(pieces: Iterable[Tensor], denoiser: CausalDenoiser) -> Itera
 
 
 def restored(pieces: Iterable[Tensor], given: Given | None) -> Iterator[Tensor]:
-    """Clean latents `(B, t, D, H, W)`: those given are what they were, and hidden ones are left out."""
+    """Clean latents `(B, t, D, H, W)`, with the clean latents of given frames and without hidden frames."""
     index = 0
     for piece in pieces:
         if given is not None and index < given.num_frames:
@@ -91,7 +91,7 @@ def restored(pieces: Iterable[Tensor], given: Given | None) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class StreamedFrame:
-    """A frame of a stream: its number, its time in seconds, and the picture as `output_type` asks for it."""
+    """A frame of a stream: its number, its time in seconds, and its picture in the `output_type` of the stream."""
 
     index: int
     time: float
@@ -99,7 +99,7 @@ class StreamedFrame:
 
 
 class VideoStream:
-    """The frames of one video, as they become ready. Closing it frees the memory held for later frames."""
+    """The frames of one video, as they become ready. Closing the stream frees its memory."""
 
     def __init__(self, images: Generator[Any], plan: VideoPlan) -> None:
         self._images, self._index = images, 0
@@ -115,7 +115,7 @@ class VideoStream:
         return StreamedFrame(self._index - 1, (self._index - 1) / self.fps, image)
 
     def close(self) -> None:
-        """Stop; no more frames come."""
+        """Stop making frames."""
         self._images.close()
 
     def __enter__(self) -> "VideoStream":
@@ -125,15 +125,15 @@ class VideoStream:
         self.close()
 
 
-def score_step(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
-    """Denoise `x` `(B, T, D, H, W)` by one step along the flow's own score: `x - noise_std² · ∇(-log p(x))`.
+def denoise_by_score(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
+    """Denoise `x` `(B, T, D, H, W)` by the score of the flow: `x - noise_std² · ∇(-log p(x))`.
 
-    One sample after the other, as the backward pass keeps the results of every layer: memory does not grow with `B`.
+    Samples are denoised one after the other, so that the activations for the backward pass are those of one sample.
     """
     clean = []
     for video, its_text in zip(x.split(1), text.split(1), strict=True):
         with torch.enable_grad():
             noisy = video.detach().requires_grad_()
             (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
-        clean.append(tweedie_step(video, score_prediction(grad, noise_std), noise_std))
+        clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

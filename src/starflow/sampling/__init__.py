@@ -1,1 +1,1 @@
-"""Inverting the flow. `sampler.sample` turns noise into latents; `solvers` invert one block."""
+"""Inverting the flow. `sampler.sample` maps noise to latents; `solvers` invert one block."""

@@ -1,4 +1,4 @@
-"""The names by which users choose solvers, in a module that loads without torch."""
+"""The names of the solvers and of their settings. This module loads without torch."""
 
 SAMPLERS = ("sliding", "block-jacobi", "sequential")
 ON_UNCONVERGED = ("warn", "raise")

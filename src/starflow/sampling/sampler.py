@@ -1,9 +1,9 @@
 """Noise → latents: the deep block frame by frame, over a rolling window, then the shallow blocks within each frame.
 
-`sample` does what a `Plan` says; it is the inverse of `StarFlow.encode`.
+`sample` is the inverse of `StarFlow.encode`. A `Plan` has its inputs.
 
-Legend: `B` batch, `T` latent frames, `K` given ones, `t` some of them, `H W` latent rows and columns, `D` latent
-channels, `M` text tokens.
+Legend: `B` batch, `T` latent frames, `K` given latent frames, `t` some latent frames, `H W` latent rows and columns,
+`D` latent channels, `M` text tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ from starflow.sampling.names import SAMPLERS
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solution, Solver, Solvers, require_finite, sequential, solve
 
-# The share of the tolerance that each kind of block may leave where both are iterated. A residual of a shallow block
-# reaches the deep block's noise multiplied, by 5 to 9 in the bundled model (see docs/sampling.md).
+# The shares of the tolerance for the deep block and for the shallow blocks, if both are iterated. A residual of a
+# shallow block is multiplied on its way to the deep block's noise, by 5 to 9 in the bundled model (docs/sampling.md).
 DEEP_SHARE, SHALLOW_SHARE = 0.9, 0.01
 DEFAULT_SOLVERS = Solvers(SlidingWindow(), sequential)
 
 
 @dataclass(frozen=True)
 class RollingWindow:
-    """For videos longer than those of training: the deep block's cache holds `size` latent frames (None: all).
+    """For videos longer than in training: the deep block's cache holds `size` latent frames (None: all).
 
-    When it is full, it starts again from position 0 with the last `context` frames (STARFlow-V, rolling window).
+    When the cache is full, it starts again from position 0 with the last `context` frames (STARFlow-V).
     """
 
     size: int | None = None
@@ -42,7 +42,7 @@ class RollingWindow:
 
 @dataclass
 class SamplingReport:
-    """What the solvers did in the deep block and in the shallow ones."""
+    """What the solvers did in the deep block and in the shallow blocks."""
 
     deep: Solution = field(default_factory=Solution)
     shallow: Solution = field(default_factory=Solution)
@@ -59,18 +59,18 @@ class SamplingReport:
 
 @dataclass
 class Plan:
-    """Everything that is settled before sampling starts.
+    """The inputs of sampling.
 
     Attributes:
-        noise: `(B, T, D, H, W)`, standard normal; that of given frames is not used.
+        noise: `(B, T, D, H, W)`, standard normal; the noise of given frames is not used.
         text: `(B, M, text width)`, the captions' encodings.
-        null_text: the same of the empty caption; needed when `guidance_scale` is not 0.
-        guidance_scale: `w` of `starflow.flow.guidance.guide`, on the deep block only.
-        later_text: the captions' encodings once the rolling window has left the first frame behind; None for `text`.
-        prefix: `(B, K, D, H, W)`, `K < T` noised latents that the video begins with.
-        rolling_window: for videos longer than those of training.
+        null_text: the encodings of the empty caption, of the same shape; needed if `guidance_scale` is not 0.
+        guidance_scale: `w` of `starflow.flow.guidance.guide`, in the deep block only.
+        later_text: the captions' encodings after the rolling window has left the first frame; None for `text`.
+        prefix: `(B, K, D, H, W)`, the first `K < T` latent frames, at the noise level of training.
+        rolling_window: for videos longer than in training.
         solvers: how the deep block and the shallow blocks are inverted.
-        report: what the solvers did; it grows as frames are made.
+        report: what the solvers did; it grows during sampling.
 
     Raises:
         UsageError: the prefix leaves nothing to generate.
@@ -89,7 +89,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.num_given >= self.num_frames:
             raise UsageError(
-                f"{self.num_given} latent frames are given, and only {self.num_frames} asked for: ask for a longer "
+                f"the input has {self.num_given} latent frames and the video only {self.num_frames}: ask for a longer "
                 "video"
             )
 
@@ -115,10 +115,9 @@ def solvers_named(
 ) -> Solvers:
     """The solvers called `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
 
-    `block_size` tokens of the deep block are updated at once, and `shallow_block_size` tokens of the shallow blocks; 1
-    is token by token. What is fastest depends on the model and the machine: `benchmarks/block_sizes.py` finds out.
-    The tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are those of `SlidingWindow`; the other
-    solvers always end.
+    A solver updates `block_size` tokens of the deep block at once, and `shallow_block_size` of a shallow block; 1 is
+    token by token. `benchmarks/block_sizes.py` finds the sizes that are fastest for a model and a machine. The
+    tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are for `SlidingWindow`.
     """
     shallow_is_exact = shallow_block_size == 1 or name == "sequential"
     deep_tolerance = tolerance if shallow_is_exact else DEEP_SHARE * tolerance
@@ -143,16 +142,16 @@ FrameCallback = Callable[[int, Tensor], None]
 def sample(
     flow: StarFlow, plan: Plan, frames_at_once: int | None = None, on_frame: FrameCallback | None = None
 ) -> Iterator[Tensor]:
-    """Latents `(B, t, D, H, W)` at the noise level of training, as they become ready: the prefix as it is, then others.
+    """Yield latents `(B, t, D, H, W)` at the noise level of training as they become ready: first the prefix, unchanged.
 
     Args:
         flow: the model.
         plan: what to sample.
-        frames_at_once: latent frames that go through the shallow blocks together; None for all.
-        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame when the deep block has finished it.
+        frames_at_once: number of latent frames in a batch of the shallow blocks; None for all.
+        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame that the deep block has finished.
 
     Raises:
-        StarflowError: NaN in what was sampled.
+        StarflowError: NaN in the sample.
     """
     if plan.prefix is not None:
         yield plan.prefix
@@ -172,7 +171,7 @@ def sample(
 
 @torch.no_grad()
 def deep_frames(flow: StarFlow, plan: Plan) -> Iterator[Tensor]:
-    """Invert the deep block: each frame `u` `(B, 1, H, W, D)` after the given ones, as soon as it is settled."""
+    """Invert the deep block: yield each frame `u` `(B, 1, H, W, D)` after the given frames as soon as it is settled."""
     precision = torch.promote_types(flow.deep.sos.dtype, torch.float32)
     noise = plan.noise.to(torch.promote_types(plan.noise.dtype, precision)).permute(0, 1, 3, 4, 2)
     batch, num_frames, height, width, _ = noise.shape
@@ -188,7 +187,7 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Iterator[Tensor]:
     while origin + known < num_frames:
         end = min(origin + size, num_frames)
         text = plan.text if origin == 0 or plan.later_text is None else plan.later_text
-        if text is not cached_text:  # else the cache keeps the text, and forgets the frames
+        if text is not cached_text:  # otherwise the cache keeps the text
             gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_scale)
             cached_text = text
         for frame in _settled_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, plan):
@@ -199,14 +198,14 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Iterator[Tensor]:
 def _settled_frames(
     flow: StarFlow, gaussians: ConditionalGaussians, noise: Tensor, u: Tensor, known: int, plan: Plan
 ) -> Iterator[int]:
-    """Fill frames `known …` of `u` `(B, T, H, W, D)` in place; yields the index of each as it is settled."""
+    """Fill the frames of `u` `(B, T, H, W, D)` from `known` on in place; yield the index of each settled frame."""
     deep = flow.num_blocks - 1
     num_frames, height, width = u.shape[1:4]
     frame_tokens = height * width
     z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
     start, stop = known * frame_tokens, num_frames * frame_tokens
     v[:, start:] = z[:, start:]
-    gaussians.forget()  # the first sweep takes in the known frames
+    gaussians.forget()  # the first sweep evaluates the known frames too
     frame = known
     for settled, done in plan.solvers.deep(gaussians, z, v, start, stop, frame_tokens):
         plan.report.deep += done
@@ -220,7 +219,7 @@ def _settled_frames(
 
 @torch.no_grad()
 def invert_shallow(flow: StarFlow, u: Tensor, plan: Plan) -> Tensor:
-    """Invert the shallow blocks: `u` `(B, t, H, W, D)` → latents `(B, t, D, H, W)`; all frames are one batch."""
+    """Invert the shallow blocks: `u` `(B, t, H, W, D)` → latents `(B, t, D, H, W)`, all frames in one batch."""
     x = u
     grid = (u.shape[1], u.shape[2], u.shape[3])
     for index in reversed(range(flow.num_blocks - 1)):

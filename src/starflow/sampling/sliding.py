@@ -1,13 +1,13 @@
-"""The certified solver: Jacobi iteration over a window of tokens that slides on as the tokens at its left end settle.
+"""The sliding-window solver: Jacobi iteration over a window of tokens, which moves on as its first tokens settle.
 
-A sweep evaluates the window in one pass. It settles the longest run of tokens from the left whose residuals are at most
-the tolerance, and the token after that run, whose new value depends on settled tokens alone and is therefore exact. So
-every sweep settles at least one token, and there are never more sweeps than tokens. A token settles with the value that
-has the measured residual, or with an exact value, and never changes again. The result is the exact sample of a noise
-that differs from the given noise by at most the tolerance.
+A sweep evaluates the window in one pass. It settles the first tokens of the window, up to the first one whose residual
+is above the tolerance. It also settles that one: its new value depends only on settled tokens, so it is exact. Every
+sweep settles at least one token, so there are at most as many sweeps as tokens. A token settles with the value whose
+residual was measured, or with an exact value, and does not change again. The result is the exact sample of a noise that
+differs from the given noise by at most the tolerance.
 
-Each sample of a batch has its own window, which moves by that sample's residuals alone. Neither a sample's values nor
-its number of sweeps depends on the rest of the batch.
+Each sample of a batch has its own window, which depends only on the residuals of that sample. Neither the values of a
+sample nor its number of sweeps depends on the other samples.
 
 Legend: `B` samples, `N` tokens, `D` channels.
 """
@@ -27,13 +27,13 @@ from starflow.sampling.solvers import Gaussians, Progress, Solution, sequential
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """The sliding-window solver, see the top of this module.
+    """The sliding-window solver (see the docstring of this module).
 
     Args:
-        window: tokens that are updated at once; 1 is token by token.
+        window: number of tokens that are updated at once; 1 is token by token.
         tolerance: the largest residual that a settled token may have.
-        max_sweeps: a token settles as it is after so many evaluations; None for no limit.
-        on_unconverged: what to do then if its residual is too large: `warn` or `raise`.
+        max_sweeps: a token settles after this number of evaluations, converged or not; None for no limit.
+        on_unconverged: what to do if the residual is then too large: `warn` or `raise`.
 
     Raises:
         UsageError: a value out of range.
@@ -47,17 +47,17 @@ class SlidingWindow:
     def __post_init__(self) -> None:
         sweeps = 1 if self.max_sweeps is None else self.max_sweeps
         if min(self.window, sweeps) < 1 or not self.tolerance >= 0:
-            raise UsageError(f"window and sweeps must be at least 1 and the tolerance at least 0, not {self}")
+            raise UsageError(f"window and max_sweeps must be at least 1 and the tolerance at least 0, not {self}")
         if self.on_unconverged not in ON_UNCONVERGED:
-            raise UsageError(f"on_unconverged is warn or raise, not {self.on_unconverged!r}")
+            raise UsageError(f"on_unconverged must be warn or raise, not {self.on_unconverged!r}")
 
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
-        """See `Solver`. Start values that are not finite are replaced by the noise.
+        """See `Solver`. The noise replaces start values that are not finite.
 
-        Raises StarflowError if a token is NaN from every start, or, with `on_unconverged="raise"`, if a residual is
-        too large.
+        Raises StarflowError if a token is NaN after a restart from the noise, or if a residual is too large and
+        `on_unconverged` is `raise`.
         """
         if self.window == 1:
             yield from sequential(gaussians, z, v, start, stop, frame_tokens)
@@ -72,8 +72,8 @@ class SlidingWindow:
 
     def _report_unconverged(self, residual: float) -> None:
         message = (
-            f"after {self.max_sweeps} sweeps a token's residual is {residual:.1e}, above the tolerance of "
-            f"{self.tolerance:.1e}: allow more sweeps"
+            f"after {self.max_sweeps} sweeps, the residual of a token is {residual:.1e}, above the tolerance of "
+            f"{self.tolerance:.1e}: increase max_sweeps"
         )
         if self.on_unconverged == "raise":
             raise StarflowError(message)
@@ -95,13 +95,13 @@ class _Walk:
     ) -> None:
         self.solver, self.gaussians, self.z, self.v = solver, gaussians, z, v
         self.stop, self.frame_tokens = stop, frame_tokens
-        self.lefts = [start] * len(v)  # of each sample, the first token that is not settled
-        self.rights = [start] * len(v)  # and the first token that was never evaluated
-        self.times = torch.zeros(v.shape[:2], dtype=torch.int, device=v.device)  # how often each token was evaluated
+        self.lefts = [start] * len(v)  # the first token of each sample that is not settled
+        self.rights = [start] * len(v)  # the first token of each sample that was never evaluated
+        self.times = torch.zeros(v.shape[:2], dtype=torch.int, device=v.device)  # evaluations of each token
         self.restarted: set[int] = set()
 
     def sweep(self) -> Solution:
-        """Evaluate every sample's window once, settle the tokens that passed, and move the windows."""
+        """Evaluate the window of every sample once, settle tokens, and move the windows."""
         windows = [range(left, min(left + self.solver.window, self.stop)) for left in self.lefts]
         self._enter(windows)
         rows, tokens, offsets = packed(windows, self.v.device)
@@ -119,7 +119,7 @@ class _Walk:
         return Solution(1, len(rows), num_settled, residual, residual <= self.solver.tolerance)
 
     def _enter(self, windows: list[range]) -> None:
-        """Give tokens that are new to the windows the values of the same places in the previous frame."""
+        """Start the new tokens of the windows from the same places in the previous frame."""
         for row, tokens in enumerate(windows):
             first = max(self.rights[row], self.frame_tokens)
             if first < tokens.stop:
@@ -128,7 +128,7 @@ class _Walk:
             self.rights[row] = max(self.rights[row], tokens.stop)
 
     def _passed(self, residuals: Tensor, rows: Tensor, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Which tokens of the windows may settle, `(B, window)`: none of a window in which a residual is not finite."""
+        """Which tokens of the windows may settle, `(B, window)`: none if a residual of the window is not finite."""
         passed = residuals <= self.solver.tolerance
         if self.solver.max_sweeps is not None:
             self.times[rows, tokens] += 1
@@ -136,9 +136,9 @@ class _Walk:
         return passed & residuals.isfinite().all(dim=1, keepdim=True)
 
     def _move(self, row: int, tokens: range, run: float, finite: float) -> int:
-        """Move a window past the `run` of tokens that passed and the token after it; returns how many have settled.
+        """Move a window past the `run` of tokens that may settle, and the next; return how many tokens settled.
 
-        A window with a residual that is not finite starts again from the noise, once.
+        If a residual is not finite, the window starts again from the noise, but only once.
         """
         if not finite:
             if row in self.restarted:

@@ -1,4 +1,4 @@
-"""Solvers invert a block, `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, token by token or by Jacobi iteration.
+"""Solvers of `v_t = mu_t(v_<t) + sigma_t(v_<t) · z_t`, the inverse of a block: token by token, or Jacobi iteration.
 
 The **residual** of a token is the largest `|v - mu(v) - sigma(v)·z| / sigma(v)` over its channels, in units of the
 prior. If it is at most `tau` for every token, `v` is the exact sample of a noise `z'` with `|z' - z| <= tau`.
@@ -26,7 +26,7 @@ class Gaussians(Protocol):
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver did: passes through the block, tokens evaluated in them, tokens settled, and the largest residual.
+    """What a solver did: passes through the block, evaluations of tokens, settled tokens, and the largest residual.
 
     Tokens are counted over the whole batch.
     """
@@ -48,7 +48,7 @@ class Solution:
 
 
 class Progress(NamedTuple):
-    """How far a solver has come: tokens before `settled` are final in every sample. `done` is since the last report."""
+    """Tokens before `settled` are final in every sample. `done` is what the solver did since its last report."""
 
     settled: int
     done: Solution
@@ -57,9 +57,9 @@ class Progress(NamedTuple):
 class Solver(Protocol):
     """Fills tokens `start … stop - 1` of `v` `(B, N, D)` in place for the noise `z` `(B, N, D)`, and reports progress.
 
-    Tokens before `start` have settled, and `gaussians` has evaluated them. `v` holds finite start values. A solver may
-    instead start a token from the one `frame_tokens` before it, which is at the same place in the previous frame. A
-    sample does not depend on the other samples of the batch.
+    Tokens before `start` have settled. `v` holds finite start values. A solver may instead start a token from the token
+    `frame_tokens` before it, which is at the same place in the previous frame. A sample does not depend on the other
+    samples of the batch.
     """
 
     def __call__(
@@ -77,7 +77,7 @@ class Solvers(NamedTuple):
 def solve(
     solver: Solver, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int | None = None
 ) -> Solution:
-    """Run a solver to its end and return what it did; `frame_tokens` None means a single frame."""
+    """Run a solver to its end. `frame_tokens` is None for a single frame."""
     solution = Solution()
     for progress in solver(gaussians, z, v, start, stop, v.shape[1] if frame_tokens is None else frame_tokens):
         solution += progress.done
@@ -97,13 +97,13 @@ def sequential(
 
 @dataclass(frozen=True)
 class BlockJacobi:
-    """Block-wise Jacobi (STARFlow-V): blocks of tokens in order, each iterated until its residuals pass.
+    """Block-wise Jacobi (STARFlow-V): blocks of tokens in order, each iterated until its residuals are small enough.
 
     No block crosses the end of a frame. A block starts from the values of the previous frame; in the first frame it
-    starts from the given values. A sample whose residuals are all at most `tolerance` stays as it is while others go
-    on. After `k` sweeps the first `k` tokens of a block are exact from any finite start, so a block of `n` tokens takes
-    at most `n + 1` sweeps (with `max_sweeps` None). The returned values are those whose residuals were measured, and
-    the cache holds their keys and values.
+    starts from the values in `v`. A sample whose residuals are all at most `tolerance` does not change while the others
+    are iterated. After `k` sweeps, the first `k` tokens of a block are exact from any finite start, so a block of `n`
+    tokens takes at most `n + 1` sweeps if `max_sweeps` is None. The residuals are those of the returned values, and the
+    cache holds their keys and values.
     """
 
     block_size: int = 64
@@ -112,7 +112,7 @@ class BlockJacobi:
 
     def __post_init__(self) -> None:
         if self.block_size < 1 or not self.tolerance >= 0 or (self.max_sweeps is not None and self.max_sweeps < 1):
-            raise UsageError(f"block size and sweeps must be at least 1 and the tolerance at least 0, not {self}")
+            raise UsageError(f"block_size and max_sweeps must be at least 1 and the tolerance at least 0, not {self}")
 
     def __call__(
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
@@ -144,7 +144,7 @@ class BlockJacobi:
 
 
 def require_finite(x: Tensor, what: str) -> Tensor:
-    """`x` itself. Raises StarflowError if it has a NaN or an infinity."""
+    """Return `x`. Raises StarflowError if it has a NaN or an infinity; `what` names it in the message."""
     if not torch.isfinite(x).all():
         raise StarflowError(f"{what} has NaN or infinite values: the weights are damaged, or do not fit the input")
     return x

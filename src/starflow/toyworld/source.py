@@ -15,14 +15,14 @@ from starflow.toyworld.world.vocabulary import FPS, LONG_FRAMES, NUM_FRAMES
 
 @dataclass(frozen=True)
 class Toyworld:
-    """Clip `index` is scene number `index` of the endless sequence that `seed` names.
+    """Clip `index` shows scene `index` of the endless sequence of random scenes with this seed.
 
     Args:
-        num_clips: how many of them.
-        seed, split: which sequence; `test` has combinations and phrases that `train` never has.
-        paraphrases: captions of each clip.
-        long: share of the clips, the first ones, that go on for `LONG_FRAMES` instead of `NUM_FRAMES`.
-        edited: share of the clips, the first ones, that come with an edit.
+        num_clips: number of clips.
+        seed, split: of the sequence; `test` has combinations and phrases that `train` never has.
+        paraphrases: number of captions of each clip.
+        long: share of the clips that have `LONG_FRAMES` instead of `NUM_FRAMES`, from the first clip on.
+        edited: share of the clips that have an edit, from the first clip on.
     """
 
     num_clips: int
@@ -34,9 +34,11 @@ class Toyworld:
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "test"):
-            raise UsageError(f"the split of toyworld is train or test, not {self.split!r}")
+            raise UsageError(f"the split of toyworld must be train or test, not {self.split!r}")
         if self.num_clips < 1 or self.paraphrases < 1 or not 0 <= self.long <= 1 or not 0 <= self.edited <= 1:
-            raise UsageError(f"numbers of clips and paraphrases are at least 1, shares between 0 and 1: {self}")
+            raise UsageError(
+                f"num_clips and paraphrases must be at least 1, and long and edited between 0 and 1, not {self}"
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -55,11 +57,11 @@ class Toyworld:
         return Clip(video, FPS, captions, image_captions, [self._edit(index)] if has_edit else [])
 
     def scene(self, index: int) -> Scene:
-        """What clip `index` shows."""
+        """The scene of clip `index`."""
         return scene_at(self.seed, index, self.split)
 
     def edited_scene(self, index: int) -> tuple[str, Scene]:
-        """The instruction of clip `index`'s edit, and the scene that it leads to."""
+        """The instruction of the edit of clip `index`, and the edited scene."""
         return sample_edit(self.scene(index), self._rng(index, 2))
 
     def _edit(self, index: int) -> Edit:
@@ -67,5 +69,5 @@ class Toyworld:
         return Edit(instruction, render(target))
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        # The scenes of the test split are drawn from purpose 1 (`scene_at`), so that other purposes come after it.
+        # `scene_at` draws the scenes of the test split from purpose 1, so the other purposes of this split start at 2.
         return np.random.default_rng([self.seed, index, purpose + (self.split == "test")])

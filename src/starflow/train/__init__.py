@@ -1,1 +1,1 @@
-"""Training: the loop with its checkpoints, and one readable step per model."""
+"""Training: the loop with its checkpoints, and the training step of each model."""

@@ -29,7 +29,7 @@ from starflow.media.files import atomic_write, remove
 
 @dataclass
 class TrainState:
-    """The state of a run between two steps, except for the random generators, which are global."""
+    """The state of a run between two steps, without the global random generators."""
 
     modules: dict[str, nn.Module]
     ema: dict[str, EMAModel]  # moving averages of the parameters, by module
@@ -55,7 +55,7 @@ class TrainState:
 
 
 def _parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters as they are stored; a forward pass without a backward leaves sharded ones gathered."""
+    """The parameters, sharded if the module is; a forward pass without a backward pass leaves them gathered."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -87,7 +87,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(state: TrainState, path: Path) -> None:
     """Restore `state` and the random generators from the checkpoint at `path`.
 
-    The peak learning rates stay those of `state`, so that a run can resume with other ones.
+    The peak learning rates of `state` do not change, so that a run can resume with other rates.
 
     Raises:
         StarflowError: a file is missing or corrupt, or the checkpoint is of another architecture.
@@ -122,7 +122,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]
-        # In the parameter's memory layout: in another one, the same arithmetic may round differently.
+        # In the memory layout of the parameter, because rounding may depend on the layout.
         same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
         states.setdefault(int(index), {})[name] = same_layout
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

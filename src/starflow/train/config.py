@@ -1,4 +1,4 @@
-"""The keys of the training configs. Lengths of time are in optimizer steps."""
+"""The keys of the training configs. Times are in training steps."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ class LoopConfig:
     decay_steps: int = MISSING  # steps at the end, during which the learning rate falls
     final_lr_factor: float = 0.01  # learning rate at the start and at the end, relative to the peak
     accumulation: int = 1  # micro steps (backward passes) per step
-    workers: int = 1  # parallel micro steps; runs are exactly repeatable with 1, or with 2 if accumulation is 2
+    workers: int = 1  # parallel micro steps; runs are reproducible bit for bit with 1, or with 2 if accumulation is 2
     ema_decay: float = 0.999  # of the moving averages of the weights
     seed: int = 0
     device: str = "cpu"
@@ -41,16 +41,16 @@ class LoopConfig:
 
 @dataclass
 class Phase:
-    """A part of the VAE's training, with the clips that it trains on."""
+    """A phase of the VAE's training, and the size of its clips."""
 
     num_steps: int = MISSING
-    num_frames: int = MISSING  # of each clip: 1 + 4k, if the VAE makes 4 frames of a latent frame
+    num_frames: int = MISSING  # of each clip: 1 + 4k, if the VAE decodes a latent frame to 4 frames
     batch_size: int = MISSING  # of a micro step
 
 
 @dataclass
 class VAEModelConfig:
-    """Arguments of diffusers' `AutoencoderKLWan`, in its words."""
+    """Arguments of `AutoencoderKLWan` in diffusers."""
 
     base_dim: int = 32
     decoder_base_dim: int | None = None
@@ -66,14 +66,14 @@ class VAEModelConfig:
 class VAELossConfig:
     """Mean squared error of the pixels, Kullback-Leibler term, and noise on the latents in training."""
 
-    pixel_weights: str | None = None  # weights of the pixels' errors, by name: see `starflow.train.pixel_weights`
+    pixel_weights: str | None = None  # the name of a weighting of the pixels: see `starflow.train.pixel_weights`
     kl_weight: float = 1e-5
-    latent_noise: float = 0.05  # largest standard deviation, over that of the latents; each clip's is uniform below it
+    latent_noise: float = 0.05  # largest standard deviation relative to the latents'; that of a clip is uniform from 0
 
 
 @dataclass
 class VAETrainConfig:
-    """The keys of `starflow train vae`. The phases' steps add up to the run's."""
+    """The keys of `starflow train vae`. The steps of the phases add up to those of the run."""
 
     output: str = MISSING
     data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
@@ -83,7 +83,7 @@ class VAETrainConfig:
     height: int | None = None  # clips are scaled and cropped to this size; None: about that of the first clip
     width: int | None = None
     excerpt_frames: int | None = None  # see `starflow.train.vae.VAEStep`
-    decoder_of: str | None = None  # folder of a trained VAE: train its decoder only, its latents stay as they are
+    decoder_of: str | None = None  # folder of a trained VAE: train only its decoder; its latents do not change
     model: VAEModelConfig = field(default_factory=VAEModelConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -93,7 +93,7 @@ class VAETrainConfig:
 
 @dataclass
 class FlowModelConfig:
-    """Arguments of `starflow.flow.model.StarFlow`, in its words."""
+    """Arguments of `starflow.flow.model.StarFlow`."""
 
     shallow_layers: list[int] = field(default_factory=lambda: [2, 2, 2])
     deep_layers: int = 6
@@ -106,7 +106,7 @@ class FlowModelConfig:
 
 @dataclass
 class DenoiserModelConfig:
-    """Arguments of `starflow.flow.denoiser.CausalDenoiser`, in its words."""
+    """Arguments of `starflow.flow.denoiser.CausalDenoiser`."""
 
     width: int = 192
     num_layers: int = 4
@@ -115,7 +115,7 @@ class DenoiserModelConfig:
 
 @dataclass
 class TextModelConfig:
-    """The small T5 that reads the captions."""
+    """The small T5 that encodes the captions."""
 
     vocab_size: int = 1024
     width: int = 128
@@ -124,9 +124,9 @@ class TextModelConfig:
 
 @dataclass
 class PipelineConfig:
-    """Settings of the model, those of `starflow.pipeline.pipeline.StarFlowPipeline`, in its words.
+    """Settings of `starflow.pipeline.pipeline.StarFlowPipeline`.
 
-    None: as in the model that training starts from (`init`), or else the pipeline's own default.
+    None: the setting of the model that training starts from (`init`), or else the default of the pipeline.
     """
 
     noise_std: float | None = None
@@ -150,13 +150,13 @@ class PipelineConfig:
 class FlowTrainConfig:
     """The keys of `starflow train flow`.
 
-    With `init` all parts and settings are those of the model there, and the config says what is to be different.
-    Without it `vae` and the pipeline's num_frames, fps, height and width are needed, and `flow`, `denoiser` and `text`
-    say how large the new networks are.
+    With `init`, training starts from all parts and settings of that model; the config changes some of them. Without
+    `init`, the config needs `vae` and the num_frames, fps, height and width of the pipeline; `flow`, `denoiser` and
+    `text` are the sizes of the new networks.
     """
 
-    output: str = MISSING  # folder of the run: its checkpoints, its log, and in the end the model in `final`
-    data: dict[str, Any] = MISSING  # `source`, a name, and that source's own arguments: see `starflow.data.sources`
+    output: str = MISSING  # folder of the run: its checkpoints, its log, and the trained model in `final`
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
     latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str | None = None  # model to start from: a name, a folder or a hub id
     vae: str | None = None  # folder of a trained autoencoder
@@ -166,9 +166,9 @@ class FlowTrainConfig:
     batch_size: int = 32  # of a micro step
     tasks: TaskWeights = field(default_factory=TaskWeights)
     caption_dropout: float = 0.1
-    short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.tasks`
+    short_clips: float = 0.0  # share of the batches with short clips: see `starflow.data.tasks`
     auxiliary_loss: str | None = None  # a name: see `starflow.train.auxiliary`
-    auxiliary_weight: float = 1.0  # of its nats beside those of the clip
+    auxiliary_weight: float = 1.0  # of its nats, relative to those of the clip
     flow: FlowModelConfig = field(default_factory=FlowModelConfig)
     denoiser: DenoiserModelConfig = field(default_factory=DenoiserModelConfig)
     text: TextModelConfig = field(default_factory=TextModelConfig)

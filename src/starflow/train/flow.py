@@ -1,6 +1,6 @@
-"""Training the flow end to end, with its text encoder, and in the same pass the denoiser by flow-score matching.
+"""Training the flow, its text encoder and, by flow-score matching, the denoiser, all at once.
 
-`FlowStep` is one step of it, `train_flow` all of it. Source: STARFlow-V, arXiv 2511.20462.
+`FlowStep` is a training step; `train_flow` is a whole run. Source: STARFlow-V, arXiv 2511.20462.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
 """
@@ -47,14 +47,14 @@ from starflow.train.models import (
     save_model,
 )
 
-# First and last layers, which Muon leaves to AdamW.
+# The first and last layers, which AdamW trains instead of Muon.
 NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
 NUM_PREVIEWS = 4
 PREVIEW_FRAMES = 6  # of each video, at most
 
 
 class FlowStep:
-    """One training step: noised latents through the flow, its gradient at the input as the denoiser's target."""
+    """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class FlowStep:
         """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
         noise_std = self.pipeline.config.noise_std
         batch = self.mixture.batch(step * self.config.loop.accumulation + micro_step)
-        made = slice(batch.num_given, None)
+        generated = slice(batch.num_given, None)
         generator = micro_generator(self.config.loop, step, micro_step)
         noisy = add_noise(batch.latents.to(self.flow.device), noise_std, generator).requires_grad_()
-        num_elements = noisy[:, made].numel()
+        num_elements = noisy[:, generated].numel()
 
         with autocast(self.config.loop):
             text = self._encode(batch)
@@ -84,17 +84,17 @@ class FlowStep:
         auxiliary_loss = self.config.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
         (scale * (loss + auxiliary_loss)).backward()
 
-        # The backward pass that trains the flow gives the score at its input; the denoiser's loss stays off the flow.
+        # The backward pass also gives the score at the input. The denoiser's loss has no gradient in the flow.
         assert noisy.grad is not None
         target = training_score(noisy.grad / scale, noise_std, num_elements)
         with autocast(self.config.loop):
             prediction = self.denoiser(noisy.detach(), text.detach())
-        denoiser_loss = (prediction.float() - target)[:, made].square().mean()
+        denoiser_loss = (prediction.float() - target)[:, generated].square().mean()
         (scale * denoiser_loss).backward()
 
         metrics = {
             "loss": loss.item(),
-            "nats_per_dim": negative_log_likelihood(encoded)[:, made].mean().item(),
+            "nats_per_dim": negative_log_likelihood(encoded)[:, generated].mean().item(),
             "denoiser_loss": denoiser_loss.item(),
             "clips": float(len(noisy)),
         }
@@ -114,11 +114,11 @@ class FlowStep:
 
 
 def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says; returns the folder of the final model, `output`/final, in the `from_pretrained` layout.
+    """Train as the config says. Returns the folder of the final model, `output`/final, for `from_pretrained`.
 
     Raises:
-        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does, and when parts are missing or do
-            not fit together, or there are no clips to train on.
+        UsageError, StarflowError, KeyboardInterrupt: as in `starflow.train.loop`, and if parts are missing or do not
+            fit together, or there are no clips to train on.
     """
     output, device = Path(config.output), config.loop.device
     seed_everything(config.loop.seed)
@@ -148,7 +148,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     def preview(state: TrainState, writer: SummaryWriter) -> None:
         write_preview(pipeline, prompts, writer, state.step)
 
-    # On CPUs the fused attention kernels' backward pass is slow for sequences as short as a frame's.
+    # On CPUs, the backward pass of the fused attention kernels is slow for sequences as short as a frame.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         train(state, step, config.loop, output, preview)
     with state.averaged_weights(), atomic_write(output / "final") as temporary:
@@ -158,10 +158,10 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
 
 
 def describe_tasks(mixture: Mixture) -> str:
-    """One line for the terminal: how often each task is trained, and which are not."""
+    """One line for the terminal: the share of each task, and the tasks that are not trained."""
     shares = ", ".join(f"{task} {share:.0%}" for task, share in mixture.shares.items())
     without = [task for task in DEFAULT_WEIGHTS if task not in mixture.shares]
-    return f"tasks: {shares}" + (f"; none of {', '.join(without)}" if without else "")
+    return f"tasks: {shares}" + (f"; not trained: {', '.join(without)}" if without else "")
 
 
 def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, config: FlowTrainConfig) -> TrainState:
@@ -180,7 +180,7 @@ def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, c
 
 
 def write_preview(pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, step: int) -> None:
-    """Videos of a few captions, as a picture in the log; where they cannot be made yet, a line says why."""
+    """Log videos of a few captions as one picture. If they cannot be made yet, print the reason."""
     try:
         videos = [pipeline(prompt, generator=torch.Generator().manual_seed(0), output_type="pt") for prompt in prompts]
     except StarflowError as error:
@@ -190,7 +190,7 @@ def write_preview(pipeline: StarFlowPipeline, prompts: list[str], writer: Summar
 
 
 def video_grid(videos: Tensor) -> Tensor:
-    """Videos `(B, F, 3, height, width)` → one picture `(3, B·height, f·width)`: a row each, of frames evenly apart."""
+    """Videos `(B, F, 3, height, width)` → a picture `(3, B·height, f·width)` with a row of frames of each."""
     num_frames = videos.shape[1]
     shown = torch.linspace(0, num_frames - 1, min(num_frames, PREVIEW_FRAMES)).round().long()
     return videos[:, shown].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)

@@ -1,8 +1,8 @@
-"""The training loop that every model shares: schedule, clipping, moving averages, log, checkpoints, resuming.
+"""The training loop of all models: schedule, clipping, moving averages, log, checkpoints, resuming.
 
-The caller supplies what is specific to a model as a `TrainingStep`. The data and the noise of a step must depend only
-on (seed, step, micro step) and on the global random generators: then a resumed run repeats the uninterrupted one
-exactly. Micro steps can run in parallel, one thread each; on CPUs this is faster than parallel operations.
+Each model has its own `TrainingStep`. The data and the noise of a step must depend only on (seed, step, micro step) and
+on the global random generators. Then a resumed run gives exactly the same result as an uninterrupted run. Micro steps
+can run in parallel, one thread each. On CPUs, this is faster than parallel operations.
 
 `create_state`, `optimizer_step` and `TrainState.averaged_weights` also work on modules that are sharded with
 `torch.distributed.fsdp.fully_shard`. Checkpoints do not.
@@ -73,7 +73,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for `create_state`: `name` for AdamW and, if `config.muon_lr` is not 0, `name`.muon for Muon.
 
-    Each group has its own learning rate and is clipped by itself. Muon gets the matrices and convolution kernels,
+    Each group has its own learning rate and is clipped separately. Muon gets the matrices and convolution kernels,
     except where a component of the parameter's name is in `not_muon`: list first layers, last layers and embeddings.
     """
     adamw: list[nn.Parameter] = []
@@ -97,7 +97,7 @@ def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]], co
     """The state at step 0.
 
     Args:
-        modules: what is trained, on its device and already sharded, if at all.
+        modules: the modules to train, on their device. Sharded modules must be sharded already.
         groups: from `parameter_groups`, of all modules.
         config: the schedule and the decay of the moving averages.
     """
@@ -109,7 +109,7 @@ def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]], co
         num_training_steps=config.num_steps,
         min_lr_ratio=config.final_lr_factor,
     )
-    # `EMAModel` leaves out buffers: no module that we train has any. Its option `foreach` fails on sharded parameters.
+    # `EMAModel` ignores buffers, but no trained module has any. Its option `foreach` fails on sharded parameters.
     ema = {name: EMAModel(module.parameters(), decay=config.ema_decay) for name, module in modules.items()}
     return TrainState(modules, ema, optimizer, schedule)
 
@@ -138,7 +138,7 @@ def train(
     """Train from `state.step` to `config.num_steps`; write checkpoints and TensorBoard logs to `run_folder`.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came. The current step is finished and saved first.
+        KeyboardInterrupt: after SIGINT or SIGTERM. The current step is finished and saved first.
         StarflowError: the loss or a gradient is not finite.
     """
     checkpoints = run_folder / "checkpoints"
@@ -165,7 +165,7 @@ def train(
 
 
 def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopConfig) -> dict[str, float]:
-    """Update the weights after `config.accumulation` micro steps; returns mean metrics, and the sum of the clips."""
+    """Update the weights after `config.accumulation` micro steps. Returns mean metrics, and the number of clips."""
     parts = _backward_passes(state.step, step_function, config)
     metrics = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
     metrics["clips"] *= len(parts)
@@ -175,7 +175,7 @@ def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopC
     not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not_finite:
         raise StarflowError(
-            f"training diverged at step {state.step}: {', '.join(not_finite)} not finite; resume from the last "
+            f"training diverged at step {state.step}: {', '.join(not_finite)} not finite: resume from the last "
             "checkpoint with a lower learning rate"
         )
     state.optimizer.step()
@@ -229,7 +229,7 @@ class _Log:
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back SIGINT and SIGTERM, so that they do not cut a step short. A second signal acts at once.
+    """Delay SIGINT and SIGTERM until the current step is finished. A second signal acts at once.
 
     Yields a function that tells whether a signal has come.
     """

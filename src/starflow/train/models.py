@@ -1,4 +1,4 @@
-"""The model that `starflow train flow` trains: from another model, or with new networks, and how it is saved."""
+"""The model of `starflow train flow`: started from another model or with new networks, and saved."""
 
 import copy
 from dataclasses import asdict
@@ -12,42 +12,49 @@ from diffusers.configuration_utils import FrozenDict
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from starflow.data.latents import LatentCache
-from starflow.encoders.text import load_text_encoder, tiny_text_encoder, train_tokenizer, wrap_captions
+from starflow.encoders.text import (
+    EXTEND,
+    LAST,
+    VIDEO_TO_VIDEO,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_captions,
+)
 from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, PipelineConfig
 
-NEEDED = ("num_frames", "fps", "height", "width")  # settings that only the user knows
+NEEDED = ("num_frames", "fps", "height", "width")  # settings without a default
 
 
 def load_init(name: str) -> StarFlowPipeline:
     """The model to start from. Raises StarflowError if it does not load, UsageError if it has no denoiser."""
     pipeline = StarFlowPipeline.from_pretrained(name)
     if pipeline.denoiser is None:
-        raise UsageError(f"{name} has no denoiser, and flow and denoiser are trained together")
+        raise UsageError(f"{name} has no denoiser, which is trained together with the flow: choose another init")
     return pipeline
 
 
 def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> FrozenDict:
-    """All settings of the model: the config's, and where it has None those of `init` or the pipeline's defaults.
+    """All settings of the model. Where the config has None, they are those of `init`, or else the pipeline's defaults.
 
-    Raises UsageError if, without `init`, the config lacks what has no sensible default.
+    Raises UsageError if a setting without a default is missing and there is no `init`.
     """
     given = {name: value for name, value in asdict(config).items() if value is not None}
     missing = [f"pipeline.{name}" for name in NEEDED if name not in given]
     if init is None and missing:
-        raise UsageError(f"without init, the config must say {', '.join(missing)}")
+        raise UsageError(f"without init, the config must set {', '.join(missing)}")
     parameters = signature(StarFlowPipeline.__init__).parameters
     defaults = init.config if init is not None else {name: parameters[name].default for name in asdict(config)}
     return FrozenDict({name: given.get(name, defaults[name]) for name in asdict(config)})
 
 
 def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> AutoencoderKLWan | AutoencoderKL:
-    """The frozen autoencoder that the config names, or else that of `init`. Raises UsageError if there is none."""
+    """The frozen autoencoder of the config, or else that of `init`. Raises UsageError if there is none."""
     if config.vae is not None:
         if not Path(config.vae, "config.json").is_file():
             raise UsageError(f"no autoencoder at {config.vae}: train it first, with `starflow train vae`")
@@ -62,7 +69,7 @@ def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> Autoenco
 def build_pipeline(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
 ) -> StarFlowPipeline:
-    """The model to train, on the config's device. Parts that are trained are in training mode, the others are frozen.
+    """The model to train, on the config's device. Trained parts are in training mode; the others are frozen.
 
     Raises UsageError if the parts do not fit together.
     """
@@ -85,7 +92,7 @@ def build_pipeline(
 
 
 def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A tokenizer of all captions of the cache, wrapped and with their task markers, as the model will read them."""
+    """A tokenizer of all captions of the cache, in their template and with their task markers."""
     captions = [caption for clip in cache.clips for caption in clip.captions]
     marked = [marker + caption for marker in (EXTEND, LAST) for caption in captions]
     edits = [VIDEO_TO_VIDEO + text for clip in cache.clips for text in clip.instructions.values()]
@@ -97,7 +104,7 @@ def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -
 def new_networks(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, text_width: int
 ) -> tuple[StarFlow, CausalDenoiser]:
-    """Flow and denoiser with fresh weights."""
+    """A flow and a denoiser with new weights."""
     position_length = config.flow.position_length
     if position_length is None:
         position_length = sqrt(settings.height * settings.width) / codec.spatial_factor
@@ -132,28 +139,30 @@ def with_settings(
     flow: StarFlow,
     denoiser: CausalDenoiser,
 ) -> StarFlowPipeline:
-    """A pipeline of these parts, which shows no progress bar."""
+    """A pipeline of these parts, without a progress bar."""
     pipeline = StarFlowPipeline(vae, text_encoder, tokenizer, flow, denoiser, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def save_model(pipeline: StarFlowPipeline, settings: FrozenDict, folder: Path) -> None:
-    """Write the `from_pretrained` layout, the networks in bfloat16, the autoencoder in its own precision."""
+    """Write a folder for `from_pretrained`: the networks in bfloat16, the autoencoder in its own precision."""
     parts = dict(pipeline.components)
     for name in ("flow", "denoiser", "text_encoder"):
         parts[name] = copy.deepcopy(parts[name]).bfloat16()
     for name in ("flow", "denoiser", "vae"):
-        parts[name].register_to_config(_name_or_path="")  # names no folder of this machine
+        parts[name].register_to_config(_name_or_path="")  # a local path
     with_settings(settings, **parts).save_pretrained(folder)
 
 
 def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:
     given, wanted = text_encoder.config.d_model, flow.config["text_width"]
     if given != wanted:
-        raise UsageError(f"the text encoder at {config.text_encoder} is {given} wide, and the flow reads {wanted}")
+        raise UsageError(
+            f"the text encoder at {config.text_encoder} has the width {given}, but the flow needs {wanted}"
+        )
     if codec.latent_channels != flow.config["latent_channels"]:
         raise UsageError(
-            f"the autoencoder at {config.vae} has {codec.latent_channels} latent channels, and the flow of "
+            f"the autoencoder at {config.vae} has {codec.latent_channels} latent channels, but the flow of "
             f"{config.init} has {flow.config['latent_channels']}"
         )

@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) and AdamW in one optimizer.
 
-Muon replaces the momentum of a matrix by the nearest semi-orthogonal matrix, so that the weights move equally far in
-all directions. Convolution kernels are treated as (out channels, everything else) matrices. Small autoencoders need
-about half as many steps as with AdamW. `torch.optim.Muon` only accepts 2-D parameters: to use it, kernels would have to
-be copied to 2-D parameters and back and the states of two optimizers merged, which takes no fewer lines than this.
+Muon replaces the momentum of a matrix by the nearest semi-orthogonal matrix, so that the update is equally large in all
+directions. A convolution kernel is treated as a matrix (out channels, everything else). Small autoencoders need about
+half as many steps as with AdamW. `torch.optim.Muon` accepts only 2-D parameters: kernels would have to be copied to 2-D
+parameters and back, and the states of two optimizers merged, in as many lines as here.
 """
 
 from typing import Any

@@ -13,9 +13,8 @@ PIXEL_WEIGHTS = {"toyworld-objects": "starflow.toyworld.teaching.objects:object_
 
 
 def load_pixel_weights(name: str | None) -> PixelWeights | None:
-    """The function that a name of `PIXEL_WEIGHTS`, or a `module:function`, stands for; None for equal weights.
+    """The function of a name in `PIXEL_WEIGHTS`, or a `module:function`; None for equal weights.
 
-    Raises:
-        UsageError: there is no such function.
+    Raises UsageError if there is no such function.
     """
     return None if name is None else load_named("pixel weighting", name, PIXEL_WEIGHTS)

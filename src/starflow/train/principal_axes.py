@@ -1,9 +1,9 @@
-"""The basis of the latents: principal axes, in which a trained autoencoder's channels are uncorrelated.
+"""Turning the latents of an autoencoder to their principal axes, so that its channels are uncorrelated.
 
 An affine block of the flow predicts a Gaussian with independent channels for each token. The channels of a freshly
-trained autoencoder are strongly correlated, and such a Gaussian fits them badly. It fits well once the channels are the
-principal axes of the latents, and the autoencoder's reconstructions do not change. All channels keep one scale: the
-noise added in training stays isotropic, and covers the axes along which the latents hardly vary.
+trained autoencoder are strongly correlated, and such a Gaussian fits them badly. It fits well if the channels are the
+principal axes of the latents. The reconstructions do not change. All channels have the same scale, so the noise of
+training is isotropic, and covers the axes along which the latents hardly vary.
 
 Legend: B batch, T latent frames, H W latent rows and columns, D latent channels, n tokens.
 """
@@ -15,20 +15,21 @@ from torch import Tensor
 
 @torch.no_grad()
 def turn_to_principal_axes(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
-    """Fold the rotation into the 1×1×1 convolutions at the latents, so that their channels are principal axes.
+    """Rotate the latents by the 1×1×1 convolutions of an autoencoder, so that the channels are principal axes.
 
-    The encoder's means turn, and the decoder turns them back. The log-variances stay those of the former channels.
+    The encoder rotates the means, and the decoder rotates them back. The log-variances do not change.
 
     Args:
-        vae: changed in place; its reconstructions stay what they are.
-        latents: (n, D) posterior means of training clips, float64; the widest axis becomes the first channel.
+        vae: changed in place; its reconstructions do not change.
+        latents: (n, D) posterior means of training clips, float64. The axis with the largest variance becomes the
+            first channel.
 
     Returns:
-        The latents (n, D) as the turned autoencoder gives them.
+        The rotated latents (n, D).
     """
     channels = latents.shape[1]
     _, axes = torch.linalg.eigh(torch.cov(latents.T))
-    axes = axes.flip(1)  # columns, the widest first
+    axes = axes.flip(1)  # columns, by decreasing variance
     encode, decode = vae.quant_conv, vae.post_quant_conv
     weight, bias = encode.weight[:channels].double(), encode.bias[:channels].double()
     encode.weight[:channels] = torch.einsum("ij,ikxyz->jkxyz", axes, weight).to(encode.weight)
@@ -38,12 +39,12 @@ def turn_to_principal_axes(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 def normalise_latents(vae: AutoencoderKLWan, latents: Tensor) -> None:
-    """Turn the latents to their principal axes, and store their mean and scale in the config (`VideoCodec` uses them).
+    """Turn the latents to their principal axes, and store their mean and scale in the config, for `VideoCodec`.
 
-    The first frames of clips then have mean 0 and variance 1, with one scale for all channels.
+    Then the latents have mean 0, and the first frames of clips have a mean square of 1 over all channels.
 
     Args:
-        vae: changed in place; its reconstructions stay what they are.
+        vae: changed in place; its reconstructions do not change.
         latents: (B, D, T, H, W) posterior means of training clips, float64.
     """
     turned = turn_to_principal_axes(vae, latents.movedim(1, -1).flatten(0, 3))

@@ -1,4 +1,4 @@
-"""Training a causal video autoencoder (VAE) on clips: `VAEStep` is one step of it, `train_vae` all of it.
+"""Training a causal video autoencoder (VAE) on clips: `VAEStep` is a training step, `train_vae` a whole run.
 
 Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D latent channels. Clips are
 (B, F, 3, height, width) in [-1, 1]; a `video` has diffusers' layout, (B, 3, F, height, width).
@@ -40,7 +40,7 @@ GRID_CLIPS, GRID_FRAMES = 6, 5  # of the preview
 
 
 def build_vae(config: VAEModelConfig) -> AutoencoderKLWan:
-    """An autoencoder with fresh weights."""
+    """An autoencoder with new weights."""
     vae = AutoencoderKLWan(
         base_dim=config.base_dim,
         decoder_base_dim=config.decoder_base_dim,
@@ -61,7 +61,7 @@ def build_vae(config: VAEModelConfig) -> AutoencoderKLWan:
 
 
 def _fast_layout(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Bring the convolutions' weights into the memory layout that is fastest on CPUs."""
+    """Store the weights of the convolutions in the memory layout that is fastest on CPUs."""
     for parameter in vae.parameters():
         if parameter.ndim == 5:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -69,7 +69,7 @@ def _fast_layout(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 
 
 def load_for_decoder_training(folder: str) -> AutoencoderKLWan:
-    """A trained autoencoder with a frozen encoder: its latents stay as they are, and flows trained on them stay valid.
+    """A trained autoencoder with a frozen encoder. Its latents do not change, so flows trained on them remain valid.
 
     Raises:
         UsageError: there is no autoencoder in `folder`.
@@ -85,8 +85,8 @@ def load_for_decoder_training(folder: str) -> AutoencoderKLWan:
 def posterior_means(vae: AutoencoderKLWan, video: Tensor, excerpt_frames: int | None = None) -> Tensor:
     """Posterior means (B, D, T, H, W) of (B, 3, F, height, width).
 
-    With `excerpt_frames` the video is cut into excerpts of so many frames, and each is encoded by itself. An excerpt
-    begins with the last frame of the one before it; the latent frame of this frame is left out.
+    With `excerpt_frames`, the video is cut into excerpts of this number of frames, which are encoded separately. An
+    excerpt begins with the last frame of the previous one; the latent frame of this frame is left out.
     """
     if excerpt_frames is None:
         return wan_moments(vae, video).chunk(2, dim=1)[0]
@@ -98,17 +98,16 @@ def posterior_means(vae: AutoencoderKLWan, video: Tensor, excerpt_frames: int | 
 
 
 def reconstruction_loss(reconstruction: Tensor, video: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean squared error of two (B, 3, F, height, width), with or without `weights` (B, 1, F, height, width)."""
+    """Mean squared error of (B, 3, F, height, width), with or without `weights` (B, 1, F, height, width)."""
     error = (reconstruction - video).square()
     return error.mean() if weights is None else (weights * error).sum() / (3 * weights.sum())
 
 
 class VAEStep:
-    """One training step: clips → posterior → noisy latents → clips, and the gradient of the loss.
+    """A training step: clips → posterior → noisy latents → clips, and the gradient of the loss.
 
-    With `excerpt_frames`, the length of the clips that a flow will be trained on, longer clips are encoded whole in one
-    micro step and excerpt by excerpt in the next: the latents of a longer video that such a flow makes are like those
-    of the excerpts.
+    `excerpt_frames` is the length of the clips that a flow will be trained on. With it, longer clips are encoded whole
+    or in excerpts, in alternate micro steps. The latents of a long video from such a flow are like those of excerpts.
     """
 
     def __init__(self, vae: AutoencoderKLWan, clips: ClipLoader, config: VAETrainConfig) -> None:
@@ -128,24 +127,21 @@ class VAEStep:
             noise = self._noise(mean.detach(), micro_generator(loop, step, micro_step))
             reconstruction = wan_decode(self.vae, mean + noise).float()
         weights = None if self.pixel_weights is None else self.pixel_weights(video)
-        kl = 0.5 * mean.square().mean()  # from N(0, I), of a posterior of fixed variance, up to a constant
+        kl = 0.5 * mean.square().mean()  # to N(0, I), for a posterior of fixed variance, up to a constant
         loss = reconstruction_loss(reconstruction, video, weights) + config.loss.kl_weight * kl
         (scale * loss).backward()
         quality = psnr(reconstruction.detach().clamp(-1, 1), video).mean()
         return {"loss": loss.item(), "kl": kl.item(), "psnr": quality.item(), "clips": float(len(video))}
 
     def _noise(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise on the latents, stronger on some clips than on others: a flow's samples will not be exact either."""
+        """Noise on the latents, with a random level for each clip, because the samples of a flow have errors too."""
         level = torch.rand(len(mean), 1, 1, 1, 1, generator=generator, device=mean.device)
         unit_noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return self.config.loss.latent_noise * level * mean.std() * unit_noise
 
 
 def phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
-    """The phase that a step belongs to, and the sum of the batch sizes of all steps before this step.
-
-    The last phase has no end.
-    """
+    """The phase of a step, and the sum of the batch sizes of all earlier steps. The last phase has no end."""
     num_clips = 0
     for phase in phases[:-1]:
         if step < phase.num_steps:
@@ -157,17 +153,17 @@ def phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKLWan, clips: Tensor) -> Tensor:
-    """Encode and decode (B, F, 3, height, width), through the posterior's mean."""
+    """Encode clips (B, F, 3, height, width) to the posterior's mean, and decode it."""
     means = posterior_means(vae, clips.transpose(1, 2))
     return wan_decode(vae, means).transpose(1, 2).float().clamp(-1, 1)
 
 
 def evaluate(vae: AutoencoderKLWan, clips: Iterable[Tensor], loop: LoopConfig) -> tuple[float, Tensor]:
-    """How well clips (1, F, 3, height, width) are reconstructed.
+    """Measure the reconstructions of clips (1, F, 3, height, width).
 
     Returns:
-        The mean of the clips' PSNR in dB, and a picture (3, height, width) in [0, 1]: some frames of each of the first
-        clips in a row, and the reconstructions below them.
+        The mean PSNR of the clips in dB, and a picture (3, height, width) in [0, 1] with frames of the first clips and
+        of their reconstructions.
     """
     values: list[Tensor] = []
     rows: list[Tensor] = []
@@ -182,7 +178,7 @@ def evaluate(vae: AutoencoderKLWan, clips: Iterable[Tensor], loop: LoopConfig) -
 
 
 def film_strip(video: Tensor) -> Tensor:
-    """`GRID_FRAMES` evenly spaced frames of (F, 3, height, width), side by side; short videos repeat some."""
+    """`GRID_FRAMES` evenly spaced frames of (F, 3, height, width), side by side; those of short videos may repeat."""
     shown = torch.linspace(0, len(video) - 1, GRID_FRAMES).round().long()
     return video[shown].permute(1, 2, 0, 3).flatten(2)
 
@@ -197,18 +193,18 @@ def training_latents(vae: AutoencoderKLWan, data: VAEData) -> Tensor:
 
 def save_vae(vae: AutoencoderKLWan, folder: Path) -> None:
     """Write a `save_pretrained` folder."""
-    vae.register_to_config(_name_or_path="")  # no path of this machine
+    vae.register_to_config(_name_or_path="")  # a local path
     with atomic_write(folder) as temporary:
         vae.save_pretrained(temporary)
 
 
 def train_vae(config: VAETrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says; returns the folder of the final autoencoder, `output`/final.
+    """Train as the config says. Returns the folder of the final autoencoder, `output`/final.
 
-    With `decoder_of` the architecture is that of the autoencoder there, not `model`.
+    With `decoder_of`, the architecture is that of the trained autoencoder, and `model` is ignored.
 
     Raises:
-        UsageError, StarflowError, KeyboardInterrupt: as `VAEData` and `starflow.train.loop` do.
+        UsageError, StarflowError, KeyboardInterrupt: as in `VAEData` and `starflow.train.loop`.
     """
     output = Path(config.output)
     seed_everything(config.loop.seed)

@@ -1,4 +1,4 @@
-"""What a VAE is trained and tested on: clips from one source or two, all of one size and rate.
+"""The training clips and held-out clips of a VAE, from one source or two. All have one size and one frame rate.
 
 Legend: F video frames.
 """
@@ -17,10 +17,10 @@ from starflow.train.config import VAETrainConfig
 
 
 class VAEData:
-    """The clips to train on, and the held-out ones.
+    """The training clips and the held-out clips.
 
     Attributes:
-        train: the clips to train on.
+        train: the training clips.
         num_frames: length of the clips that a flow will be trained on: `excerpt_frames`, or that of the longest phase.
 
     Raises:
@@ -42,7 +42,9 @@ class VAEData:
         fps = first.fps if config.fps is None else config.fps
         height, width = _video_size(config, first, codec.spatial_factor)
         self.train = ClipLoader(source, range(num_train), fps=fps, height=height, width=width, seed=config.loop.seed)
-        self.train.excerpts(0, 1, max(phase.num_frames for phase in config.phases))  # fails now, not in the last phase
+        self.train.excerpts(
+            0, 1, max(phase.num_frames for phase in config.phases)
+        )  # an error is raised now, not in the last phase
 
         test_source, test_indices = source, range(num_train, len(source))
         if config.test_data is not None:
@@ -85,7 +87,7 @@ def _first_clip(source: ClipSource) -> Clip:
 
 
 def _video_size(config: VAETrainConfig, first: Clip, multiple: int) -> tuple[int, int]:
-    """Height and width: the config's, or the first clip's rounded down to what the autoencoder needs."""
+    """Height and width: the config's, or the first clip's, rounded down to a multiple for the autoencoder."""
     own_height, own_width = (max(multiple, side - side % multiple) for side in first.video.shape[1:3])
     height = own_height if config.height is None else config.height
     width = own_width if config.width is None else config.width

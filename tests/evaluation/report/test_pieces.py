@@ -34,7 +34,7 @@ def test_large_frames_are_scaled_down():
 
 def test_a_card_has_its_title_labels_and_marks():
     picture = np.zeros((1, 4, 4, 3), np.uint8)
-    page = Page(clip_cards([Card("a <red> circle", {"made": picture}, [("red", True), ("circle", False)])], 8))
+    page = Page(clip_cards([Card("a <red> circle", {"generated": picture}, [("red", True), ("circle", False)])], 8))
     assert len(page.pictures) == 1
-    for text in ("a <red> circle", "made", "red\N{NO-BREAK SPACE}✓", "circle\N{NO-BREAK SPACE}✗"):
+    for text in ("a <red> circle", "generated", "red\N{NO-BREAK SPACE}✓", "circle\N{NO-BREAK SPACE}✗"):
         assert text in page.text

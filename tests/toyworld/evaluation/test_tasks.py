@@ -60,7 +60,7 @@ def test_the_first_frame_is_the_reconstruction_of_the_picture(pipeline: StarFlow
     card, _ = measured.cards
     assert card.title == clips.captions[0]
     np.testing.assert_array_equal(card.clips["given"], clips.frames[0, :1])
-    assert card.clips["made"].shape == clips.frames[0].shape
+    assert card.clips["generated"].shape == clips.frames[0].shape
 
 
 def test_a_video_that_starts_with_another_picture_is_judged_wrong(

@@ -1,4 +1,4 @@
-"""What the denoiser improves: noisy latents as they are, after one score step of the flow, and after the denoiser.
+"""What the denoiser improves: noisy latents, and these latents denoised by the flow's score and by the denoiser.
 
 Legend: `n` clips, `F` video frames, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
 """
@@ -17,7 +17,7 @@ from starflow.evaluation.statistics import summary
 from starflow.likelihood.score import caption_fps
 from starflow.media.frames import Frames, psnr, to_frames, to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import score_step
+from starflow.pipeline.stages import denoise_by_score
 from starflow.sampling.solvers import require_finite
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -34,7 +34,7 @@ def evaluate_denoising(
     Args:
         pipeline: the model.
         clips: the original clips.
-        clean: their latents without noise, and the frames decoded from these.
+        clean: their latents without noise, and the decoded frames.
         noisy: the latents with noise, `(n, T, D, H, W)`.
 
     Returns:
@@ -74,6 +74,6 @@ def evaluate_denoising(
 def _methods(pipeline: StarFlowPipeline) -> dict[str, Denoise]:
     methods: dict[str, Denoise] = {
         "nothing": lambda x, text: x,
-        "score_step": lambda x, text: score_step(pipeline.flow, x, text, pipeline.config.noise_std),
+        "score_step": lambda x, text: denoise_by_score(pipeline.flow, x, text, pipeline.config.noise_std),
     }
     return methods if pipeline.denoiser is None else methods | {"denoiser": pipeline.denoise}

@@ -1,4 +1,4 @@
-"""How likely clips are under the flow, at the noise level that it was trained on.
+"""How likely clips are under the flow, at the noise level of training.
 
 Legend: `n` clips, `T` latent frames, `H W` latent rows and columns, `D` latent channels. A dimension is one element of
 the latents.

@@ -25,13 +25,13 @@ Meaning = Callable[[str], Hashable]  # equal for captions that say the same
 def evaluate_retrieval(
     pipeline: StarFlowPipeline, noisy: Tensor, captions: Sequence[str], meaning: Meaning
 ) -> dict[str, Any] | None:
-    """Rank the caption of each clip among `NUM_CAPTIONS` captions, or fewer if fewer have different meanings.
+    """Rank the caption of each clip among `NUM_CAPTIONS` captions with different meanings, or fewer if there are fewer.
 
     Args:
         pipeline: the model.
         noisy: latents `(n, T, D, H, W)` at the model's noise level.
         captions: one for each clip.
-        meaning: what a caption says.
+        meaning: equal for captions that say the same.
 
     Returns:
         `num_clips`, `num_captions`, `top_1` (a proportion) and `chance`; None if all captions say the same.
@@ -58,7 +58,7 @@ def evaluate_retrieval(
 
 
 def candidates(meanings: Sequence[Hashable], index: int) -> list[int]:
-    """The index itself, then the indices after it, in a circle, whose meanings have not occurred yet."""
+    """The index itself, then the next indices (cyclic) with meanings that have not occurred yet."""
     order = [*range(index, len(meanings)), *range(index)]
     first_places = {meanings[place]: place for place in reversed(order)}
     return sorted(first_places.values(), key=order.index)[:NUM_CAPTIONS]
@@ -67,7 +67,7 @@ def candidates(meanings: Sequence[Hashable], index: int) -> list[int]:
 def _log_likelihoods(pipeline: StarFlowPipeline, x: Tensor, texts: Tensor) -> Tensor:
     """Log-likelihood in nats of one clip `(T, D, H, W)` under each text, up to a constant.
 
-    The constant is the part of the shallow blocks, which see no text.
+    The constant is the part of the shallow blocks, which do not depend on the text.
     """
     u, _ = shallow_log_det(pipeline.flow, x[None])
     nats = [

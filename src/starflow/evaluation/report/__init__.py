@@ -1,1 +1,1 @@
-"""The page of an evaluation: one HTML file that holds its pictures."""
+"""The page of an evaluation: an HTML file that contains its pictures."""

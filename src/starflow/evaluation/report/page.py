@@ -1,4 +1,4 @@
-"""The page as one HTML file, which needs no network and no script."""
+"""The page as one HTML file, without network access or scripts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""The pieces that sections of the page are made of, as HTML."""
+"""The pieces of the sections of the page, as HTML."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ FRAMES_SHOWN = 5
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells, which are HTML. An empty header is left out."""
+    """A table; its cells are HTML. An empty header is left out."""
     lines = [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
     if header:
         lines.insert(0, f"<tr>{''.join(f'<th>{cell}</th>' for cell in header)}</tr>")
@@ -30,7 +30,7 @@ def share_table(header: str, labels: Mapping[str, str], columns: Mapping[str, Ma
 
 
 def clip_cards(cards: Iterable[Card], fps: float) -> str:
-    """Clips under their titles, as many cards side by side as fit."""
+    """Cards of clips under their titles, in as many columns as fit."""
     texts = []
     for card in cards:
         rows = "".join(_clip_row(label, clip, fps) for label, clip in card.clips.items())

@@ -1,4 +1,4 @@
-"""What the page says of the measurements that any source of clips allows."""
+"""The sections of the page for the measurements on any source of clips."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def headlines(results: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def samples_section(cards: Sequence[Card], fps: float) -> str:
-    """Generated clips beside the clips whose captions they have."""
+    """Generated clips beside the true clips of the same captions."""
     note = '<p class="quiet">The first captions, not selected.</p>\n'
     return f"<h2>Generated clips</h2>\n{note}{clip_cards(cards, fps)}"
 

@@ -1,7 +1,7 @@
 """The evaluation of a toyworld model: the general measurements on held-out clips, and toyworld's own checks.
 
 The keys that these checks add to `evaluation.json` (see `starflow.evaluation.run` for the others and for the terms).
-The ceiling is the same measurement of true clips through the autoencoder.
+The ceiling is the same measurement on true clips through the autoencoder.
 
     model.settings
       prompts, num_prompts, num_two_object_prompts, task_clips, long_clips, long_seconds
@@ -130,16 +130,16 @@ def toyworld_checks(
 
 def _require_toyworld(pipeline: StarFlowPipeline) -> None:
     config = pipeline.config
-    made = (config.num_frames, config.width, config.height, config.fps)
-    if made != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, FPS):
+    own = (config.num_frames, config.width, config.height, config.fps)
+    if own != (NUM_FRAMES, FRAME_SIZE, FRAME_SIZE, FPS):
         raise UsageError(
-            f"this model makes {made[0]} frames of {made[1]}×{made[2]} at {made[3]:g} per second, and toyworld's clips "
-            f"are {NUM_FRAMES} frames of {FRAME_SIZE}×{FRAME_SIZE} at {FPS}: give clips to measure it on with --data"
+            f"this model makes {own[0]} frames of {own[1]}×{own[2]} at {own[3]:g} per second, but toyworld's clips "
+            f"are {NUM_FRAMES} frames of {FRAME_SIZE}×{FRAME_SIZE} at {FPS}: measure it on other clips with --data"
         )
 
 
 def _prompts(seed: int, toyworld: ToyworldSettings) -> dict[str, list[Prompt]]:
-    """The captions to follow, by the number of objects."""
+    """The captions, by the number of objects."""
     if toyworld.prompts is None:
         numbers = {"one_object": toyworld.num_prompts, "two_objects": toyworld.num_two_object_prompts}
         return {group: held_out_prompts(seed, numbers[group], GROUPS[group]) for group in GROUPS}

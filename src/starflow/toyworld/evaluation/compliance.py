@@ -1,7 +1,7 @@
-"""Whether generated clips show what their captions say, by the toyworld checker.
+"""Whether generated clips show what their captions say, according to the toyworld checker.
 
-The ceiling is the autoencoder's reconstructions of true clips with the same captions. The floor is the generated clips
-against each other's captions.
+The ceiling is the autoencoder's reconstructions of true clips with the same captions. The floor is the generated
+clips with the captions of other clips.
 
 Legend: `n` clips, `F` video frames.
 """
@@ -25,7 +25,7 @@ from starflow.toyworld.world.render import render
 from starflow.toyworld.world.vocabulary import MOTIONS
 
 NUM_SHOWN = 10
-ATTRIBUTE_ORDER = ("size", "color", "shape", "motion")  # as captions say them
+ATTRIBUTE_ORDER = ("size", "color", "shape", "motion")  # the order in captions
 
 
 def evaluate_compliance(
@@ -35,7 +35,7 @@ def evaluate_compliance(
 
     Args:
         pipeline: the model.
-        prompts: at least one; all have the same number of objects, which is the purpose of their noise.
+        prompts: at least one; all have the same number of objects, which is also the purpose of the noise.
         settings: how to generate.
         description: of the prompts, for the progress bars.
 
@@ -66,7 +66,7 @@ def evaluate_compliance(
 
 
 def score(checks: Sequence[CheckResult]) -> dict[str, Any]:
-    """Proportions of the clips that are right, among those whose caption says the thing.
+    """Proportions of the clips that are right, among the clips whose caption mentions the attribute.
 
     Returns:
         `color`, `shape`, `size` and `motion`, right for every object of the caption; `color_shape_motion`, all three at
@@ -114,7 +114,7 @@ def _check_all(clips: Frames, prompts: Sequence[Prompt], description: str) -> li
 
 
 def _shuffled(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
-    """The prompts along one random cycle, so that each is at another's place."""
+    """The prompts shifted along a random cycle, so that each is in the place of another."""
     order = np.random.default_rng(seed).permutation(len(prompts))
     shuffled = list(prompts)
     for place, source in zip(order, np.roll(order, 1), strict=True):

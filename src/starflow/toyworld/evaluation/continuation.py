@@ -1,7 +1,7 @@
-"""Continued clips: whether the object is still there, and whether a seam shows at the joint.
+"""Continued clips: whether the object is still there, and whether a seam is visible at the joint.
 
 The joint is where the given part ends. The clips are held-out clips of one object. The ceiling is the autoencoder's
-reconstruction of what truly follows. The floor has a visible seam: the clip starts again from its beginning.
+reconstruction of the true continuation. The floor has a visible seam: the clip starts again.
 
 A point that keeps its velocity is at `2 p(t-1) - p(t-2)`. The *jump* at frame `t` is the distance in px of the object's
 center from this point. It involves the given part in the first two frames after the joint.
@@ -34,8 +34,8 @@ from starflow.toyworld.world.vocabulary import NUM_FRAMES
 PURPOSE = 6  # of noise
 NUM_SHOWN = 4
 CONTINUED_FRAMES = 2 * NUM_FRAMES - 1
-# The caption describes a clip of standard length. After it, an object that grew is no longer small, and one that moved
-# is at the edge. These attributes and motions stay true:
+# The caption describes a clip of the usual length. After that, an object that grew is no longer small, and an object
+# that moved is at the edge. These attributes and motions remain:
 LASTING_ATTRIBUTES = ("color", "shape", "count", "background")
 LASTING_MOTIONS = ("bounce", "orbit", "still")
 SEAM = 2.0  # px: a smaller jump is never a seam
@@ -86,7 +86,7 @@ class Track:
 
     @property
     def is_seamless(self) -> bool:
-        """Whether no seam shows.
+        """Whether no seam is visible.
 
         The object is there, jumps at the joint by at most `SEAM` or the largest jump before it, and its area changes by
         less than the factor `RESIZED`. The background changes by less than `SHADED`.
@@ -130,7 +130,7 @@ def evaluate_continuation(
         "sampling": sampling_results(report),
     }
     shown = zip(captions[:NUM_SHOWN], generated, truth, strict=False)
-    return Measured(results, [Card(text, {"made": made, "true": true}) for text, made, true in shown])
+    return Measured(results, [Card(text, {"generated": clip, "true": true}) for text, clip, true in shown])
 
 
 def judge(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:

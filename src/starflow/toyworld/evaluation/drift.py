@@ -1,6 +1,6 @@
-"""How long videos change: their sharpness and what the checker finds, second by second.
+"""How long videos change: their sharpness and the findings of the checker, second by second.
 
-The model makes them with its rolling window, which moves many times, so that errors can accumulate.
+The rolling window moves many times in a long video, so that errors can accumulate.
 
 Legend: `n` clips, `F` video frames, `S` seconds.
 """
@@ -54,7 +54,7 @@ def evaluate_drift(
         "sampling": sampling_results(report),
     }
     shown = zip(captions[:NUM_SHOWN], generated, strict=False)
-    return Measured(results, [Card(caption, {"": made}) for caption, made in shown])
+    return Measured(results, [Card(caption, {"": clip}) for caption, clip in shown])
 
 
 def measure_seconds(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[st
 
 
 def sharpness(clip: Frames) -> NDArray[np.float32]:
-    """How steep the edges are in each frame of a clip `(F, height, width, 3)`: `(F,)`, in units of white per px.
+    """The steepness of the edges in each frame of a clip `(F, height, width, 3)`: `(F,)`, as a share of white per px.
 
     This is the mean over the `STEEPEST` pixels of the norm of the gradient (central differences, all channels).
     """

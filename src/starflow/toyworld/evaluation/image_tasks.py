@@ -64,7 +64,10 @@ def evaluate_image_to_video(
         "sampling": sampling_results(report),
     }
     shown = zip(clips.captions[:NUM_SHOWN], pictures, generated, clips.frames, strict=False)
-    cards = [Card(text, {"given": picture[None], "made": made, "true": true}) for text, picture, made, true in shown]
+    cards = [
+        Card(caption, {"given": picture[None], "generated": clip, "true": true})
+        for caption, picture, clip, true in shown
+    ]
     return Measured(results, cards)
 
 
@@ -89,20 +92,20 @@ def evaluate_last_frame(pipeline: StarFlowPipeline, clips: CaptionedClips, setti
         "num_clips": len(pictures),
         "vae_psnr": summary(frame_psnr(through_vae, pictures)),
     }
-    made = {}
+    videos = {}
     for purpose, (name, options) in enumerate(given.items(), LAST):
         description = name.replace("_", " ")
-        made[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, given=options)
-        final = made[name][:, -1]
+        videos[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, given=options)
+        final = videos[name][:, -1]
         results[name] = {
             "psnr": summary(frame_psnr(final, pictures)),
             "other_psnr": summary(frame_psnr(final, np.roll(pictures, 1, axis=0))) if len(pictures) > 1 else None,
-            "generated": score_all(made[name], clips.captions),
+            "generated": score_all(videos[name], clips.captions),
             "sampling": sampling_results(report),
         }
-    shown = zip(clips.captions[:NUM_SHOWN], pictures, made["last"], made["first_and_last"], strict=False)
+    shown = zip(clips.captions[:NUM_SHOWN], pictures, videos["last"], videos["first_and_last"], strict=False)
     cards = [
-        Card(caption, {"given": picture[None], "made": last, "first given too": both})
+        Card(caption, {"given": picture[None], "generated": last, "with the first": both})
         for caption, picture, last, both in shown
     ]
     return Measured(results, cards)

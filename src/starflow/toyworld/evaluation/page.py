@@ -26,7 +26,7 @@ AFTER = ("color", "shape", "count", "background")
 
 
 def compliance_section(measured: Measured, title: str, prompts: str) -> str:
-    """Whether clips show what their captions say; `prompts` says where the captions come from."""
+    """Whether clips show what their captions say; `prompts` is the source of the captions."""
     part = measured.results
     columns = {
         "generated": part["generated"],
@@ -135,8 +135,8 @@ def _video_to_video(part: Mapping[str, Any]) -> str:
     judged = [part[column] for column in columns]
     rows = [[label, *[share(each[name]) for each in judged]] for name, label in labels.items()]
     rows.append(["distance from the right place", *[mean(each["path_error"], 2, "px") for each in judged]])
-    made = part["generated"]
-    groups = made["kinds"] | {f"{source} in the source": group for source, group in made["sources"].items()}
+    generated = part["generated"]
+    groups = generated["kinds"] | {f"{source} in the source": group for source, group in generated["sources"].items()}
     by_group = [
         [label, *[share(group[name]) for name in ("happened", "stayed", "both")]] for label, group in groups.items()
     ]

@@ -63,9 +63,9 @@ def read_prompts(path: Path, seed: int) -> list[Prompt]:
 
 
 def scene_of(description: Description, rng: np.random.Generator) -> Scene:
-    """A scene that fits a description; what the description leaves open is drawn at random.
+    """A scene that fits a description. Everything else is random.
 
-    Two objects are drawn several times, and those that stay apart longest are taken: some cannot stay apart throughout.
+    Two objects are drawn several times, and the pair that stays apart longest is taken: some pairs must meet.
     """
     num_tries = PLACEMENT_TRIES if len(description.objects) > 1 else 1
     tries = [tuple(_draw(said, rng) for said in description.objects) for _ in range(num_tries)]
@@ -74,7 +74,7 @@ def scene_of(description: Description, rng: np.random.Generator) -> Scene:
 
 
 def _draw(said: ObjectDescription, rng: np.random.Generator) -> SceneObject:
-    """An object as described. Its place depends on motion and size, so objects are drawn until these fit."""
+    """An object that fits. Its place depends on motion and size, so objects are drawn until these fit."""
     while True:
         (item,) = sample_scene(rng, split="train", num_objects=1).objects
         if said.motion in (None, item.motion) and said.size in (None, item.size):

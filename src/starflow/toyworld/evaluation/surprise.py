@@ -32,7 +32,7 @@ from starflow.toyworld.world.vocabulary import NUM_FRAMES
 
 
 def evaluate_surprise(pipeline: StarFlowPipeline, seed: int, num_clips: int) -> Measured:
-    """Plant each violation in `num_clips` held-out scenes, and find where the flow is most surprised.
+    """Plant each violation in `num_clips` held-out scenes, and find the frame that surprises the flow most.
 
     Returns:
         `num_clips`, and in `violations` for each violation: `auroc` of the detector; `located`, the proportion of clips
@@ -77,8 +77,8 @@ def detection(wrong: NDArray[np.float32], normal: NDArray[np.float32], where: ND
     """The results of one violation.
 
     Args:
-        wrong, normal: surprise `(n, T, H, W)` of the clips with it and without it.
-        where: the latent frame of each clip in which it begins, `(n,)`.
+        wrong, normal: surprise `(n, T, H, W)` of the clips with and without the violation.
+        where: the latent frame of each clip in which the violation begins, `(n,)`.
     """
     wrong_frames, normal_frames = (maps.sum(axis=(2, 3)) for maps in (wrong, normal))
     # The area under the ROC curve is the share of pairs in which the wrong clip is the more surprising one.

@@ -9,7 +9,7 @@ from starflow.toyworld.evaluation.image_tasks import evaluate_image_to_video, ev
 from starflow.toyworld.evaluation.prompts import held_out_clips, held_out_prompts
 from starflow.toyworld.evaluation.video_to_video import evaluate_video_to_video, held_out_edits
 
-EDITS_PER_CLIP = 2  # there are four kinds of edit, each with an interval of its own
+EDITS_PER_CLIP = 2  # the results are split by four kinds of edit
 
 
 def evaluate_tasks(pipeline: StarFlowPipeline, num_clips: int, settings: EvaluationSettings) -> dict[str, Measured]:

@@ -85,7 +85,8 @@ def evaluate_video_to_video(
     }
     shown = zip(instructions[:NUM_SHOWN], sources, generated, targets, strict=False)
     cards = [
-        Card(instruction, {"source": source, "made": made, "true": true}) for instruction, source, made, true in shown
+        Card(instruction, {"source": source, "generated": clip, "true": true})
+        for instruction, source, clip, true in shown
     ]
     return Measured(results, cards)
 
@@ -115,7 +116,7 @@ def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
 def _by_group(
     groups: Sequence[str], group_of: Sequence[str], rows: Sequence[dict[str, bool | None]]
 ) -> dict[str, dict[str, Any]]:
-    """Proportions of the rows of each group; `group_of` has the group of each row."""
+    """Proportions of the rows in each group; `group_of` is the group of each row."""
     own = {group: [row for row, its in zip(rows, group_of, strict=True) if its == group] for group in groups}
     return {
         group: {name: proportion(row[name] for row in own[group]) for name in ("happened", "stayed", "both")}
@@ -129,8 +130,8 @@ def judge_edit(result: CheckResult, task: EditTask) -> dict[str, bool | None]:
     An object counts as removed if the number of objects is right and one of them has a color of the target.
 
     Returns:
-        `happened`: the edit is there. `stayed`: everything else is the same, which is all of `color`, `shape`, `size`
-        and `motion` (of every object), `count` and `background`; each of these is None if the edit changes it. `both`.
+        `happened`: the edit is there. `stayed`: everything else is the same. `both`. `color`, `shape`, `size` and
+        `motion` (of every object), `count`, `background`: this is the same; None if the edit changes it.
     """
     kind = task.kind
     edited = next((i for i, item in enumerate(task.target.objects) if item not in task.source.objects), None)
@@ -157,8 +158,8 @@ def judge_edit(result: CheckResult, task: EditTask) -> dict[str, bool | None]:
 def _path_errors(result: CheckResult, truth: CheckResult) -> list[float]:
     """For each object found in both, the mean distance in px over the frames in which it is seen in both."""
     errors = []
-    for made, true in zip(result.objects, truth.objects, strict=True):
-        if made.found is not None and true.found is not None:
-            distances = np.linalg.norm(made.found.centers - true.found.centers, axis=1)
+    for item, true in zip(result.objects, truth.objects, strict=True):
+        if item.found is not None and true.found is not None:
+            distances = np.linalg.norm(item.found.centers - true.found.centers, axis=1)
             errors.append(float(np.nanmean(distances)))
     return [error for error in errors if not np.isnan(error)]

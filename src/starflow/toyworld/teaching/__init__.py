@@ -1,1 +1,1 @@
-"""Training that only toyworld needs: grounding, and text lessons."""
+"""Training for toyworld: grounding, the text encoder, and the weights of pixels."""

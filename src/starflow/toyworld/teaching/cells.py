@@ -1,4 +1,4 @@
-"""Which object is where in a scene's first frame, cell by cell: what a model is to have understood of its caption."""
+"""The object in each cell of a scene's first frame: the labels for grounding."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +9,13 @@ from starflow.toyworld.world.vocabulary import COLORS, MOTIONS, SHAPES
 
 ATTRIBUTES = {"color": COLORS, "shape": SHAPES, "motion": MOTIONS}
 NOTHING = -1
-MIN_COVERED = 0.1  # of a cell, for its object to be said
+MIN_COVERED = 0.1  # share of a cell that an object must cover to be its label
 
 
 def ground(scene: Scene, num_rows: int, num_columns: int) -> NDArray[np.int8]:
-    """Indices `(3, rows, columns)` into each of `ATTRIBUTES`: those of the object that covers most of the cell.
+    """Indices `(3, rows, columns)` into each of `ATTRIBUTES`, for the object that covers most of each cell.
 
-    `NOTHING` where none covers a tenth of it.
+    `NOTHING` in cells of which no object covers `MIN_COVERED`.
     """
     covered: list[NDArray[np.float32]] = []
     for item in scene.objects:

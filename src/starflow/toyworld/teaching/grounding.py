@@ -1,9 +1,9 @@
-"""Grounding: what the deep block is to have understood halfway, of the caption and of what it has seen of the frame.
+"""Grounding: an auxiliary loss that teaches the deep block which object of the caption is where.
 
-A clip's likelihood hardly depends on which object does what: where two objects move and the caption says how, to know
-whose motion is whose is worth `log 2` nats of a clip's thousands. So a linear head, for training alone, tells of every
-token of the first frame, from the state after half the deep block's layers, the color, shape and motion of the object
-that is seen there. Its cross-entropy trains those layers and the text encoder beside the likelihood.
+The likelihood of a clip hardly depends on this. If two objects move as the caption says, knowing which object has which
+motion is worth `log 2` of a clip's thousands of nats. So a linear head, which is used only in training, predicts the
+color, shape and motion of the object at every token of the first frame, from the hidden state after half the layers of
+the deep block. Its cross-entropy trains these layers and the text encoder, in addition to the likelihood.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `C` width, `M` text tokens.
 """
@@ -29,24 +29,26 @@ class GroundingLoss:
     def __init__(self, flow: StarFlow, source: ClipSource) -> None:
         """Raises UsageError if the clips are not toyworld's."""
         if not isinstance(source, Toyworld):
-            raise UsageError("the auxiliary loss toyworld-grounding needs the clips of toyworld: set data.source")
+            raise UsageError(
+                "the auxiliary loss toyworld-grounding needs the clips of toyworld: set data.source=toyworld"
+            )
         self.flow, self.source = flow, source
         self.module = GroundingHead(flow.config["deep_width"])
         self._ground = lru_cache(maxsize=None)(self._ground_scene)
 
     def __call__(self, batch: Batch, noisy: Tensor, text: Tensor) -> Tensor:
-        """The cross-entropy `(B)` of what is seen where in the first frame that is made."""
+        """The cross-entropy `(B)` of the objects in the first generated frame."""
         with torch.no_grad():
             u = self.flow.encode_shallow(noisy[:, : batch.num_given + 1])
         states = states_halfway(self.flow, u, text, batch.num_given)
         return self.module(states, self.cells(batch).to(noisy.device))
 
     def cells(self, batch: Batch) -> Tensor:
-        """What is to be told of each clip, int8 `(B, 3, H, W)`: what its caption says of the first frame made."""
+        """The labels of each clip, int8 `(B, 3, H, W)`: what its caption says about the first generated frame."""
         grid = (batch.latents.shape[3], batch.latents.shape[4])
         is_edit = batch.task == "video_to_video"
         cells = torch.stack([self._ground(index, is_edit, *grid) for index in batch.indices])
-        if batch.task == "extend":  # an excerpt, which begins with another frame than the scene's first
+        if batch.task == "extend":  # its first frame is not the scene's
             cells.fill_(NOTHING)
         if batch.is_image:
             cells[:, list(ATTRIBUTES).index("motion")] = NOTHING
@@ -65,7 +67,7 @@ class GroundingHead(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, len(values)) for values in ATTRIBUTES.values())
 
     def forward(self, states: Tensor, cells: Tensor) -> Tensor:
-        """Cross-entropy `(B)`, in nats, of `states` `(B, H·W, C)` with what is to be told, `cells` `(B, 3, H, W)`."""
+        """Cross-entropy `(B)`, in nats, from `states` `(B, H·W, C)` and the labels `cells` `(B, 3, H, W)`."""
         states = F.layer_norm(states, states.shape[-1:])
         losses = [
             F.cross_entropy(head(states).float().mT, labels.long(), ignore_index=NOTHING, reduction="none").sum(dim=1)
@@ -75,7 +77,7 @@ class GroundingHead(nn.Module):
 
 
 def states_halfway(flow: StarFlow, u: Tensor, text: Tensor, frame: int) -> Tensor:
-    """What the deep block's first half makes of latent frame `frame`: `(B, H·W, C)`, each token's once it was read.
+    """Hidden states `(B, H·W, C)` of the tokens of latent frame `frame`, after half the layers of the deep block.
 
     `u` `(B, T, H, W, D)` is the shallow blocks' output, `text` `(B, M, text width)`.
     """

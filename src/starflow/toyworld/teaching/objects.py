@@ -1,4 +1,4 @@
-"""Weights of pixels for training an autoencoder on toyworld, whose objects are small: without them, shapes blur."""
+"""Weights of pixels for training an autoencoder on toyworld. Without them, the small objects blur."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -6,16 +6,16 @@ from torch import Tensor
 OBJECT_WEIGHT = 6.0  # added to the weight 1 of the background
 OBJECT_THRESHOLD = 0.02  # smallest distance of an object's pixels from the background, in [-1, 1]
 MARGIN = 3  # pixels around an object in which its outline can be wrong
-TYPICAL_SHARE = 0.2  # share of a clip's pixels that are of objects or within the margin
+TYPICAL_SHARE = 0.2  # share of the pixels of a clip that belong to objects or the margin around them
 
 
 def object_weights(video: Tensor) -> Tensor:
-    """Weights (B, 1, F, height, width) of the pixels of (B, 3, F, height, width): larger on objects and near them.
+    """Weights (B, 1, F, height, width) of the pixels of (B, 3, F, height, width), larger on objects and near them.
 
-    Pixels within `MARGIN` of an object weigh as much as the object: the outline of a circle that becomes a square errs
-    there. The weight is 1 + `OBJECT_WEIGHT` if these pixels are `TYPICAL_SHARE` of the clip, and inversely proportional
-    to their share: the shape of a small object counts as much as that of a large one. The background's color is the
-    median of the first frame.
+    Pixels within `MARGIN` of an object have the weight of the object: if a circle is decoded as a square, the error is
+    there. The weight is 1 + `OBJECT_WEIGHT` if these pixels are `TYPICAL_SHARE` of the clip. The added weight is
+    inversely proportional to their share, so that small and large objects count equally. The color of the background is
+    the median of the first frame.
     """
     background = video[:, :, 0].flatten(2).median(dim=-1).values[:, :, None, None, None]
     is_object = (video - background).abs().amax(dim=1, keepdim=True) > OBJECT_THRESHOLD

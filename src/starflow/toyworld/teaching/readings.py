@@ -1,4 +1,4 @@
-"""Texts with what each of their words is about: what a text encoder is taught to read before a flow is there."""
+"""Texts with labels of what each word is about, for training a text encoder before the flow."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ TextKind = Literal["clip", "image", "edit"]
 
 KIND_PROBABILITY: dict[TextKind, float] = {"clip": 0.6, "image": 0.1, "edit": 0.3}
 PAIR_PROBABILITY = 0.6
-# What a text may say of an object, and which of its objects that is, of the background, or of an edit of them.
+# What a text may say about an object, its order in the text, the background, or an edit.
 ASPECTS: dict[str, tuple[str, ...]] = {
     "order": ("first", "second"),
     "size": SIZES,
@@ -29,7 +29,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a text up to the character `end`, and what the text says of what the part is about, by aspect."""
+    """A part of a text, up to the character `end`, and what the text says about its object or edit, by aspect."""
 
     end: int
     says: dict[str, str]
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Reading:
-    """A text, and its parts in order: a caption has one for each object, an instruction is one."""
+    """A text and its parts in order: a caption has one for each object, an instruction has one."""
 
     kind: TextKind
     text: str
@@ -45,16 +45,16 @@ class Reading:
 
 
 def sample_reading(rng: np.random.Generator, split: Split) -> Reading:
-    """A caption of a clip or of an image, or an instruction, with its reading."""
-    scene = _sample_scene_in_words(rng, split, 1 + int(rng.random() < PAIR_PROBABILITY))
+    """The reading of a random caption of a clip, caption of an image, or instruction."""
+    scene = _sample_described_scene(rng, split, 1 + int(rng.random() < PAIR_PROBABILITY))
     kind = list(KIND_PROBABILITY)[rng.choice(len(KIND_PROBABILITY), p=list(KIND_PROBABILITY.values()))]
     if kind == "edit":
         return read_instruction(sample_edit(scene, rng)[0])
     return read_caption((caption if kind == "clip" else image_caption)(scene, rng, split), kind)
 
 
-def _sample_scene_in_words(rng: np.random.Generator, split: Split, num_objects: int) -> Scene:
-    """A scene to be described and not to be seen: its objects differ in color or shape, but may be anywhere."""
+def _sample_described_scene(rng: np.random.Generator, split: Split, num_objects: int) -> Scene:
+    """A scene for a text only: its objects differ in color or shape, but may be anywhere."""
     while True:
         objects = tuple(sample_object(rng, split) for _ in range(num_objects))
         if len({(item.color, item.shape) for item in objects}) == num_objects:
@@ -62,7 +62,7 @@ def _sample_scene_in_words(rng: np.random.Generator, split: Split, num_objects: 
 
 
 def read_caption(text: str, kind: TextKind) -> Reading:
-    """The reading of a caption; what follows the last object belongs to it. Raises StarflowError as `parse` does."""
+    """The reading of a caption. The last part ends with the text. Raises StarflowError as in `parse`."""
     description = parse(text)
     ends = [*clause_ends(text)[:-1], len(text)]
     background = {"background": description.background}
@@ -74,7 +74,7 @@ def read_caption(text: str, kind: TextKind) -> Reading:
 
 
 def read_instruction(text: str) -> Reading:
-    """The reading of an instruction. Raises StarflowError as `parse_edit` does."""
+    """The reading of an instruction. Raises StarflowError as in `parse_edit`."""
     edit = parse_edit(text)
     target = asdict(edit.target) if edit.target else {}
     return Reading("edit", text, (Part(len(text), _said({**target, "kind": edit.kind, "value": edit.value})),))

@@ -1,10 +1,10 @@
-"""Training toyworld's small text encoder by itself, before the flow: `starflow train text`.
+"""Training the small text encoder of toyworld separately, before the flow: `starflow train text`.
 
-A flow teaches its text encoder only what changes the likelihood much, and which of two motions belongs to which object
-changes it by a few of a clip's thousands of nats. The T5 of the released models has learned such things from text
-before. This training does the same for toyworld's captions: from the encoding of each word, a linear layer must predict
-everything that the text says about the object that the word belongs to. In "a red circle moves right", the encoding of
-"moves" must tell that it is a red circle, and that it moves right. The linear layer is used in this training only.
+A flow teaches its text encoder only what changes the likelihood much. Which of two motions belongs to which object
+changes it by a few of a clip's thousands of nats. The T5 of the released models has learned such relations from text.
+This training does the same for toyworld's captions. From the encoding of each word, a linear layer must predict
+everything that the text says about the object of the word. In "a red circle moves right", it must predict from the
+encoding of "moves" that the object is a red circle, and that it moves right. The linear layer is used only in training.
 
 Legend: B batch, M text tokens.
 """
@@ -21,9 +21,16 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5EncoderModel
 
 from starflow.config import MISSING, save_config
-from starflow.encoders.text import T5_EMBEDDINGS, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.text import (
+    EXTEND,
+    LAST,
+    T5_EMBEDDINGS,
+    VIDEO_TO_VIDEO,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+)
 from starflow.media.files import atomic_write
-from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
 from starflow.toyworld.world.scene import Split
 from starflow.toyworld.world.vocabulary import FPS
@@ -50,7 +57,7 @@ class TextTrainConfig:
 
 
 class Reader(nn.Module):
-    """A text encoder, and a linear layer that predicts each aspect of what a token is about from its encoding."""
+    """A text encoder, and a linear layer that predicts each aspect of a token's object from the encoding."""
 
     def __init__(self, encoder: T5EncoderModel):
         super().__init__()
@@ -59,13 +66,13 @@ class Reader(nn.Module):
         self.head = nn.Linear(encoder.config.d_model, sum(self.sizes))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        """Tokens (B, M) → logits (B, M, 1 + names) for each aspect; index 0 is that the text does not say it."""
+        """Tokens (B, M) → logits (B, M, 1 + names) for each aspect; index 0 means that the text does not say it."""
         encoding = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return list(self.head(encoding).float().split(self.sizes, dim=-1))
 
 
 class Lesson(NamedTuple):
-    """Tokens and mask (B, M), and labels (B, M, aspects): 0 for what is not said, `PADDING` for padding."""
+    """Tokens and mask (B, M), and labels (B, M, aspects): 0 if the text does not say it, `PADDING` for padding."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -75,7 +82,7 @@ class Lesson(NamedTuple):
 def lesson(
     tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, split: Split, size: int, device: torch.device
 ) -> Lesson:
-    """A batch of texts as a flow reads them, padded to the longest, and labels of what each token is about."""
+    """A batch of random texts in their template, padded to the longest, with the labels of each token."""
     readings = [sample_reading(rng, split) for _ in range(size)]
     texts = [wrap(reading, rng) for reading in readings]
     tokens = tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)
@@ -94,13 +101,13 @@ def _indices(says: dict[str, str]) -> list[int]:
 
 
 def wrap(reading: Reading, rng: np.random.Generator) -> str:
-    """The text of a reading as a flow reads it: in the template, with the marker of a random task of its kind."""
+    """The text of a reading in the template, with the marker of a random task of its kind."""
     markers = MARKERS[reading.kind]
     return wrap_caption(markers[rng.integers(len(markers))] + reading.text, fps=0 if reading.kind == "image" else FPS)
 
 
 class TextStep:
-    """One training step: the cross-entropy of what each token of a text is about."""
+    """A training step: the cross-entropy of the aspects of each token."""
 
     def __init__(self, reader: Reader, tokenizer: PreTrainedTokenizerBase, config: TextTrainConfig):
         self.reader, self.tokenizer, self.config = reader, tokenizer, config
@@ -130,7 +137,7 @@ def token_accuracy(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> float:
 
 
 def build_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
-    """A tokenizer for texts as a flow reads them, including the empty caption."""
+    """A tokenizer for texts in their template, including the empty caption."""
     rng = np.random.default_rng([seed, TOKENIZER_TEXTS])
     empty = [wrap_caption("", fps=FPS), wrap_caption("", fps=0)]
     texts = (wrap(sample_reading(rng, "train"), rng) for _ in range(TOKENIZER_TEXTS))
@@ -138,10 +145,10 @@ def build_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
 
 
 def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says; returns `output`/final, with the folders `text_encoder` and `tokenizer`.
+    """Train as the config says. Returns `output`/final, with the folders `text_encoder` and `tokenizer`.
 
     Raises:
-        UsageError, StarflowError, KeyboardInterrupt: as `starflow.train.loop` does.
+        UsageError, StarflowError, KeyboardInterrupt: as in `starflow.train.loop`.
     """
     output = Path(config.output)
     seed_everything(config.loop.seed)
