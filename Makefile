@@ -1,9 +1,9 @@
 # make demo    a video from a sentence, in a fresh environment: demo.mp4 and demo.png
-# make test    lint, types, direction of imports, and tests
-# make clean   remove the environment and everything that can be made again
+# make test    lint, types, import rules and tests
+# make clean   remove the environment and all generated files
 #
 # PYTHON=...       the interpreter (default: the first one found that is 3.11 or newer)
-# TORCH_ARGS=...   more arguments for pip when it installs torch, such as the index of PyTorch's CPU-only builds
+# TORCH_ARGS=...   arguments for pip when it installs torch, such as the index of PyTorch's CPU-only builds
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,11 +31,11 @@ clean:
 
 $(VENV)/bin/python:
 	@$(if $(PYTHON),$(PYTHON) -c '$(IS_NEW_ENOUGH)',false) || \
-		{ echo "starflow needs Python 3.11 or newer; install it, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@echo "Installing into $(VENV): some minutes, once."
+		{ echo "starflow needs Python 3.11 or newer; install it, or give its path: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Installing into $(VENV). This takes a few minutes, once."
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# Installed once, and again when what is to be installed changes.
+# Installs again when pyproject.toml or constraints.txt changes.
 $(VENV)/demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) $(TORCH_ARGS) torch
 	$(PIP) --editable .

@@ -1,21 +1,22 @@
-"""Whether the flow knows which attribute is whose: what a clip of two objects loses when its caption swaps them.
+"""Does the flow know which attribute belongs to which object? Swaps them in the captions of clips of two objects.
 
     python benchmarks/binding.py [--model toyworld] [--num-clips 120]
 
-Prints for each swapped attribute the mean loss of log-likelihood, in nats, as a whole and for each latent frame, and
-the share of clips for which the true caption is the likelier one (chance: a half). The clips are of the training split,
-and their captions canonical: it is what training has taught that is asked for, not what it generalises to.
+Prints for each attribute by how many nats the swapped caption makes a clip less likely, on average, in all and for
+each latent frame; and the share of clips for which the true caption is the likelier one (chance: one half). Clips are
+from the training split and captions are canonical: this measures what the flow has learnt, not how it generalises.
 """
 
-import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from starflow.data.latents import to_video_tensor
-from starflow.flow.model import negative_log_likelihood
+import harness
+from starflow.flow.loss import add_noise, negative_log_likelihood
+from starflow.media.frames import to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.world.captions import canonical, describe_scene
 from starflow.toyworld.world.grammar import Description
@@ -26,7 +27,7 @@ SWAPPED = ("color", "shape", "motion")
 
 
 def scenes(num_clips: int) -> list[Scene]:
-    """Scenes of two objects that differ in all that is swapped; the one further left comes first."""
+    """Scenes of two objects that differ in every attribute of `SWAPPED`, the left one first."""
     rng = np.random.default_rng(0)
     found: list[Scene] = []
     while len(found) < num_clips:
@@ -37,31 +38,30 @@ def scenes(num_clips: int) -> list[Scene]:
 
 
 def swap(description: Description, name: str) -> Description:
-    """The two objects with each other's attribute `name`."""
+    """The description after its two objects have exchanged the attribute `name`."""
     one, other = description.objects
     values = {name: getattr(other, name)}, {name: getattr(one, name)}
     return replace(description, objects=(replace(one, **values[0]), replace(other, **values[1])))
 
 
 def surprise(pipeline: StarFlowPipeline, latents: Tensor, descriptions: list[Description]) -> Tensor:
-    """`-log p` `(B, T)` of noised latents `(B, T, D, H, W)` under what is said of them, in nats."""
+    """`-log p` `(B, T)` of noised latents `(B, T, D, H, W)` given their canonical captions, in nats."""
     captions = [canonical(description) for description in descriptions]
     with torch.no_grad():
         encoded = pipeline.flow.encode(latents, pipeline.encode_prompt(captions, pipeline.config.fps))
     return negative_log_likelihood(encoded).sum(dim=(2, 3, 4))
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Print a line for each attribute."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--model", default="toyworld")
     parser.add_argument("--num-clips", type=int, default=120)
-    arguments = parser.parse_args()
-    pipeline = StarFlowPipeline.from_pretrained(arguments.model)
+    arguments = parser.parse_args(args)
+    pipeline = harness.load(arguments.model)
     shown = scenes(arguments.num_clips)
-    clean = pipeline.codec.encode(to_video_tensor([render(scene) for scene in shown]))
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    latents = clean + pipeline.config.noise_std * noise
+    clean = pipeline.codec.encode(to_tensor(np.stack([render(scene) for scene in shown])))
+    latents = add_noise(clean, pipeline.config.noise_std, torch.Generator().manual_seed(0))
     said = [replace(describe_scene(scene), background=None) for scene in shown]
     truth = surprise(pipeline, latents, said)
     for name in SWAPPED:
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

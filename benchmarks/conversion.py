@@ -1,18 +1,16 @@
-"""The memory and the time that `starflow convert`, `starflow export` and loading take on files of the released size.
+"""Memory and seconds of `starflow convert`, `starflow export` and loading, on a checkpoint of the released size.
 
     python benchmarks/conversion.py -o FOLDER [--preset starflow-v-7b]
 
-A checkpoint of random weights with the released names, shapes and precision is written to FOLDER, converted, exported
-again and loaded, each by a process of its own; all of it is removed in the end but for conversion.json. FOLDER must
-have room for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
+Writes a checkpoint of random weights with the released names, shapes and precision to FOLDER, then converts it with and
+without a cast, exports and loads it, each in a process of its own. In the end only conversion.json is kept. FOLDER
+needs room for three times the checkpoint: 42 GB for the video model, 24 GB for the image model.
 
-What is measured, on Linux: anonymous memory (RssAnon), which is what a process has for itself, and files that are
-mapped (RssFile), which the system takes back when it needs the room; both at their peak, seen every few milliseconds.
-The model's VAE and text encoder are tiny stand-ins: only the flow and the denoiser have their real size.
+Works on Linux only. Two kinds of memory are measured every few milliseconds, and their peaks reported: private memory,
+and mapped files, which the system can take back when it needs the room. The VAE and the text encoder are tiny
+stand-ins; only the flow and the denoiser have their real size.
 """
 
-import argparse
-import json
 import os
 import selectors
 import shutil
@@ -22,13 +20,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-EVERY = 0.005  # seconds, between two looks at the memory
+import psutil
+
+import harness
+
+EVERY = 0.005  # seconds between two measurements
 GB = 1e9
-DTYPE = "bfloat16"
+DTYPE, CAST_DTYPE = "bfloat16", "float16"
 
 
 def write_checkpoint(preset: str, path: Path) -> None:
-    """A `.pth` of random weights, filled in place as a map of the file: it is never in memory."""
+    """Write a `.pth` of random weights. It is filled through a memory map: it never is in memory as a whole."""
     import mmap
 
     import torch
@@ -46,7 +48,7 @@ def write_checkpoint(preset: str, path: Path) -> None:
 
 
 def write_surroundings(preset: str, folder: Path) -> tuple[Path, Path]:
-    """Folders of a VAE and of a text encoder that fit the model, and are small."""
+    """Write a small VAE and a small text encoder that fit the model; returns their folders."""
     from diffusers import AutoencoderKL, AutoencoderKLWan
 
     from starflow.convert.presets import released_model
@@ -63,18 +65,16 @@ def write_surroundings(preset: str, folder: Path) -> tuple[Path, Path]:
 
 
 def memory(pid: int) -> tuple[int, int]:
-    """Bytes of anonymous memory and of mapped files that a process has; nothing once it has ended."""
+    """Bytes of private memory and of mapped files of a process; 0 once it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        info = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
         return 0, 0
-    found = dict(line.split(":", 1) for line in status.splitlines())
-    anonymous, file = (1024 * int(found.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
-    return anonymous, file
+    return info.rss - info.shared, info.shared
 
 
 def work(task: str, arguments: list[str]) -> None:
-    """In a process of its own: import everything, say so, work when told to, and say how long it took."""
+    """Run a task in this process: import, print `ready`, wait for a line, work, print the seconds that it took."""
     import torch
 
     import starflow.convert.convert as conversion
@@ -84,9 +84,10 @@ def work(task: str, arguments: list[str]) -> None:
     print("ready", flush=True)
     sys.stdin.readline()
     start = time.perf_counter()
-    if task == "convert":
+    if task in ("convert", "cast"):
         checkpoint, output, preset, vae, text = arguments
-        conversion.convert(Path(checkpoint), released_model(preset, vae, text), Path(output))
+        dtype = getattr(torch, CAST_DTYPE) if task == "cast" else None
+        conversion.convert(Path(checkpoint), released_model(preset, vae, text), Path(output), dtype)
     elif task == "export":
         conversion.export(Path(arguments[0]), Path(arguments[1]))
     else:
@@ -96,7 +97,7 @@ def work(task: str, arguments: list[str]) -> None:
 
 
 def measure(task: str, *arguments: Any) -> dict[str, Any]:
-    """Run a task, and look at its memory from when it starts to work until it is done."""
+    """Run a task in a new process, and measure its memory from the moment it starts to work until it is done."""
     command = [sys.executable, __file__, "work", task, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -106,42 +107,35 @@ def measure(task: str, *arguments: Any) -> dict[str, Any]:
         before, _ = memory(process.pid)
         process.stdin.write("go\n")
         process.stdin.flush()
-        seconds, anonymous, file = _watch(process, before)
-        process.stdin.close()  # which lets it end
-    row = {"task": task, "seconds": seconds, "before": before, "peak_anonymous": anonymous, "peak_mapped": file}
-    extra = anonymous - before
-    sizes = f"{before / GB:11.2f}{anonymous / GB:11.2f}{extra / GB:9.3f}{file / GB:9.2f}"
+        seconds, private, mapped = _watch(process, before)
+        process.stdin.close()  # lets it end
+    row = {"task": task, "seconds": seconds, "before": before, "peak_private": private, "peak_mapped": mapped}
+    sizes = f"{before / GB:11.2f}{private / GB:11.2f}{(private - before) / GB:9.3f}{mapped / GB:9.2f}"
     print(f"{task:8} {seconds:8.1f}{sizes}", flush=True)
     return row
 
 
-def _watch(process: "subprocess.Popen[str]", anonymous: int) -> tuple[float, int, int]:
-    """Seconds that the task took, and its peaks of anonymous and mapped memory, from their values before."""
+def _watch(process: "subprocess.Popen[str]", private: int) -> tuple[float, int, int]:
+    """Seconds that the task took, and the peaks of its private memory and its mapped files in bytes."""
     assert process.stdout is not None
-    file = 0
+    mapped = 0
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while not selector.select(EVERY):
             now = memory(process.pid)
-            anonymous, file = max(anonymous, now[0]), max(file, now[1])
+            private, mapped = max(private, now[0]), max(mapped, now[1])
     said = os.read(process.stdout.fileno(), 100).decode()
     if not said:
         sys.exit("a task failed")
-    return float(said), anonymous, file
+    return float(said), private, mapped
 
 
 def main() -> None:
     """Print the table, write conversion.json."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the files and the results")
     parser.add_argument("--preset", default="starflow-v-7b")
     arguments = parser.parse_args()
-
-    import torch
-
-    from starflow.evaluation.machine import describe_machine, now
-    from starflow.media.files import atomic_write
-
     scratch = arguments.output / "scratch"
     scratch.mkdir(parents=True)
     checkpoint, folder, again = scratch / "model.pth", scratch / "model", scratch / "again.pth"
@@ -151,21 +145,20 @@ def main() -> None:
         size = checkpoint.stat().st_size
         print(f"a checkpoint of {size / GB:.2f} GB; memory in GB")
         print(f"{'':8} {'seconds':>8}{'imports':>11}{'peak':>11}{'extra':>9}{'mapped':>9}")
-        rows = [
+        rows = [measure("cast", checkpoint, folder, arguments.preset, vae, text)]
+        shutil.rmtree(folder)
+        rows += [
             measure("convert", checkpoint, folder, arguments.preset, vae, text),
             measure("export", folder, again),
             measure("load", folder),
         ]
     finally:
         shutil.rmtree(scratch)
-    machine = describe_machine(torch.device("cpu"))
-    results = {"date": now(), "machine": machine, "preset": arguments.preset, "bytes": size, "rows": rows}
-    with atomic_write(arguments.output / "conversion.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    harness.write_results(arguments.output / "conversion.json", preset=arguments.preset, bytes=size, rows=rows)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
         work(sys.argv[2], sys.argv[3:])
     else:
-        main()
+        harness.run(main)

@@ -1,44 +1,41 @@
-"""How far two long clips drift apart whose noise differs by a millionth, sampled exactly, token by token.
+"""How far do two long clips drift apart if their noise differs by a millionth? Both are sampled exactly.
 
     python benchmarks/sensitivity.py [--num-frames 81] [--nudge 1e-6] [-o sensitivity.json]
 
-What comes out bounds what "error against sequential sampling" can mean for any sampler: see docs/sampling.md.
+Prints the largest difference of their latents in each latent frame, with guidance and without. It bounds what an error
+against sequential sampling can mean, for any sampler: see docs/sampling.md.
 """
 
-import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from starflow.benchmark.sampling import PROMPTS
-from starflow.evaluation.machine import describe_machine
-from starflow.media.files import atomic_write
+import harness
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import sampled
+from starflow.sampling.sampler import sample
 
 
 def latents(pipeline: StarFlowPipeline, noise: Tensor, num_frames: int, guidance_scale: float) -> Tensor:
-    """Latents `(B, T, D, H, W)` at the noise level of training, of one clip for each prompt."""
+    """Latents `(B, T, D, H, W)` at the noise level of training, one clip for each prompt."""
     plan = pipeline.plan(
-        list(PROMPTS), num_frames=num_frames, latents=noise, guidance_scale=guidance_scale, sampler="sequential"
+        list(harness.PROMPTS), num_frames=num_frames, latents=noise, guidance_scale=guidance_scale, sampler="sequential"
     )
-    return torch.cat(list(sampled(pipeline.flow, plan, noise.shape[1], lambda *_: None)), dim=1)
+    return torch.cat(list(sample(pipeline.flow, plan.sampling)), dim=1)
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Print, for each latent frame, the largest difference of any latent."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, help="a JSON file for the results")
     parser.add_argument("--model", default="toyworld")
     parser.add_argument("--num-frames", type=int, default=81)
     parser.add_argument("--nudge", type=float, default=1e-6)
-    arguments = parser.parse_args()
-    pipeline = StarFlowPipeline.from_pretrained(arguments.model)
-    pipeline.set_progress_bar_config(disable=True)
+    arguments = parser.parse_args(args)
+    pipeline = harness.load(arguments.model)
     generator = torch.Generator().manual_seed(0)
-    noise = pipeline.plan(list(PROMPTS), num_frames=arguments.num_frames, generator=generator).noise
+    noise = pipeline.plan(list(harness.PROMPTS), num_frames=arguments.num_frames, generator=generator).sampling.noise
     nudged = noise + arguments.nudge * torch.randn(noise.shape, generator=generator)
     rows = []
     for guidance_scale in (pipeline.config.guidance_scale, 0.0):
@@ -47,10 +44,8 @@ def main() -> None:
         rows.append({"guidance_scale": guidance_scale, "largest_difference": differences})
         print(f"guidance {guidance_scale:g}: " + " ".join(f"{value:.0e}" for value in differences), flush=True)
     if arguments.output is not None:
-        about = {"machine": describe_machine(pipeline.device), "model": arguments.model, "rows": rows}
-        with atomic_write(arguments.output) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n")
+        harness.write_results(arguments.output, pipeline.device, model=arguments.model, rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

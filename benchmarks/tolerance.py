@@ -1,15 +1,16 @@
-"""What the tolerance costs and what it changes: sweeps, the difference to exact samples, and what the checker says.
+"""What the tolerance costs and changes: evaluations, the difference to exact samples, how well captions are followed.
 
     python benchmarks/tolerance.py -o tolerance/ [--num-prompts 100] [--num-nudged 20] [--tolerances 0.001 0.01 …]
 
-Clips of held-out toyworld captions, all from the same noise, sequential (exact) and by `sliding` at each tolerance.
-A sample at tolerance tau is the exact sample of a noise within tau of the one drawn (the certificate): so beside
-each stands the yardstick of what such a difference means, exact samples of noise nudged by up to tau.
-Writes tolerance.json and tolerance.png. Differences are of the pixels that come out, in dB (PSNR).
+Makes clips of held-out toyworld captions from the same noise: with sequential sampling (exact), and with the sliding
+window at each tolerance. A sample at tolerance tau is the exact sample of a noise that differs by at most tau from the
+one drawn. To show what such a difference means, exact samples of noise that was changed at random by up to tau
+("nudged") are compared too. Differences are the PSNR of the decoded frames in dB. Writes tolerance.json and
+tolerance.png.
 """
 
 import argparse
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from starflow.evaluation.clips import Frames
-from starflow.evaluation.machine import describe_machine, now
-from starflow.media.files import atomic_write
+import harness
+from starflow.media.frames import Frames, from_unit, psnr, to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport
 from starflow.toyworld.evaluation.compliance import score
@@ -33,7 +33,7 @@ BATCH = 20
 def make(
     pipeline: StarFlowPipeline, prompts: list[Prompt], noise: Tensor, sampler: str, tolerance: float | None
 ) -> tuple[Frames, SamplingReport]:
-    """Clips `(n, F, height, width, 3)` of 8 bits, and what the solvers did."""
+    """Clips, uint8 `(n, F, height, width, 3)`, and what the solvers did."""
     frames, report = [], SamplingReport()
     for first in range(0, len(noise), BATCH):
         captions = [prompt.caption for prompt in prompts[first : first + BATCH]]
@@ -44,25 +44,23 @@ def make(
             tolerance=tolerance,
             output_type="np",
         )
-        frames.append((output.frames * 255).round().astype(np.uint8))
+        frames.append(from_unit(output.frames))
         report.deep += output.report.deep
         report.shallow += output.report.shallow
     return np.concatenate(frames), report
 
 
-def psnr(clips: Frames, exact: Frames) -> np.ndarray:
-    """PSNR of each clip in dB; 99 for clips that are equal to the last bit."""
-    error = np.square(clips.astype(float) - exact[: len(clips)]).mean(axis=(1, 2, 3, 4))
-    return np.minimum(99.0, 10 * np.log10(255**2 / np.maximum(error, 1e-12)))
+def psnr_summary(clips: Frames, exact: Frames) -> dict[str, float]:
+    """PSNR of clips to the exact ones in dB: of the median clip and of the worst."""
+    decibels = psnr(to_tensor(clips), to_tensor(exact[: len(clips)]))
+    return {"psnr_median": decibels.quantile(0.5).item(), "psnr_worst": decibels.min().item()}
 
 
 def row(prompts: list[Prompt], clips: Frames, exact: Frames) -> dict[str, Any]:
-    """How far the clips are from the exact ones, and how many show what their captions say."""
-    decibels = psnr(clips, exact)
+    """The difference of clips to the exact ones, and the share that follows each part of its caption."""
     held = score([check(frames, prompt.description) for frames, prompt in zip(clips, prompts, strict=True)])
     return {
-        "psnr_median": float(np.median(decibels)),
-        "psnr_worst": float(decibels.min()),
+        **psnr_summary(clips, exact),
         **{name: held[name] for name in ("color", "shape", "motion", "color_shape_motion")},
     }
 
@@ -71,7 +69,7 @@ def measure(pipeline: StarFlowPipeline, arguments: argparse.Namespace) -> list[d
     """One row for sequential sampling, then one for each tolerance."""
     prompts = held_out_prompts(0, arguments.num_prompts, 1)
     config, generator = pipeline.config, torch.Generator().manual_seed(0)
-    shape = pipeline.latent_shape(len(prompts), config.num_frames, config.height, config.width)
+    shape = pipeline.codec.latent_shape(len(prompts), config.num_frames, config.height, config.width)
     noise = torch.randn(shape, generator=generator)
     signs = 2 * torch.rand(shape, generator=generator) - 1
     exact, report = make(pipeline, prompts, noise, "sequential", None)
@@ -82,15 +80,13 @@ def measure(pipeline: StarFlowPipeline, arguments: argparse.Namespace) -> list[d
     for tolerance in arguments.tolerances:
         clips, report = make(pipeline, prompts, noise, "sliding", tolerance)
         nudged, some = noise + tolerance * signs, slice(arguments.num_nudged)
-        yardstick, _ = make(pipeline, prompts[some], nudged[some], "sequential", None)
-        decibels = psnr(yardstick, exact)
+        exact_of_nudged, _ = make(pipeline, prompts[some], nudged[some], "sequential", None)
         rows.append(
             {
                 "tolerance": tolerance,
                 "evaluations_per_token": report.deep.evaluations / report.deep.tokens,
                 "max_residual": report.deep.max_residual,
-                "nudged_psnr_median": float(np.median(decibels)),
-                "nudged_psnr_worst": float(decibels.min()),
+                **{f"nudged_{name}": decibels for name, decibels in psnr_summary(exact_of_nudged, exact).items()},
                 **row(prompts, clips, exact),
             }
         )
@@ -103,8 +99,8 @@ def measure(pipeline: StarFlowPipeline, arguments: argparse.Namespace) -> list[d
     return rows
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Difference to exact samples, compliance and cost over the tolerance."""
+def draw(rows: list[dict[str, Any]]) -> Figure:
+    """Difference to exact samples, compliance with the captions and cost over the tolerance."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     difference, compliance, cost = figure.subplots(1, 3)
     exact, *others = rows
@@ -130,31 +126,25 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in (difference, compliance, cost):
         axes.set_xscale("log")
         axes.set_xlabel("tolerance")
-        axes.spines[["top", "right"]].set_visible(False)
     for axes in (difference, compliance):
         axes.legend(frameon=False, fontsize="small")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+    return figure
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Print the table, write the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--model", default="toyworld")
     parser.add_argument("--num-prompts", type=int, default=100)
     parser.add_argument("--num-nudged", type=int, default=20)
     parser.add_argument("--tolerances", type=float, nargs="+", default=[1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0])
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    pipeline = StarFlowPipeline.from_pretrained(arguments.model)
-    pipeline.set_progress_bar_config(disable=True)
+    arguments = parser.parse_args(args)
+    pipeline = harness.load(arguments.model)
     rows = measure(pipeline, arguments)
-    about = {"date": now(), "machine": describe_machine(pipeline.device), "model": arguments.model}
-    with atomic_write(arguments.output / "tolerance.json") as temporary:
-        temporary.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
-    draw(rows, arguments.output / "tolerance.png")
+    harness.write_results(arguments.output / "tolerance.json", pipeline.device, model=arguments.model, rows=rows)
+    harness.save_figure(draw(rows), arguments.output / "tolerance.png")
 
 
 if __name__ == "__main__":
-    main()
+    harness.run(main)

@@ -1,4 +1,4 @@
-"""What every test starts from: one thread per process, a fixed seed, and no network."""
+"""Settings of every test: one thread per process, a fixed seed, and no network."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, and one table of every invertible map, which drives the shared property tests.
+"""Tiny models with random weights, and a table of all invertible maps for the shared property tests.
 
 Tensors are `(B, T, H, W, D)`, raster order and channels last, as inside the flow.
 """
@@ -21,7 +21,7 @@ VIDEO, IMAGE = (3, 2, 3), (1, 3, 4)
 
 
 def randomize(module: M, seed: int = 0, dtype: torch.dtype = torch.float64) -> M:
-    """Every parameter random and none zero, so that each one matters; scaled so that activations stay of order 1."""
+    """Set every parameter to random values, so that each one matters, scaled to keep activations of order 1."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.3
@@ -77,7 +77,7 @@ def random_text(batch: int, seed: int = 0, dtype: torch.dtype = torch.float64) -
 class InvertibleMap:
     """One block of a flow of `num_blocks`, or (`block` None) the whole flow, on a `(T, H, W)` grid.
 
-    `backwards` is what the map's order within a frame must be; it is written here, not asked of the code.
+    `backwards` is the expected order within a frame, stated here independently of the code.
     """
 
     name: str
@@ -120,7 +120,7 @@ class InvertibleMap:
         return flow.from_tokens(v, self.block, self.grid)
 
     def sees(self) -> Tensor:
-        """Whether the output at the first place may depend on the input at the second: `(P, P)`, `P = T·H·W`."""
+        """Whether output i may depend on input j: `(N, N)`, `N = T·H·W`."""
         num_frames, height, width = self.grid
         per_frame = height * width
         frame = torch.arange(num_frames).repeat_interleave(per_frame)

@@ -1,4 +1,4 @@
-"""Several processes side by side, with the environment that torchrun gives them; started fast, as forks of a server."""
+"""Start several processes with the environment of torchrun; forks of a server, which start fast."""
 
 import multiprocessing
 import os
@@ -14,9 +14,8 @@ TIMEOUT = 120
 def run_processes(size: int, work: Callable[..., Any], *arguments: Any, log: Path) -> list[int | None]:
     """Exit codes of `size` processes that each call `work(*arguments)`, a function of `shared_work`.
 
-    What each says goes to `log/RANK.out` and `log/RANK.err`.
-
-    A process that is still at work after `TIMEOUT` seconds is ended, and its exit code is negative.
+    Their output goes to `log/RANK.out` and `log/RANK.err`. A process that still runs after `TIMEOUT` seconds is killed:
+    its exit code is negative.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(

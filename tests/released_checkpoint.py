@@ -1,4 +1,4 @@
-"""A tiny model in the released project's own files: state dict, configuration, and the parts that it names."""
+"""A tiny model in the released format: state dict, configuration, and the components that it names."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from starflow.convert.released import build, released_parameters
 from tiny_pipeline import HEAD_DIM, LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
-# The released trainer's arguments, of a video model and of one of images.
+# The released trainer's arguments, for a video model and for an image model.
 VIDEO = {
     "fsdp": 1,
     "img_size": 32,
@@ -54,7 +54,7 @@ VIDEO_ONLY = [
 # fmt: on
 IMAGE = {name: value for name, value in VIDEO.items() if name not in VIDEO_ONLY}
 
-# The same video model by the released constructor's arguments.
+# The released constructor's arguments for the same video model.
 ARGUMENTS: dict[str, Any] = {
     "patch_size": 1,
     "rope": True,
@@ -82,7 +82,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 def released_state(arguments: dict[str, Any]) -> dict[str, Tensor]:
-    """A random state dict, as the released project would save, with its meaningless buffers."""
+    """A random state dict as the released project saves it, with its unused buffers."""
     state = {name: 0.1 * torch.randn(shape) for name, shape in released_parameters(*build(arguments)).items()}
     buffers = {"var": 2, "blocks.0.attn_mask": 3, "blocks.2.attn_mask": 3, "feat_rope.freqs_cos": 4}
     return state | {name: torch.rand(size, size) for name, size in buffers.items()}
@@ -94,14 +94,14 @@ def save(state: Any, folder: Path, name: str = "model.pth") -> Path:
 
 
 def write_config(folder: Path, arguments: dict[str, Any]) -> Path:
-    """A configuration file in the released project's form."""
+    """Write a configuration file in the released format."""
     path = folder / "config.yaml"
     path.write_text("arguments:\n" + "".join(f"- {name}: {value}\n" for name, value in arguments.items()))
     return path
 
 
 def save_components(folder: Path) -> dict[str, str]:
-    """A tiny VAE and a tiny text encoder in folders of their own, as the configuration names them."""
+    """Save a tiny VAE and a tiny text encoder; returns their folders as entries of the configuration."""
     pipeline = tiny_pipeline()
     pipeline.vae.save_pretrained(folder / "vae")
     pipeline.text_encoder.save_pretrained(folder / "text")
@@ -110,9 +110,9 @@ def save_components(folder: Path) -> dict[str, str]:
 
 
 def save_image_components(folder: Path) -> dict[str, str]:
-    """The same with the class of VAE that the released model of images has."""
+    """Like `save_components`, with the class of VAE of the released image model."""
     components = save_components(folder)
-    blocks = 5  # 16 pixels for a latent
+    blocks = 5  # 16 pixels per latent
     vae = AutoencoderKL(
         block_out_channels=[4] * blocks,
         down_block_types=["DownEncoderBlock2D"] * blocks,

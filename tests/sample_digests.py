@@ -1,8 +1,8 @@
-"""Digests of the bundled model's latents, a few numbers per latent frame, which tell whether a change moved any sample.
+"""Digests of the bundled model's latents, a few numbers per latent frame, to detect changes of samples.
 
-    python tests/sample_digests.py    writes tests/sample_digests.json anew
+    python tests/sample_digests.py    writes tests/sample_digests.json again
 
-Everything is computed in float64, where rounding differs too little between machines to matter.
+Everything is computed in float64, so that rounding differs little between machines.
 """
 
 import json
@@ -28,7 +28,7 @@ def load_in_float64() -> StarFlowPipeline:
 
 
 def requests() -> dict[str, dict[str, Any]]:
-    """One request for each task, by its name: arguments of the pipeline, but for the noise."""
+    """A request per task, by name: the arguments of the pipeline except for the noise."""
     clip = render(scene_at(0, 0, "test"))
     return {
         "text to video": {},
@@ -45,14 +45,14 @@ def requests() -> dict[str, dict[str, Any]]:
 
 
 def num_noise_frames(request: dict[str, Any]) -> int:
-    """Latent frames that the noise of a request covers, those that are given and not shown included."""
+    """Latent frames in the noise of a request, including those that are given and not shown."""
     if "video" in request:
         return 10
     return 9 if "extend" in request else (request.get("num_frames", 17) + 3) // 4 + ("last_image" in request)
 
 
 def digest(pipeline: StarFlowPipeline, request: dict[str, Any]) -> list[list[float]]:
-    """`(B·T, NUM_PROJECTIONS)`: latents of each frame, projected on fixed random directions."""
+    """`(B·T, NUM_PROJECTIONS)`: the latents of each frame, projected onto fixed random directions."""
     arguments = {"prompt": PROMPT} | request
     batch = 1 if isinstance(arguments["prompt"], str) else len(arguments["prompt"])
     noise = torch.randn(batch, num_noise_frames(request), 24, 4, 4, generator=torch.Generator().manual_seed(0)).double()

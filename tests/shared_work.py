@@ -1,4 +1,4 @@
-"""What several processes do together in the tests, in a module of its own, which they can import."""
+"""Functions that several processes run in tests, in a module that they can import."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def parts() -> tuple[StarFlow, CausalDenoiser]:
 
 
 def computed(flow: StarFlow, denoiser: CausalDenoiser) -> dict[str, Tensor]:
-    """A bit of everything that the model is used for."""
+    """The result of each operation of the models."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 4, 2, 2, generator=generator, dtype=torch.float64)
     text, null_text = (torch.randn(2, 5, 16, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -81,7 +81,7 @@ def generate(*arguments: str) -> int:
 
 
 def generate_and_die(*arguments: str) -> int:
-    """The second process ends when it has its first frame, as if it had been killed."""
+    """Generate, but let the second process exit at its first frame, as if it had been killed."""
     if os.environ["RANK"] == "1":
         VideoStream.__next__ = lambda _: os._exit(9)
     return generate(*arguments)

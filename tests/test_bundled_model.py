@@ -1,4 +1,4 @@
-"""The model that comes with the package: it is whole, small, measured, and does what its captions say."""
+"""The bundled model: it is complete and small, was evaluated, and follows captions."""
 
 import json
 
@@ -8,6 +8,7 @@ import torch
 
 import sample_digests
 from plans import sample
+from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import solvers_named
 from starflow.toyworld.reader.checker import check
@@ -36,26 +37,26 @@ def generators() -> list[torch.Generator]:
 
 
 def to_clips(frames: torch.Tensor) -> np.ndarray:
-    return (frames.permute(0, 1, 3, 4, 2).numpy() * 255).round().astype(np.uint8)
+    return from_unit(frames.permute(0, 1, 3, 4, 2).numpy())
 
 
-def test_is_whole_and_small():
+def test_the_bundled_model_is_complete_and_small():
     assert "toyworld" in bundled_models()
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) <= 40e6
     assert (FOLDER / "README.md").is_file()
     assert json.loads((FOLDER / "evaluation.json").read_text())["compliance"]["one_object"]["num_prompts"] >= 200
 
 
-def test_is_a_starflow_v_model(pipeline: StarFlowPipeline):
+def test_the_bundled_model_has_the_parts_of_starflow_v(pipeline: StarFlowPipeline):
     assert len(pipeline.flow.shallow) >= 2
     assert pipeline.denoiser is not None
-    _, num_latent_frames, _, height, width = pipeline.latent_shape(1, 17, 64, 64)
+    _, num_latent_frames, _, height, width = pipeline.codec.latent_shape(1, 17, 64, 64)
     assert num_latent_frames >= 5
     assert height * width >= 16
 
 
-def test_follows_simple_captions(pipeline: StarFlowPipeline):
-    """Loose on purpose: `starflow evaluate` measures how well; this notices a model that is broken."""
+def test_the_bundled_model_follows_simple_captions(pipeline: StarFlowPipeline):
+    """A loose check for a broken model; `starflow evaluate` measures the quality."""
     clips = to_clips(pipeline(PROMPTS, generator=generators(), output_type="pt").frames)
     checks = [check(clip, prompt) for clip, prompt in zip(clips, PROMPTS, strict=True)]
     colors = [object_check.color for result in checks for object_check in result.objects]
@@ -70,13 +71,13 @@ def pipeline_in_float64() -> StarFlowPipeline:
 
 
 @pytest.mark.parametrize("name", sample_digests.requests())
-def test_the_same_noise_still_makes_the_same_latents(pipeline_in_float64: StarFlowPipeline, name: str):
+def test_the_same_noise_gives_the_stored_latents(pipeline_in_float64: StarFlowPipeline, name: str):
     want = torch.tensor(json.loads(sample_digests.STORED.read_text())[name], dtype=torch.float64)
     got = torch.tensor(sample_digests.digest(pipeline_in_float64, sample_digests.requests()[name]), dtype=torch.float64)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
-def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline):
+def test_the_default_sampler_agrees_with_the_sequential_one(pipeline: StarFlowPipeline):
     jacobi = pipeline(PROMPTS[:2], generator=generators()[:2], output_type="pt")
     sequential = pipeline(PROMPTS[:2], generator=generators()[:2], output_type="pt", sampler="sequential")
     assert jacobi.report.deep.converged
@@ -84,14 +85,14 @@ def test_default_sampler_makes_the_sequential_samples(pipeline: StarFlowPipeline
 
 
 @pytest.mark.parametrize("shallow_block_size", [1, 8])
-def test_a_sample_encoded_again_has_its_noise_within_the_tolerance(pipeline: StarFlowPipeline, shallow_block_size: int):
-    """The certificate, on trained weights and of the whole flow, shallow blocks included."""
+def test_encoding_a_sample_gives_its_noise_within_the_tolerance(pipeline: StarFlowPipeline, shallow_block_size: int):
+    """The tolerance bounds the residual of the whole flow, shallow blocks included, on trained weights."""
     text = pipeline.encode_prompt(PROMPTS[:2], fps=8)
-    noise = torch.randn(pipeline.latent_shape(2, 17, 64, 64), generator=generators()[0])
+    noise = torch.randn(pipeline.codec.latent_shape(2, 17, 64, 64), generator=generators()[0])
     solvers = solvers_named("sliding", tolerance=0.03, block_size=8, shallow_block_size=shallow_block_size)
     with torch.no_grad():
         x, report = sample(pipeline.flow, noise, text, solver=solvers)
-        off = (pipeline.flow.encode(x, text).z - noise).abs().max().item()
+        residual = (pipeline.flow.encode(x, text).z - noise).abs().max().item()
     assert report.deep.converged
     assert report.shallow.converged
-    assert 0.5 * 0.03 < off <= 0.03 + 1e-4  # rounding of float32, through all blocks
+    assert 0.5 * 0.03 < residual <= 0.03 + 1e-4  # rounding of float32 through all blocks

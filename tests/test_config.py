@@ -29,12 +29,12 @@ def write(tmp_path):
     return write
 
 
-def test_overrides_win_over_the_file_and_the_file_over_the_defaults(write):
+def test_precedence_is_overrides_then_file_then_defaults(write):
     config = load_config(Config, write("name: a\noptimizer: {lr: 0.1}"), ["layers=[3,1]", "optimizer.warmup_steps=5"])
     assert config == Config("a", [3, 1], Optimizer(0.1, 5))
 
 
-def test_a_saved_config_reads_back(write, tmp_path):
+def test_a_saved_config_can_be_loaded(write, tmp_path):
     config = load_config(Config, write("name: a"))
     save_config(config, tmp_path / "again.yaml")
     assert load_config(Config, tmp_path / "again.yaml") == config
@@ -54,18 +54,18 @@ def test_a_saved_config_reads_back(write, tmp_path):
         ("name: a\noptimizer: {lr: fast}", [], "wrong value for 'optimizer.lr'.*'fast'"),
         ("name: a\noptimizer: 3", [], "wrong value in .*int is not a subclass of Optimizer. value: 3"),
         ("name: a", ["layers=3"], "wrong value for 'layers'"),
-        ("layers: [1]", [], "does not give name"),
+        ("layers: [1]", [], "does not set name"),
         ("- a", [], "not a list"),
         ("name: [", [], "cannot read .* as YAML"),
         ("name: a", ["optimizer"], "write key=value"),
     ],
 )
-def test_bad_configs_say_what_is_wrong(write, text, overrides, message):
+def test_a_bad_config_is_one_clear_error(write, text, overrides, message):
     with pytest.raises(UsageError, match=message) as error:
         load_config(Config, write(text), overrides)
     assert "\n" not in str(error.value) or "YAML" in message
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"no config file at .*nowhere"):
         load_config(Config, tmp_path / "nowhere.yaml")

@@ -6,7 +6,7 @@ import pytest
 import starflow
 
 
-def test_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = starflow.no_such_name
 
@@ -17,7 +17,7 @@ def test_every_public_name_loads(name):
     assert getattr(starflow, name).__name__ == name
 
 
-def test_generating_needs_none_of_the_extras():
+def test_generating_needs_no_extra():
     code = """
 import sys
 for extra in ["omegaconf", "tensorboard", "skimage", "scipy", "matplotlib"]:

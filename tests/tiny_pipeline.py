@@ -1,4 +1,4 @@
-"""A whole pipeline with tiny random weights, for tests of what surrounds the models."""
+"""A complete pipeline with tiny random weights."""
 
 from diffusers import AutoencoderKLWan
 
@@ -15,12 +15,12 @@ LATENT_CHANNELS, TEXT_WIDTH, HEAD_DIM = 4, 16, 20
 
 
 def tiny_vae() -> AutoencoderKLWan:
-    """16× smaller in space, 4× in time, as the bundled one."""
+    """A VAE that compresses 16× in space and 4× in time, like the bundled one."""
     return build_vae(VAEModelConfig(base_dim=4, z_dim=LATENT_CHANNELS, dim_mult=[1, 1, 1])).eval()
 
 
 def tiny_pipeline(**config: object) -> StarFlowPipeline:
-    """Makes 32×32 videos of 9 frames: 3 latent frames of 2×2 tokens."""
+    """A pipeline for 32×32 videos of 9 frames: 3 latent frames of 2×2 tokens."""
     tokenizer = train_tokenizer([wrap_caption(caption, fps=8) for caption in CAPTIONS], 300)
     flow = StarFlow(LATENT_CHANNELS, [1, 1], 1, HEAD_DIM, HEAD_DIM, HEAD_DIM, TEXT_WIDTH, position_length=2)
     denoiser = CausalDenoiser(LATENT_CHANNELS, HEAD_DIM, 1, HEAD_DIM, TEXT_WIDTH, position_length=2)

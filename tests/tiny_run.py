@@ -17,7 +17,7 @@ NUM_STEPS = 12
 
 
 class TinyStep:
-    """Regression with noise from the global generators, so that a run depends on all that a checkpoint must restore."""
+    """Regression with noise from the global generators, so that a run depends on everything in a checkpoint."""
 
     def __init__(self, model: nn.Module, scale_model: nn.Module, signal_at: dict[int, signal.Signals]) -> None:
         self.model, self.scale_model, self.signal_at = model, scale_model, signal_at

@@ -76,13 +76,8 @@ deep block, by the tokens evaluated at once and those in its cache:
     measured = {row["stage"]: row for row in run.rows("stages")}
     for row in run.predicted["stages"]:
         ms = measured.get(row["stage"], {}).get("ms")
-        lines.append(
-            [
-                f"{row['stage']}, {row['latent_frames']} latent frame{'s' * (row['latent_frames'] > 1)}",
-                beside(ms, row["ms"], run),
-                None,
-            ]
-        )
+        name = f"{row['stage']}, {row['latent_frames']} latent frame{'s' * (row['latent_frames'] > 1)}"
+        lines.append([name, beside(ms, row["ms"], run), None])
     if "decoding, tiled" in measured:
         lines.append(["decoding, 1 latent frame, in tiles", measured["decoding, tiled"]["ms"], None])
     return text + table(["", "ms", "share of the card"], lines) + _sampled(run)

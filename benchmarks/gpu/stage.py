@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("json", type=Path)
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
+    sys.path.append(str(Path(__file__).parents[1]))  # for `published.py`
     device = torch.device("cpu" if arguments.tiny else "cuda")
     results = Results(arguments.json, device)
     with results.attempt(arguments.name):

@@ -1,7 +1,6 @@
 """Text to video with a transformer autoregressive normalizing flow.
 
-Importing the package is cheap: each public name is loaded, with torch and what else it needs, when it is first used
-(PEP 562).
+Importing the package is cheap: each public name, and torch with it, is loaded when it is first used (PEP 562).
 """
 
 from importlib import import_module
@@ -51,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
-    globals()[name] = value  # so that the next look-up does not come here
+    globals()[name] = value  # the next lookup does not call this function
     return value
 
 

@@ -1,4 +1,4 @@
-"""Configurations: a dataclass gives the keys, types and defaults, a YAML file and `key=value` overrides the values."""
+"""Configurations: a dataclass defines keys, types and defaults; a YAML file and `key=value` overrides set values."""
 
 import difflib
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ Config = TypeVar("Config")
 
 
 def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file into the dataclass `cls`; overrides such as ``optimizer.lr=1e-3`` win over the file.
+    """Read a YAML file into the dataclass `cls`; overrides such as `optimizer.lr=1e-3` take precedence.
 
     Raises:
-        UsageError: the file is missing or is not YAML, a key is unknown (the nearest known one is named), a value has
-            the wrong type, or a value without a default is not given.
+        UsageError: the file is missing or is not YAML, a key is unknown (the message names the nearest known one), a
+            value has the wrong type, or a required value is missing.
     """
     schema = OmegaConf.structured(cls)
     try:
@@ -38,12 +38,12 @@ def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = 
         merged = _merge(merged, values, source)
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
-        raise UsageError(f"{path} does not give {', '.join(missing)}")
+        raise UsageError(f"{path} does not set {', '.join(missing)}")
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
 def save_config(config: object, path: str | Path) -> None:
-    """Write a configuration dataclass as YAML that `load_config` reads back."""
+    """Write a configuration dataclass as YAML that `load_config` can read."""
     OmegaConf.save(OmegaConf.structured(config), path)
 
 

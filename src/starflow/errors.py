@@ -2,8 +2,8 @@
 
 
 class StarflowError(Exception):
-    """Something is not as it must be: a missing model, a corrupt file, NaN in the weights. Exit status 1."""
+    """Something failed: a model is missing, a file is corrupt, weights are NaN. Exit status 1."""
 
 
 class UsageError(StarflowError):
-    """What was asked for makes no sense: an unknown extension, a wrong key in a config. Exit status 2."""
+    """The request is invalid: an unknown extension, a wrong key in a config. Exit status 2."""

@@ -1,4 +1,4 @@
-"""A tiny model on disk, for the commands that take one."""
+"""A tiny model on disk, for the tests of commands."""
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from starflow.cli.main import run
         (["train", "vae", "config.yaml"], "train", "omegaconf"),
     ],
 )
-def test_a_missing_extra_is_one_line_that_says_how_to_install_it(arguments, extra, module, capsys, monkeypatch):
+def test_the_error_of_a_missing_extra_says_how_to_install_it(arguments, extra, module, capsys, monkeypatch):
     monkeypatch.setattr(common, "find_spec", lambda name: None if name == module else object())
     assert run(arguments) == 1
     error = capsys.readouterr().err

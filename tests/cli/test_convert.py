@@ -57,7 +57,12 @@ def test_options(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["model.pth", "-o", "out", "--config", "starflow-3b"], 1, "does not fit the configuration"),
         (["missing.pth", "-o", "out", "--config", "starflow-3b"], 1, "cannot read missing.pth: there is no such file"),
         (["starflow_3B_t2i_256x256.pth", "-o", "out"], 1, "there is no such file"),
-        (["model.pth", "-o", "vae", "--config", "config.yaml"], 2, "vae is there already"),
+        (["model.pth", "-o", "vae", "--config", "config.yaml"], 2, "vae exists"),
+        (
+            ["vae", "-o", "out", "--config", "config.yaml"],
+            1,
+            "torch.distributed.checkpoint.format_utils dcp_to_torch vae",
+        ),
         (["model.pth", "-o", "out", "--config", "model.pth"], 2, "is not a configuration of the released project"),
         (["model.pth", "-o", "out", "--config", "config.yaml", "--vae", "nowhere"], 2, "no model at nowhere"),
         (["owner/name/model.pth", "-o", "out", "--config", "starflow-3b"], 1, "offline mode is on (HF_HUB_OFFLINE)"),

@@ -9,7 +9,7 @@ from starflow.media.video import read_metadata, read_video, write_video
 from tiny_pipeline import CAPTIONS
 
 
-def test_there_and_back(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_decode_is_the_inverse_of_encode(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     clip, noise = str(tmp_path / "clip.webp"), str(tmp_path / "z.safetensors")
     write_video(clip, np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8), 8)
     assert run(["encode", clip, "--model", model, "--prompt", CAPTIONS[0], "--seed", "6", "-o", noise]) == 0
@@ -19,7 +19,7 @@ def test_there_and_back(model: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
     clips = {}
     for name, prompt in {"own": [], "named": ["--prompt", CAPTIONS[0]], "other": ["--prompt", CAPTIONS[1]]}.items():
-        path = tmp_path / f"{name}.png"  # frames, so that nothing is lost in writing
+        path = tmp_path / f"{name}.png"  # PNG frames are lossless
         assert run(["decode", noise, "--model", model, "-o", str(path), *prompt]) == 0
         assert "largest residual" in capsys.readouterr().out
         clips[name], fps = read_video(path.with_suffix(""))
@@ -36,10 +36,10 @@ def test_there_and_back(model: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["encode", "clip.mp4"], 2, "give the caption with --prompt"),
         (["encode", "clip.mp4", "--prompt", "x", "-o", "z.pt"], 2, "name it .safetensors"),
         (["decode", "missing.safetensors"], 1, "no such file"),
-        (["decode", "z.safetensors", "--prompt", ""], 2, "leave it out"),
+        (["decode", "z.safetensors", "--prompt", ""], 2, "leave --prompt out"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], status: int, message: str, capsys, tmp_path, monkeypatch):
+def test_bad_input_is_one_clear_error(arguments: list[str], status: int, message: str, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(arguments) == status
     captured = capsys.readouterr()

@@ -2,10 +2,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from starflow.cli.main import run
+from starflow.media.video import write_video
 from tiny_pipeline import tiny_pipeline
 
 
@@ -17,7 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_json_page_and_one_line(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_toyworld_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--num-prompts", "2", "--num-two-object-prompts", "0", "--num-clips", "1"]
     options += ["--task-clips", "0", "--long-clips", "0"]
     options += ["--seed", "7", "--guidance-scale", "0", "--sampler", "sequential", "--tolerance", "0.1"]
@@ -28,9 +30,45 @@ def test_json_page_and_one_line(model: str, tmp_path: Path, capsys: pytest.Captu
     assert settings.items() <= results["model"]["settings"].items()
     assert results["compliance"]["two_objects"] is None
     assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "evaluation.json" in line
-    assert "nats per dimension" in line
+    lines = capsys.readouterr().out.splitlines()
+    assert "evaluation.json" in lines[-1]
+    assert any(line.startswith("negative log-likelihood") and "nats per dimension" in line for line in lines)
+    assert any(line.startswith("one object: everything") for line in lines)
+    assert not any("<" in line for line in lines)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Two clips at twice the model's rate, a picture, and a clip without a caption."""
+    rng = np.random.default_rng(0)
+    clips = tmp_path / "clips"
+    for name in ("a", "b", "c"):
+        write_video(clips / f"{name}.mp4", rng.integers(0, 256, (40, 80, 96, 3), dtype=np.uint8), 16)
+    write_video(clips / "d.png", rng.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), 0)
+    for name in ("a", "b", "d"):
+        (clips / f"{name}.txt").write_text(f"the caption {name}")
+    return str(clips)
+
+
+def test_a_folder_of_clips(model: str, folder: str, tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture):
+    assert run(["evaluate", model, "--data", folder, "-o", str(tmp_path / "out"), "--num-clips", "9"]) == 0
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert results["data"]["source"].startswith("folder ")
+    assert results["vae"]["num_clips"] == 2
+    assert "compliance" not in results
+    captured = capsys.readouterr()
+    assert "autoencoder, PSNR" in captured.out
+    assert "c.mp4: no caption in c.txt" in captured.err
+    assert '"the caption d") is left out: it is a picture' in caplog.text
+
+
+def test_toyworld_options_with_a_folder(model: str, folder: str, capsys: pytest.CaptureFixture[str]):
+    options = ["--data", folder, "--num-prompts", "200", "--long-clips", "0"]
+    check_error([model, *options], 2, "leave out --num-prompts, --long-clips", capsys)
+
+
+def test_a_folder_without_clips(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    check_error([model, "--data", str(tmp_path / "no")], 2, "no folder of clips", capsys)
 
 
 def check_error(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]):

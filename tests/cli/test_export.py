@@ -1,4 +1,4 @@
-"""`starflow export`: what can be asked wrongly; that it is the inverse of `convert` is in test_convert.py."""
+"""`starflow export`: its errors. test_convert.py tests that it is the inverse of `convert`."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from starflow.cli.main import run
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("no/such/model", "no model at"), ("", "holds no model"), ("toy", "no model at toy")],
+    [("no/such/model", "no model at"), ("", "does not hold a model"), ("toy", "no model at toy")],
 )
-def test_what_is_no_model(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_model_is_an_error(model: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "folder").mkdir()
     assert run(["export", model or str(tmp_path / "folder"), "-o", str(tmp_path / "model.pth")]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model.pth").exists()
 
 
-def test_damaged_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_damaged_weights_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "flow").mkdir()
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "flow" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")

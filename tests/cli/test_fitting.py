@@ -1,4 +1,4 @@
-"""The options that make a model fit, and refusing early what does not, on a device that is said to be small."""
+"""The options that make a model fit, and the check of memory, with a pretended amount of free memory."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_options_reach_the_model(model: str, tmp_path: Path, loaded: list[StarFl
     assert f"{model}: loaded in " in capsys.readouterr().err
 
 
-def test_by_default_nothing_is_changed(model: str, tmp_path: Path, loaded: list[StarFlowPipeline]):
+def test_the_defaults_change_nothing(model: str, tmp_path: Path, loaded: list[StarFlowPipeline]):
     assert generate(model, "-o", f"{tmp_path}/clip.mp4", "--cache-dtype", "bfloat16") == 0
     assert loaded[0].flow.cache_dtype == torch.bfloat16
     assert generate(model, "-o", f"{tmp_path}/clip.mp4") == 0
@@ -56,7 +56,7 @@ def test_by_default_nothing_is_changed(model: str, tmp_path: Path, loaded: list[
     assert not hasattr(loaded[1].flow.deep.transformer.layers[0], "_diffusers_hook")
 
 
-def test_what_does_not_fit_is_refused_before_it_is_loaded(capsys, monkeypatch, loaded: list[StarFlowPipeline]):
+def test_a_video_that_does_not_fit_is_an_error_before_loading(capsys, monkeypatch, loaded: list[StarFlowPipeline]):
     options = ["--num-frames", "9", "--cache-dtype", "float8", "--dtype", "float32"]
     assert run(["info", "toyworld", *options]) == 0
     needed = capsys.readouterr().out.rpartition("at most ")[2].split()[0]
@@ -64,12 +64,12 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(capsys, monkeypatch, l
     assert generate("toyworld", *options, "-o", "clip.mp4") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"starflow: error: this needs about {needed} GiB of memory")
-    assert "the device has 1.0 GiB free: it would fit with --" in line
+    assert "the device has 1.0 GiB free: add --" in line
     assert loaded == []
     assert not Path("clip.mp4").exists()
 
 
-def test_what_fits_is_made(model: str, tmp_path: Path, monkeypatch):
+def test_a_video_that_fits_is_made(model: str, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**6)
     assert generate(model, "-o", f"{tmp_path}/clip.mp4") == 0
 
@@ -77,7 +77,9 @@ def test_what_fits_is_made(model: str, tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "frames", "hidden"), [("--video", 3, 3), ("--last-image", 1, 1), ("--image", 1, 0), ("--extend", 3, 0)]
 )
-def test_what_is_given_counts(given: str, frames: int, hidden: int, model: str, tmp_path: Path, monkeypatch):
+def test_the_memory_check_counts_images_and_clips_given(
+    given: str, frames: int, hidden: int, model: str, tmp_path: Path, monkeypatch
+):
     requests = []
 
     def refuse(architecture: object, request: memory.Request, available: int) -> None:
@@ -95,15 +97,15 @@ def test_what_is_given_counts(given: str, frames: int, hidden: int, model: str, 
     assert request.num_frames == (17 if given == "--extend" else 9)
 
 
-def test_int4_is_refused_where_it_cannot_be(model: str, tmp_path: Path, capsys):
+def test_int4_is_an_error_for_models_that_do_not_support_it(model: str, tmp_path: Path, capsys):
     assert generate(model, "--quantize", "int4") == 2
-    assert "int4 needs layers whose widths are multiples of 128: choose --quantize int8" in capsys.readouterr().err
+    assert "int4 needs layers with widths that are multiples of 128: choose --quantize int8" in capsys.readouterr().err
     for command_line in (["info", "starflow-3b"], ["generate", "a cat", "--model", "starflow-3b", "-o", "cat.png"]):
         assert run([*command_line, "--quantize", "int4"]) == 2
-        assert "cannot pass through int4: choose --quantize int8" in capsys.readouterr().err
+        assert "cannot pass through int4; choose --quantize int8" in capsys.readouterr().err
 
 
-def test_a_pipeline_of_settings_alone():
+def test_a_pipeline_without_weights_has_the_settings():
     architecture = load_architecture("starflow-v-7b")
     pipeline = architecture.pipeline()
     assert (pipeline.config.height, pipeline.config.width, pipeline.config.guidance_scale) == (480, 848, 3.5)
@@ -111,7 +113,7 @@ def test_a_pipeline_of_settings_alone():
     assert isinstance(pipeline.flow, StarFlow)
 
 
-def test_int4(tmp_path: Path, loaded: list[StarFlowPipeline], capsys):
+def test_int4_packs_two_weights_per_byte(tmp_path: Path, loaded: list[StarFlowPipeline], capsys):
     pipeline = tiny_pipeline()
     flow = StarFlow(4, [1, 1], 1, 128, 128, 32, 16, position_length=2)
     pipeline.register_modules(flow=flow, denoiser=type(pipeline.denoiser)(4, 128, 1, 32, 16, position_length=2))
@@ -119,5 +121,5 @@ def test_int4(tmp_path: Path, loaded: list[StarFlowPipeline], capsys):
     options = ["--quantize", "int4", "--dtype", "bfloat16", "-o", f"{tmp_path}/clip.mp4"]
     assert generate(str(tmp_path), *options) == 0
     weight = loaded[0].flow.deep.transformer.layers[0].mlp.up.weight
-    assert weight.qdata.dtype == torch.uint8  # two in a byte
+    assert weight.qdata.dtype == torch.uint8  # two weights per byte
     assert weight.qdata.numel() == weight.numel() // 2

@@ -14,9 +14,7 @@ def generate(model: str, *arguments: str) -> int:
     return run(["generate", "--model", model, *arguments])
 
 
-def test_a_video_with_its_settings_and_one_line_of_summary(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_video_its_metadata_and_the_summary(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path, sheet = tmp_path / "clip.mp4", tmp_path / "sheet.png"
     assert generate(model, CAPTIONS[0], "-o", str(path), "--seed", "3", "--contact-sheet", str(sheet)) == 0
     frames, fps = read_video(path)
@@ -33,13 +31,13 @@ def test_a_video_with_its_settings_and_one_line_of_summary(
     assert "sweeps" in line
 
 
-def test_same_seed_same_file(model: str, tmp_path: Path):
+def test_the_same_seed_gives_the_same_file(model: str, tmp_path: Path):
     for name in ("a.mp4", "b.mp4"):
         assert generate(model, CAPTIONS[0], "-o", str(tmp_path / name)) == 0
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_a_file_of_prompts(model: str, tmp_path: Path):
+def test_a_file_of_prompts_makes_one_video_per_line(model: str, tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"# a comment\n\n{CAPTIONS[0]}\nsomething else: ünïcode!\n")
     assert generate(model, "--prompts", str(prompts), "-o", str(tmp_path / "clips"), "--seed", "5") == 0
@@ -50,23 +48,23 @@ def test_a_file_of_prompts(model: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "frames/"])
-def test_formats(model: str, tmp_path: Path, name: str):
+def test_output_formats(model: str, tmp_path: Path, name: str):
     assert generate(model, CAPTIONS[0], "-o", f"{tmp_path}/{name}") == 0
     assert len(read_video(tmp_path / name)[0]) == 9
 
 
-def test_an_image(model: str, tmp_path: Path):
+def test_one_frame_is_an_image(model: str, tmp_path: Path):
     assert generate(model, CAPTIONS[0], "--num-frames", "1", "-o", str(tmp_path / "image.png")) == 0
     assert read_video(tmp_path / "image.png")[0].shape == (1, 32, 32, 3)
 
 
-def test_a_number_of_frames_that_cannot_be_is_rounded_and_said(model: str, tmp_path: Path, capsys):
+def test_an_impossible_number_of_frames_is_rounded_and_reported(model: str, tmp_path: Path, capsys):
     assert generate(model, CAPTIONS[0], "--num-frames", "12", "-o", str(tmp_path / "clip.mp4")) == 0
     assert "cannot make 12 frames: making 13" in capsys.readouterr().err
     assert len(read_video(tmp_path / "clip.mp4")[0]) == 13
 
 
-def test_prompt_outside_the_grammar_is_only_text(model: str, tmp_path: Path):
+def test_any_text_can_be_a_prompt(model: str, tmp_path: Path):
     assert generate(model, "Ein Pferd auf dem Mond 🐎", "-o", str(tmp_path / "clip.mp4")) == 0
 
 
@@ -83,7 +81,7 @@ def test_prompt_outside_the_grammar_is_only_text(model: str, tmp_path: Path):
         (["--prompts", "missing.txt", "-o", "clips"], 1, "missing.txt"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_one_clear_error(
     model: str, arguments: list[str], status: int, message: str, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -93,13 +91,13 @@ def test_bad_input_is_one_line(
     assert "Traceback" not in captured.err
 
 
-def test_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_missing_model_is_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert generate(str(tmp_path / "no"), "x", "-o", str(tmp_path / "clip.mp4")) == 1
     assert "no model at" in capsys.readouterr().err
     assert not (tmp_path / "clip.mp4").exists()
 
 
-# --- what is given, long videos, streams ------------------------------------------------------------------------------
+# --- images and clips given, long videos, streams ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -111,7 +109,9 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("option", "num_frames"), [("--image", 9), ("--last-image", 9), ("--video", 9), ("--extend", 17)]
 )
-def test_what_is_given_reaches_the_video(model: str, tmp_path: Path, source: Path, option: str, num_frames: int):
+def test_images_and_clips_given_change_the_video(
+    model: str, tmp_path: Path, source: Path, option: str, num_frames: int
+):
     for name, arguments in (("with.mp4", [option, str(source)]), ("without.mp4", [])):
         assert generate(model, CAPTIONS[0], "-o", str(tmp_path / name), *arguments) == 0
     frames = read_video(tmp_path / "with.mp4")[0]
@@ -120,21 +120,21 @@ def test_what_is_given_reaches_the_video(model: str, tmp_path: Path, source: Pat
     assert read_metadata(tmp_path / "with.mp4")[option.strip("-").replace("-", "_")] == str(source)
 
 
-def test_a_clip_of_another_size_rate_and_length_is_fitted_and_it_is_said(model: str, tmp_path: Path, capsys):
+def test_a_clip_of_another_size_rate_and_length_is_fitted_and_reported(model: str, tmp_path: Path, capsys):
     frames = np.random.default_rng(0).integers(0, 256, (14, 48, 64, 3), dtype=np.uint8)
     source = write_video(tmp_path / "source.mp4", frames, 16)
     assert generate(model, CAPTIONS[0], "--video", str(source), "-o", str(tmp_path / "clip.mp4")) == 0
-    said = capsys.readouterr().err
-    assert "64×48: scaled and cropped to 32×32" in said
-    assert "16 fps: resampled to the 8 fps" in said
-    assert "has 7 frames: its last 2 are left out" in said
+    reported = capsys.readouterr().err
+    assert "64×48: scaled and cropped to 32×32" in reported
+    assert "16 fps: resampled to the 8 fps" in reported
+    assert "has 7 frames: the last 2 are left out" in reported
     assert len(read_video(tmp_path / "clip.mp4")[0]) == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "shape"), [(["--size", "64x32"], (32, 64)), (["--aspect-ratio", "4:1"], (16, 64))]
 )
-def test_sizes(model: str, tmp_path: Path, arguments: list[str], shape: tuple[int, int]):
+def test_size_and_aspect_ratio(model: str, tmp_path: Path, arguments: list[str], shape: tuple[int, int]):
     path = tmp_path / "clip.mp4"
     assert generate(model, CAPTIONS[0], "-o", str(path), *arguments) == 0
     assert read_video(path)[0].shape == (9, *shape, 3)
@@ -152,12 +152,12 @@ def test_a_stream_is_a_fragmented_file_with_the_same_frames(model: str, tmp_path
     for name, arguments in (("whole.mp4", []), ("stream.mp4", ["--stream"])):
         assert generate(model, CAPTIONS[0], "-o", str(tmp_path / name), *arguments) == 0
     whole, stream = (read_video(tmp_path / name)[0].astype(int) for name in ("whole.mp4", "stream.mp4"))
-    assert np.abs(whole - stream).mean() < 6  # of 255: the encoder has other settings
+    assert np.abs(whole - stream).mean() < 6  # of 255: the encoder's settings differ
     assert b"moof" in (tmp_path / "stream.mp4").read_bytes()
     assert b"moof" not in (tmp_path / "whole.mp4").read_bytes()
 
 
-def test_an_interrupted_stream_leaves_its_first_frames(model: str, tmp_path: Path, capsys, monkeypatch):
+def test_an_interrupted_stream_keeps_its_first_frames(model: str, tmp_path: Path, capsys, monkeypatch):
     made, real = [], VideoStream.__next__
 
     def interrupt(stream: VideoStream):
@@ -189,12 +189,12 @@ def test_an_interrupted_stream_leaves_its_first_frames(model: str, tmp_path: Pat
         (["--stream", "-o", "clip.gif"], 2, "only an .mp4"),
         (["--seconds", "2", "--num-frames", "9"], 2, "not both"),
         (["--size", "32x32", "--aspect-ratio", "1:1"], 2, "not both"),
-        (["--size", "30x30"], 2, "squares of 16 pixels"),
+        (["--size", "30x30"], 2, "multiples of 16 pixels"),
         (["--size", "large"], 2, "848x480"),
         (["--seconds", "4", "--context", "3"], 2, "context"),
     ],
 )
-def test_bad_things_given_are_one_line(
+def test_bad_images_clips_and_lengths_are_one_clear_error(
     model: str, tmp_path: Path, source: Path, arguments: list[str], status: int, message: str, capsys, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)

@@ -20,7 +20,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(autouse=True)
 def plain_process(monkeypatch):
-    monkeypatch.setattr(cli_main, "quiet_libraries", lambda: None)  # the warnings of other tests stay as they are
+    monkeypatch.setattr(cli_main, "quiet_libraries", lambda: None)  # do not change the warnings of other tests
     monkeypatch.delenv("STARFLOW_DEBUG", raising=False)
 
 
@@ -61,7 +61,7 @@ def test_importing_the_package_is_cheap():
     assert result.stdout.strip() == "[]"
 
 
-def test_version(capsys):
+def test_version_is_printed(capsys):
     assert cli_main.run(["--version"]) == 0
     assert starflow.__version__ in capsys.readouterr().out
 
@@ -91,7 +91,7 @@ def test_debug_shows_the_traceback(failing_command, monkeypatch):
         cli_main.run(["fail"])
 
 
-def test_a_bug_is_not_hidden(failing_command):
+def test_other_exceptions_are_raised(failing_command):
     failing_command(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         cli_main.run(["fail"])
@@ -110,7 +110,7 @@ def test_python_dash_m_runs_the_same_command():
     assert starflow.__version__ in result.stdout
 
 
-def test_every_command_has_its_module():
+def test_the_module_of_every_command_exists():
     root = Path(starflow.__file__).parent.parent
     for command in cli_main.COMMANDS.values():
         path = root / command.module.replace(".", "/")

@@ -6,7 +6,7 @@ from starflow.cli.quiet import hide_loading_bars, quiet_libraries
 quiet_libraries()
 import warnings
 import diffusers, transformers
-import diffusers.quantizers, torchao  # as a pipeline loads them, if torchao is there
+import diffusers.quantizers, torchao  # as a pipeline loads them, if torchao is installed
 from huggingface_hub.utils import are_progress_bars_disabled
 hide_loading_bars()
 warnings.warn("chatter")
@@ -17,7 +17,7 @@ print(transformers.utils.logging.is_progress_bar_enabled(), are_progress_bars_di
 """
 
 
-def test_libraries_say_nothing_and_downloads_keep_their_bars():
+def test_libraries_are_quiet_and_downloads_keep_their_bars():
     result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == "False False False"
     assert result.stderr == ""

@@ -1,4 +1,4 @@
-"""A checkpoint in the released format, from its file to a video and back, by the commands."""
+"""The commands on a checkpoint in the released format: convert, generate, score, info and export."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from starflow.media.video import read_video
 
 
 def converted(folder: Path, arguments: dict) -> Path:
-    """The folder of a tiny released checkpoint, `model.pth` beside it, converted by the command."""
+    """Convert a tiny released checkpoint; returns the model folder, next to its `model.pth`."""
     config = write_config(folder, arguments)
     torch.manual_seed(0)
     checkpoint = save(released_state(dict(released_model(config).arguments)), folder)
@@ -41,7 +41,7 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return converted(folder, IMAGE | save_image_components(folder))
 
 
-def test_from_a_sentence_to_a_video(video_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_generate_and_score_a_video(video_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = str(tmp_path / "corgi.mp4")
     assert run(["generate", "a corgi", "--model", str(video_model), "--device", "cpu", "-o", path]) == 0
     frames, fps = read_video(path)
@@ -51,7 +51,7 @@ def test_from_a_sentence_to_a_video(video_model: Path, tmp_path: Path, capsys: p
     assert json.loads(capsys.readouterr().out)["num_dims"] == 3 * 4 * 2 * 3
 
 
-def test_from_a_sentence_to_an_image(image_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_generate_and_score_an_image(image_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = str(tmp_path / "cat.png")
     assert not (image_model / "denoiser").exists()
     assert run(["generate", "a cat", "--model", str(image_model), "--device", "cpu", "-o", path]) == 0
@@ -62,7 +62,9 @@ def test_from_a_sentence_to_an_image(image_model: Path, tmp_path: Path, capsys: 
     assert json.loads(capsys.readouterr().out)["num_dims"] == 4 * 2 * 2
 
 
-def test_info_and_export(video_model: Path, image_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_info_and_the_round_trip_of_export(
+    video_model: Path, image_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for model, words in ((video_model, "48×32, 9 frames"), (image_model, "32×32, an image")):
         assert run(["info", str(model)]) == 0
         assert f"{words}, batch of 1: at most" in capsys.readouterr().out
@@ -76,13 +78,13 @@ def test_info_and_export(video_model: Path, image_model: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("apple/starflow", "apple/starflow holds several models: choose starflow-v-7b or starflow-3b"),
-        ("apple/starflow/starflow_3B_t2i_256x256.pth", "offline mode is on (HF_HUB_OFFLINE), and there is no copy"),
+        ("apple/starflow", "apple/starflow has several models: choose starflow-v-7b or starflow-3b"),
+        ("apple/starflow/starflow_3B_t2i_256x256.pth", "offline mode is on (HF_HUB_OFFLINE), and it is not in"),
         ("starflow-v-7b", "cannot download starflow-v_7B_t2v_caus_480p_v3.pth of apple/starflow: offline mode is on"),
         ("owner/name", "cannot download model_index.json of owner/name: offline mode is on (HF_HUB_OFFLINE)"),
     ],
 )
-def test_names_on_the_hub_without_a_network(model: str, message: str, tmp_path: Path, capsys, monkeypatch):
+def test_names_on_the_hub_are_errors_in_offline_mode(model: str, message: str, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
     assert run(["generate", "a cat", "--model", model, "--device", "cpu", "-o", str(tmp_path / "cat.png")]) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()

@@ -50,7 +50,7 @@ def test_json_of_one_clip_and_prompt(model: str, tmp_path: Path, capsys: pytest.
     assert row["noise_samples"] == 3
 
 
-def test_json_of_several_clips_and_prompts_with_the_empty_one(model: str, tmp_path: Path, capsys):
+def test_json_of_several_clips_and_prompts_with_the_empty_caption(model: str, tmp_path: Path, capsys):
     clips = [write_clip(tmp_path / "a.mp4"), write_clip(tmp_path / "b.mp4", 5)]
     prompts = ["--prompt", CAPTIONS[0], "--prompt", "ünïcode"]
     assert score(model, *clips, *prompts, "--null", "--json", "--noise-samples", "1") == 0
@@ -63,7 +63,7 @@ def test_json_of_several_clips_and_prompts_with_the_empty_one(model: str, tmp_pa
     assert [len(row["per_frame"]) for row in rows] == [3, 3, 2, 2]
 
 
-def test_the_table_has_the_best_caption_first(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_table_lists_the_best_caption_first(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     clip = write_clip(tmp_path / "clip.webp")
     options = [word for caption in CAPTIONS for word in ("--prompt", caption)]
     assert score(model, clip, *options, "--json") == 0
@@ -72,21 +72,21 @@ def test_the_table_has_the_best_caption_first(model: str, tmp_path: Path, capsys
     assert score(model, clip, *options, "--null", "--noise-samples", "2") == 0
     title, header, *table, verdict = capsys.readouterr().out.splitlines()
     assert "3 latent frames, 48 dimensions, 2 draws" in title
-    assert "gained by the caption" in header
+    assert "gain of the caption" in header
     assert len(table) == 3
     assert table[0].endswith(best["prompt"])
     assert verdict.startswith("fits best, by ") and verdict.endswith(best["prompt"])
 
 
-def test_one_caption_has_nothing_to_be_compared_with(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_table_of_one_caption_has_no_comparison(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert score(model, write_clip(tmp_path / "clip.webp"), "--prompt", CAPTIONS[0], "--noise-samples", "1") == 0
     title, header, row = capsys.readouterr().out.splitlines()
     assert "1 draw of noise" in title
-    assert "gained" not in header
+    assert "gain" not in header
     assert row.endswith(CAPTIONS[0])
 
 
-def test_heatmap_and_plot(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_heatmap_and_a_plot_are_written(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     heatmap = tmp_path / "heat.gif"
     clip = write_clip(tmp_path / "clip.webp", 5)
     assert score(model, clip, "--prompt", CAPTIONS[0], "--json", "--heatmap", str(heatmap)) == 0
@@ -97,7 +97,7 @@ def test_heatmap_and_plot(model: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert read_video(heatmap.with_suffix(".png"))[0].shape[0] == 1
 
 
-def test_what_is_changed_about_a_clip_is_said(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_changes_of_a_clip_are_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     clip = write_clip(tmp_path / "clip.mp4", num_frames=24, fps=16, size=48)
     assert score(model, clip, "--prompt", CAPTIONS[0], "--json") == 0
     captured = capsys.readouterr()
@@ -108,8 +108,8 @@ def test_what_is_changed_about_a_clip_is_said(model: str, tmp_path: Path, capsys
     assert "12 frames: the first 9 are used" in length
 
 
-def silent_film(path: Path) -> str:
-    """The opposite of one: sound without a picture."""
+def write_sound(path: Path) -> str:
+    """An .mp4 with sound and no video."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
@@ -138,25 +138,25 @@ def check_error(model: str, arguments: list[str], status: int, message: str, cap
         (["clip.mp4", "--prompt", "x", "--heatmap", "heat.xyz"], "unknown extension '.xyz'"),
     ],
 )
-def test_what_is_asked_wrongly(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
-    check_error("no model is needed to see it", arguments, 2, message, capsys)
+def test_wrong_usage_is_one_clear_error(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    check_error("no-such-model", arguments, 2, message, capsys)
 
 
-def test_clips_that_cannot_be_scored(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_clips_are_one_clear_error(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "corrupt.mp4").write_bytes(b"nothing like a video")
     for path, message in {
         str(tmp_path / "missing.mp4"): "no such file",
         str(tmp_path / "empty.mp4"): "0 bytes",
         str(tmp_path / "corrupt.mp4"): "corrupt",
-        silent_film(tmp_path / "sound.mp4"): "has no video in it",
-        write_clip(tmp_path / "short.mp4", 4): "is too short: 4 frames at 8 fps",
+        write_sound(tmp_path / "sound.mp4"): "contains no video",
+        write_clip(tmp_path / "short.mp4", 4): "is too short: it has 4 frames at 8 fps, the model needs at least 5",
         write_clip(tmp_path / "image.png", 1, 0): "still image",
     }.items():
         check_error(model, [path, "--prompt", "x"], 1, message, capsys)
 
 
-def test_a_heatmap_needs_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
+def test_a_heatmap_without_matplotlib_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     arguments = ["clip.mp4", "--prompt", "x", "--heatmap", str(tmp_path / "heat.mp4")]
-    check_error("no model is needed to see it", arguments, 1, "'.[evaluate]'", capsys)
+    check_error("no-such-model", arguments, 1, "'.[evaluate]'", capsys)

@@ -1,11 +1,20 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
-from starflow.encoders.text import encode_text, tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.encoders.text import (
+    encode_text,
+    load_text_encoder,
+    tiny_text_encoder,
+    train_tokenizer,
+    wrap_caption,
+    wrap_captions,
+)
+from starflow.errors import UsageError
 from starflow.toyworld.world.captions import caption as toy_caption
 from starflow.toyworld.world.scene import scene_at
 
@@ -18,6 +27,9 @@ UNSEEN = [
     "🐕 corgi!",
     "\x00\x7f",
 ]
+
+
+SETTINGS = {"noise_std": 0.5, "height": 480, "width": 848}
 
 
 def toy_captions(count: int) -> list[str]:
@@ -33,6 +45,23 @@ def captions() -> list[str]:
 @pytest.fixture(scope="module")
 def tokenizer(captions):
     return train_tokenizer(captions, vocab_size=768)
+
+
+@pytest.mark.parametrize(
+    ("has", "text"),
+    [
+        ({}, "a corgi"),
+        ({"fps"}, "A video with 16 fps:\na corgi\n"),
+        ({"noise_level"}, "Noise Level 500:\na corgi"),
+        ({"aspect_ratio"}, "a corgi\n in a 16:9 aspect ratio.\n"),
+    ],
+)
+def test_captions_get_the_conditions_that_a_model_was_trained_with(has: set[str], text: str):
+    names = ("fps", "noise_level", "aspect_ratio")
+    settings = SimpleNamespace(**SETTINGS, **{f"caption_has_{name}": name in has for name in names})
+    assert wrap_captions(["a corgi", "a corgi"], settings, 16) == [text, text]
+    (square,) = wrap_captions(["a corgi"], settings, 0, size=(64, 64))
+    assert square == text.replace("A video with 16 fps", "An image").replace("16:9", "1:1")
 
 
 @pytest.mark.parametrize(
@@ -131,3 +160,14 @@ def test_tiny_encoder_saves_and_loads(tokenizer, tmp_path):
     loaded = T5EncoderModel.from_pretrained(tmp_path, local_files_only=True).eval()
     expected = encode_text(tokenizer, encoder, ["a blue square"], max_length=10)
     torch.testing.assert_close(encode_text(tokenizer, loaded, ["a blue square"], max_length=10), expected)
+
+
+def test_a_trained_encoder_loads_with_its_tokenizer(tokenizer, tmp_path):
+    with pytest.raises(UsageError, match=r"no text encoder at .*: train it first"):
+        load_text_encoder(str(tmp_path))
+    encoder = tiny_text_encoder(len(tokenizer), width=16, layers=1)
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    loaded_tokenizer, loaded = load_text_encoder(str(tmp_path))
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    assert loaded_tokenizer.get_vocab() == tokenizer.get_vocab()

@@ -137,13 +137,17 @@ def test_factors_and_frames():
     assert [codec.largest_num_frames(frames) for frames in (1, 2, 5, 16, 17, 80)] == [1, 1, 5, 13, 17, 77]
     with pytest.raises(UsageError, match="16 frames; the nearest it can is 17"):
         codec.num_latent_frames(16)
+    assert codec.latent_shape(2, 17, 48, 32) == (2, 5, 3, 3, 2)
+    for height, width in ((40, 32), (48, 30), (0, 32), (48, -16)):
+        with pytest.raises(UsageError, match=f"must be multiples of 16 pixels, not {width}×{height}"):
+            codec.latent_shape(2, 17, height, width)
 
 
 def test_frames_that_do_not_fit(vae):
     codec = VideoCodec(vae)
     with pytest.raises(UsageError, match="cannot make 4 frames"):
         codec.encode(a_video(4))
-    with pytest.raises(UsageError, match="30×32"):
+    with pytest.raises(UsageError, match="not 32×30"):
         codec.encode(a_video(5)[..., :30, :])
 
 

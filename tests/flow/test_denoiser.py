@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from invertible_maps import CHANNELS, TEXT_TOKENS, TEXT_WIDTH, randn, random_text, tiny_denoiser, tiny_flow
-from starflow.flow.denoiser import CausalDenoiser, FrameBandAttend, score_prediction, tweedie_step
-from starflow.flow.model import flow_loss, negative_log_likelihood
+from invertible_maps import CHANNELS, TEXT_WIDTH, randn, random_text, tiny_denoiser
+from starflow.flow.denoiser import CausalDenoiser, FrameBandAttend, tweedie_step
 
 FRAMES, PER_FRAME = 6, 4
 
@@ -94,16 +93,6 @@ def test_an_untrained_denoiser_predicts_nothing():
 def test_a_window_that_misses_the_frame_itself_is_refused(temporal_causal: int, window: int):
     with pytest.raises(ValueError, match="window must reach the frame itself"):
         tiny_denoiser(temporal_causal=temporal_causal, window=window)
-
-
-def test_the_target_is_the_gradient_of_the_negative_log_likelihood():
-    """`noise_std²/0.3 · ∇(-log p)` per element, whatever the size of the batch that the loss was a mean over."""
-    flow, text = tiny_flow(), random_text(2)
-    assert text.shape[1] == TEXT_TOKENS
-    x = randn(2, 3, CHANNELS, 2, 3).requires_grad_()
-    (of_loss,) = torch.autograd.grad(flow_loss(flow.encode(x, text)), x)
-    (of_likelihood,) = torch.autograd.grad(negative_log_likelihood(flow.encode(x, text)).sum(), x)
-    torch.testing.assert_close(score_prediction(of_loss, 0.5), 0.5**2 / 0.3 * of_likelihood)
 
 
 def test_a_tweedie_step_with_the_true_score_finds_the_posterior_mean():

@@ -12,7 +12,7 @@ from starflow.convert.presets import released_model
 from starflow.errors import StarflowError
 from starflow.hardware.architecture import load_architecture
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.weights import models as zoo
+from starflow.weights import models
 from tiny_pipeline import tiny_pipeline
 
 
@@ -62,7 +62,7 @@ def test_a_model_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
         asked.append(filename)
         return folder / filename
 
-    monkeypatch.setattr(zoo, "hub_file", from_folder)
+    monkeypatch.setattr(models, "hub_file", from_folder)
     monkeypatch.setattr("starflow.weights.components.hub_file", from_folder)
     assert shapes(load_architecture("owner/name").parts) == shapes(load_architecture(str(folder)).parts)
     assert all(name.endswith(".json") for name in asked)
@@ -70,10 +70,10 @@ def test_a_model_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_damaged_models(folder: Path):
     (folder / "vae" / "config.json").write_text("{")
-    with pytest.raises(StarflowError, match=r"vae/config\.json is missing or cannot be read"):
+    with pytest.raises(StarflowError, match=r"no model in .*/vae: its config\.json is missing or damaged"):
         load_architecture(str(folder))
     index = json.loads((folder / "model_index.json").read_text())
     del index["vae"]
     (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(StarflowError, match="it has no flow, no VAE or no text encoder"):
+    with pytest.raises(StarflowError, match="it lacks the flow, the VAE or the text encoder"):
         load_architecture(str(folder))

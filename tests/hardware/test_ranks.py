@@ -1,4 +1,4 @@
-"""Work dealt out to processes: each item once, and by torchrun the videos of one process."""
+"""Sharing work among processes: each item once, and with torchrun the same videos as in one process."""
 
 import subprocess
 import sys
@@ -53,7 +53,7 @@ def test_what_torchrun_says(monkeypatch: pytest.MonkeyPatch):
 def test_ranks_that_do_not_exist(rank: str, monkeypatch: pytest.MonkeyPatch):
     for name, value in {"RANK": rank, "WORLD_SIZE": "8", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match="start the processes by torchrun"):
+    with pytest.raises(UsageError, match="start the processes with torchrun"):
         Rank.of_this_process()
 
 

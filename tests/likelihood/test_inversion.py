@@ -38,7 +38,7 @@ def noised_latents(pipeline: StarFlowPipeline, clip: np.ndarray, seed: int) -> t
 
 
 @pytest.mark.parametrize("sampler", ["sequential", "block-jacobi"])
-def test_round_trip_to_the_last_digits(clip: np.ndarray, sampler: str):
+def test_the_round_trip_is_exact_in_float64(clip: np.ndarray, sampler: str):
     exact = tiny_pipeline()
     exact.flow.double()
     noise = encode_clip(exact, clip, CAPTIONS[0], seed=4)
@@ -55,7 +55,7 @@ def test_round_trip_to_the_last_digits(clip: np.ndarray, sampler: str):
     torch.testing.assert_close(exact.flow.encode(x, text).z[0], noise.z, atol=1e-10, rtol=0)
 
 
-def test_what_is_decoded_is_the_denoised_clip(pipeline: StarFlowPipeline, clip: np.ndarray, noise: ClipNoise):
+def test_decode_clip_returns_the_denoised_clip(pipeline: StarFlowPipeline, clip: np.ndarray, noise: ClipNoise):
     text = pipeline.encode_prompt(CAPTIONS[:1], 8)
     clean = pipeline.denoise(noised_latents(pipeline, clip, 4), text)
     torch.testing.assert_close(decode_clip(pipeline, noise, output_type="latent").frames, clean, atol=1e-3, rtol=0)
@@ -63,7 +63,7 @@ def test_what_is_decoded_is_the_denoised_clip(pipeline: StarFlowPipeline, clip: 
     torch.testing.assert_close(decode_clip(pipeline, noise, output_type="pt").frames, expected, atol=1e-3, rtol=0)
 
 
-def test_under_another_caption_it_is_another_clip(pipeline: StarFlowPipeline, noise: ClipNoise):
+def test_another_caption_gives_another_clip(pipeline: StarFlowPipeline, noise: ClipNoise):
     own, named, other = (
         decode_clip(pipeline, noise, prompt, "latent").frames for prompt in (None, CAPTIONS[0], CAPTIONS[1])
     )
@@ -71,7 +71,7 @@ def test_under_another_caption_it_is_another_clip(pipeline: StarFlowPipeline, no
     assert (own - other).abs().max() > 0.01
 
 
-def test_what_the_file_holds(noise: ClipNoise, tmp_path: Path):
+def test_a_noise_file_contains_the_noise_and_its_settings(noise: ClipNoise, tmp_path: Path):
     path = tmp_path / "new" / "z.safetensors"
     save_noise(noise, path)
     loaded = load_noise(path)
@@ -91,7 +91,7 @@ def test_what_the_file_holds(noise: ClipNoise, tmp_path: Path):
     }
 
 
-def test_files_that_hold_no_noise(noise: ClipNoise, tmp_path: Path):
+def test_bad_noise_files_are_errors(noise: ClipNoise, tmp_path: Path):
     path = tmp_path / "z.safetensors"
     with pytest.raises(StarflowError, match="no such file"):
         load_noise(path)
@@ -103,7 +103,7 @@ def test_files_that_hold_no_noise(noise: ClipNoise, tmp_path: Path):
     with pytest.raises(StarflowError, match="damaged"):
         load_noise(path)
     save_file({"z": noise.z.contiguous()}, path)
-    with pytest.raises(StarflowError, match="holds no noise"):
+    with pytest.raises(StarflowError, match="contains no noise"):
         load_noise(path)
     save_file({"z": noise.z.contiguous()}, path, {"format": "starflow noise", "prompt": '"x"'})
     with pytest.raises(StarflowError, match="damaged"):
@@ -113,6 +113,6 @@ def test_files_that_hold_no_noise(noise: ClipNoise, tmp_path: Path):
         load_noise(path)
 
 
-def test_noise_of_another_model(pipeline: StarFlowPipeline, noise: ClipNoise):
-    with pytest.raises(UsageError, match="another model's"):
+def test_noise_of_another_model_is_an_error(pipeline: StarFlowPipeline, noise: ClipNoise):
+    with pytest.raises(UsageError, match="this model needs"):
         decode_clip(pipeline, replace(noise, z=noise.z[:, :2]))

@@ -3,7 +3,7 @@ import pytest
 from starflow.media.files import atomic_write, remove
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_a_write_is_complete_or_leaves_the_old_file(tmp_path):
     path = tmp_path / "sub" / "clip.mp4"
     with atomic_write(path) as temporary:
         assert temporary.suffix == ".mp4"
@@ -32,7 +32,7 @@ def test_a_folder_replaces_a_folder(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_remove(tmp_path):
+def test_remove_deletes_files_and_folders(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("")
     remove(tmp_path / "folder" / "file")

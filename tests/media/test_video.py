@@ -23,7 +23,7 @@ COLORS = [(220, 30, 30), (30, 200, 40), (40, 60, 230), (230, 210, 40), (150, 50,
 
 
 def moving_square(num_frames: int = 17, size: int = 64) -> np.ndarray:
-    """A square on a dark ground that moves two pixels and changes its color each frame."""
+    """A square on a dark background that moves two pixels and changes color in each frame."""
     frames = np.full((num_frames, size, size, 3), 20, np.uint8)
     for t in range(num_frames):
         frames[t, 16:48, 2 * t : 2 * t + 24] = COLORS[t % len(COLORS)]
@@ -40,7 +40,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "quality"), [*zip(NAMES, [33, 45, 30, np.inf, np.inf], strict=True)])
-def test_what_is_written_is_read_back(tmp_path, name, quality):
+def test_a_clip_is_read_as_it_was_written(tmp_path, name, quality):
     frames = moving_square()
     written = write_video(at(tmp_path, name), frames, 8, METADATA)
     back, fps = read_video(written)
@@ -51,7 +51,7 @@ def test_what_is_written_is_read_back(tmp_path, name, quality):
     assert read_metadata(written) == METADATA
 
 
-def test_mp4_is_h264_for_every_player_and_keeps_flat_colors(tmp_path):
+def test_mp4_is_h264_with_yuv420p_and_keeps_flat_colors(tmp_path):
     frames = moving_square()
     path = write_video(tmp_path / "clip.mp4", frames, 8)
     with av.open(str(path)) as container:
@@ -67,7 +67,7 @@ def test_mp4_is_h264_for_every_player_and_keeps_flat_colors(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_input_same_bytes(tmp_path, name):
+def test_the_same_input_gives_the_same_bytes(tmp_path, name):
     contents = []
     for folder in ("a", "b"):
         written = write_video(at(tmp_path / folder, name), moving_square(), 8, METADATA)
@@ -78,7 +78,7 @@ def test_same_input_same_bytes(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp"])
 @pytest.mark.parametrize("fps", [1, 8, 12.5, 16, 24, 30])
-def test_frame_rate_and_count_survive(tmp_path, name, fps):
+def test_frame_rate_and_number_of_frames_are_kept(tmp_path, name, fps):
     path = write_video(tmp_path / name, moving_square(20), fps)
     frames, rate = read_video(path)
     assert len(frames) == 20
@@ -86,7 +86,7 @@ def test_frame_rate_and_count_survive(tmp_path, name, fps):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_frames_that_repeat_are_not_lost(tmp_path, name):
+def test_repeated_frames_are_kept(tmp_path, name):
     frames = moving_square()
     frames[5:] = frames[4]
     back, fps = read_video(write_video(at(tmp_path, name), frames, 8))
@@ -119,19 +119,19 @@ def test_png_with_several_frames_becomes_a_folder(tmp_path):
 
 def test_a_shorter_clip_replaces_a_folder_of_frames(tmp_path):
     write_video(at(tmp_path, "frames/"), moving_square(5), 8)
-    written = write_video(at(tmp_path, "frames"), moving_square(3), 8)  # without the slash: it is a folder by now
+    written = write_video(at(tmp_path, "frames"), moving_square(3), 8)  # no slash: the folder exists
     assert len(read_video(written)[0]) == 3
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_not_overwritten(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for action in (lambda: write_video(tmp_path, moving_square(2), 8), lambda: check_writable(tmp_path)):
-        with pytest.raises(StarflowError, match="holds other files"):
+        with pytest.raises(StarflowError, match="contains other files"):
             action()
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
+def test_frames_of_a_folder_are_ordered_by_number(tmp_path):
     for value in (2, 10, 1):
         Image.new("RGB", (8, 8), (value, 0, 0)).save(tmp_path / f"shot{value}.png")
     frames, fps = read_video(tmp_path)
@@ -139,7 +139,7 @@ def test_frames_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
     assert fps == 0
 
 
-def test_a_file_of_someone_else_has_no_metadata(tmp_path):
+def test_a_file_of_another_program_has_no_metadata(tmp_path):
     path = tmp_path / "photo.gif"
     Image.new("RGB", (8, 8)).save(path, comment=b"hello \xff")
     assert read_metadata(path) == {}
@@ -156,7 +156,7 @@ def write_sound(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "clip.webp", "clip.png"])
 @pytest.mark.parametrize("read", [read_video, read_metadata])
-def test_bad_files_are_clear_errors(tmp_path, name, read):
+def test_missing_empty_and_corrupt_files_are_errors(tmp_path, name, read):
     path = tmp_path / name
     with pytest.raises(StarflowError, match="no such file"):
         read(path)
@@ -179,7 +179,7 @@ def test_a_truncated_file_is_an_error(tmp_path, name):
             read_video(path)
 
 
-def test_no_video_in_it(tmp_path):
+def test_a_file_without_video_is_an_error(tmp_path):
     write_sound(tmp_path / "sound.wav")
     with pytest.raises(StarflowError, match="no video"):
         read_video(tmp_path / "sound.wav")
@@ -188,7 +188,7 @@ def test_no_video_in_it(tmp_path):
         read_video(tmp_path / "empty")
 
 
-def test_images_of_different_sizes_are_no_clip(tmp_path):
+def test_images_of_different_sizes_are_an_error(tmp_path):
     for size in (8, 9):
         Image.new("RGB", (size, size)).save(tmp_path / f"{size}.png")
     with pytest.raises(StarflowError, match="different sizes"):
@@ -196,13 +196,13 @@ def test_images_of_different_sizes_are_no_clip(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip.avi", "clip", "clip.mp4.txt"])
-def test_unknown_extension_names_the_known_ones(tmp_path, name):
+def test_the_error_of_an_unknown_extension_names_the_known_ones(tmp_path, name):
     for action in (lambda: check_writable(tmp_path / name), lambda: write_video(tmp_path / name, moving_square(2), 8)):
         with pytest.raises(UsageError, match=r"unknown extension .* \.mp4, \.gif, \.webp or \.png"):
             action()
 
 
-def test_unwritable_output_is_found_before_the_work(tmp_path):
+def test_check_writable_finds_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StarflowError, match="cannot write"):
         check_writable(tmp_path / "file" / "clip.mp4")
@@ -225,7 +225,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_wrong_input_is_refused(tmp_path):
+def test_odd_sides_no_frame_rate_and_float_frames_are_errors(tmp_path):
     frames = moving_square(2)
     with pytest.raises(UsageError, match="even sides"):
         write_video(tmp_path / "odd.mp4", frames[:, :63], 8)
@@ -261,13 +261,13 @@ def test_contact_sheet_of_one_clip_without_labels(tmp_path):
 # ---------------------------------------------------------------------------------------------------- growing files
 
 
-def test_a_growing_file_plays_at_every_moment(tmp_path):
+def test_a_growing_file_can_be_read_after_each_frame(tmp_path):
     path, clip = tmp_path / "clip.mp4", _gradient_clip(9)
     readable = []
 
     def frames():
         for index, frame in enumerate(clip):
-            if index > 1:  # the muxer writes a frame when it sees the next
+            if index > 1:  # the muxer writes a frame when it gets the next one
                 readable.append(len(read_video(path)[0]))
             yield frame
 
@@ -279,7 +279,7 @@ def test_a_growing_file_plays_at_every_moment(tmp_path):
     assert read_metadata(path) == {"prompt": "x"}
 
 
-def test_an_interrupted_growing_file_holds_what_came_before(tmp_path):
+def test_an_interrupted_growing_file_keeps_the_frames_so_far(tmp_path):
     path, clip = tmp_path / "clip.mp4", _gradient_clip(9)
 
     def frames():
@@ -291,7 +291,7 @@ def test_an_interrupted_growing_file_holds_what_came_before(tmp_path):
     assert len(read_video(path)[0]) == 5
 
 
-def test_an_interrupted_file_that_does_not_grow_leaves_nothing(tmp_path):
+def test_an_interrupted_file_that_does_not_grow_is_not_written(tmp_path):
     def frames():
         yield from _gradient_clip(5)
         raise KeyboardInterrupt
@@ -302,7 +302,7 @@ def test_an_interrupted_file_that_does_not_grow_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_mp4_grows(tmp_path):
+def test_only_mp4_can_grow(tmp_path):
     with pytest.raises(UsageError, match=r"only an \.mp4"):
         write_growing(tmp_path / "clip.gif", iter(_gradient_clip(2)), 8)
     with pytest.raises(UsageError, match=r"only an \.mp4"):

@@ -1,68 +1,86 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from invertible_maps import randomize
-from starflow.data.latents import LatentCache
-from starflow.data.tasks import Mixture, TaskWeights
-from starflow.encoders.text import wrap_caption
-from starflow.errors import UsageError
+from clip_sources import ClipList, moving_noise
+from starflow.data.clip import Clip
+from starflow.data.fitting import ClipFormat
+from starflow.data.latents import LatentCache, open_latent_cache
+from starflow.data.tasks import DEFAULT_WEIGHTS, Mixture, TaskWeights
+from starflow.encoders.text import encode_text, wrap_caption
+from starflow.errors import StarflowError, UsageError
+from starflow.flow.loss import add_noise
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
-from starflow.toyworld.teaching.text import load_text, train_text
+from starflow.toyworld.source import Toyworld
+from starflow.train.auxiliary import build_auxiliary_loss
+from starflow.train.checkpoint import list_checkpoints
 from starflow.train.config import (
     DenoiserModelConfig,
-    FlowDataConfig,
     FlowModelConfig,
     FlowTrainConfig,
     LoopConfig,
     OptimizerConfig,
+    PipelineConfig,
     TextModelConfig,
-    TextTrainConfig,
 )
-from starflow.train.flow import FlowStep, build_models, build_tokenizer, train_flow
-from starflow.train.loop import micro_generator
-from tiny_pipeline import tiny_vae
+from starflow.train.flow import FlowStep, describe_tasks, train_flow, video_grid, write_preview
+from starflow.train.loop import create_state, micro_generator, optimizer_step, parameter_groups
+from starflow.train.models import new_networks
+from tiny_pipeline import tiny_pipeline, tiny_vae
 
-CHANNELS = 4
-
-
-def tiny_config(folder: Path) -> FlowTrainConfig:
-    return FlowTrainConfig(
-        output=str(folder / "run"),
-        vae=str(folder / "vae"),
-        batch_size=2,
-        data=FlowDataConfig(cache=str(folder / "latents"), num_clips=6, num_edits=3, num_long_clips=2),
-        flow=FlowModelConfig([1, 1], 1, 20, 20, head_dim=20),
-        denoiser=DenoiserModelConfig(20, 1),
-        text=TextModelConfig(300, 24, 16, 1),
-        loop=LoopConfig(num_steps=3, decay_steps=1, preview_every=3, checkpoint_every=2, bf16=False),
-    )
+FORMAT = ClipFormat(num_frames=9, fps=8, height=32, width=32)
+SOURCE = Toyworld(4, edited=1.0, long=1.0)
+NOISE_STD = 0.4
 
 
-@pytest.fixture(params=[("text_to_video", 0.0), ("text_to_video", 4.0), ("video_to_video", 0.0), ("last", 4.0)])
-def step(request: pytest.FixtureRequest, tmp_path: Path) -> FlowStep:
-    task, grounding = request.param
-    config = replace(tiny_config(tmp_path), grounding=grounding)
-    clips = torch.randn(4, 3, CHANNELS, 2, 2)
-    texts = ("a red circle", "a blue square", "a green triangle", "a white circle")
-    captions = [[text] for text in texts]
-    long_clips = torch.cat([clips, clips], dim=1)
-    cells = torch.randint(-1, 3, (4, 3, 2, 2), dtype=torch.int8)
-    cache = LatentCache(clips, clips[:, -1:], clips, long_clips, cells, cells, captions, captions, list(texts))
-    tokenizer = build_tokenizer(cache, 300)
-    flow, denoiser, text_encoder, _ = build_models(config, tokenizer, CHANNELS)
-    mixture = Mixture(cache, TaskWeights(**{**dict.fromkeys(vars(TaskWeights()), 0), task: 1}), 4, 0.0, 0.0, 0)
-    for module in (flow, denoiser):
-        randomize(module, dtype=torch.float32).requires_grad_()
-    return FlowStep(flow, denoiser, text_encoder, tokenizer, mixture, config, GroundingHead(20) if grounding else None)
+def tiny_config(folder: Path, **changes) -> FlowTrainConfig:
+    if not (folder / "vae").exists():
+        tiny_vae().save_pretrained(folder / "vae")
+    values = {
+        "output": str(folder / "run"),
+        "vae": str(folder / "vae"),
+        "batch_size": 2,
+        "data": {"source": "toyworld", "num_clips": 4, "edited": 0.5},
+        "pipeline": PipelineConfig(num_frames=9, fps=8, height=32, width=32, noise_std=0.3, max_text_tokens=24),
+        "flow": FlowModelConfig([1, 1], 1, 20, 20, head_dim=20),
+        "denoiser": DenoiserModelConfig(20, 1),
+        "text": TextModelConfig(300, 16, 1),
+        "loop": LoopConfig(num_steps=3, decay_steps=1, warmup_steps=1, checkpoint_every=2, bf16=False),
+    }
+    return FlowTrainConfig(**(values | changes))
 
 
-def task(step: FlowStep) -> str:
-    (name,) = (name for name, weight in vars(step.mixture.weights).items() if weight)
-    return name
+# --- one step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StarFlowPipeline:
+    torch.manual_seed(0)
+    pipeline = tiny_pipeline(noise_std=NOISE_STD, caption_has_noise_level=True)
+    for module in (pipeline.flow, pipeline.denoiser, pipeline.text_encoder):
+        module.requires_grad_().train()
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def cache(pipeline: StarFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
+    return open_latent_cache(tmp_path_factory.mktemp("cache"), SOURCE, pipeline.codec, FORMAT, show_progress=False)
+
+
+def mixture_of(cache: LatentCache, task: str) -> Mixture:
+    return Mixture(cache, TaskWeights(**(dict.fromkeys(DEFAULT_WEIGHTS, 0.0) | {task: 1.0})), 4, caption_dropout=0.25)
+
+
+@pytest.fixture(
+    params=[("text_to_video", 0), ("text_to_video", 4), ("image", 0), ("video_to_video", 4), ("last", 0), ("extend", 0)]
+)
+def step(request: pytest.FixtureRequest, pipeline: StarFlowPipeline, cache: LatentCache, tmp_path: Path) -> FlowStep:
+    task, weight = request.param
+    auxiliary = build_auxiliary_loss("toyworld-grounding", pipeline.flow, SOURCE) if weight else None
+    config = tiny_config(tmp_path, auxiliary_weight=weight)
+    return FlowStep(pipeline, mixture_of(cache, task), config, auxiliary)
 
 
 def gradients(module: torch.nn.Module) -> torch.Tensor:
@@ -70,40 +88,37 @@ def gradients(module: torch.nn.Module) -> torch.Tensor:
 
 
 def run(step: FlowStep, scale: float = 1.0) -> dict[str, float]:
-    for module in (step.flow, step.denoiser, step.text_encoder):
+    for module in (step.flow, step.denoiser, step.pipeline.text_encoder):
         module.zero_grad(set_to_none=True)
     return step(0, 0, scale)
 
 
-def test_gradients_are_those_of_the_losses_written_out(step: FlowStep):
+def test_gradients_are_those_of_the_losses_written_out(step: FlowStep, pipeline: StarFlowPipeline):
     metrics = run(step)
-    got = [gradients(module) for module in (step.flow, step.text_encoder, step.denoiser)]
+    flow, text_encoder, denoiser = pipeline.flow, pipeline.text_encoder, pipeline.denoiser
+    got = [gradients(module) for module in (flow, text_encoder, denoiser)]
 
     batch = step.mixture.batch(0)
-    noise = torch.randn(batch.latents.shape, generator=micro_generator(step.config.loop, 0, 0))
-    noisy = (batch.latents + 0.3 * noise).requires_grad_()
-    wrapped = [wrap_caption(caption, fps=8) for caption in batch.captions]
-    tokens = step.tokenizer(wrapped, padding="max_length", truncation=True, max_length=24, return_tensors="pt")
-    text = step.text_encoder(**tokens).last_hidden_state * tokens.attention_mask[..., None]
-    encoded = step.flow(noisy, text)
-    nats = 0.5 * encoded.z.square() - encoded.log_det
-    made = {"text_to_video": nats, "video_to_video": nats[:, 3:], "last": nats[:, 1:]}[task(step)]
-    loss = total = made.mean()
-    if step.grounding_head is not None:
-        u = step.flow.encode_shallow(noisy).detach()
-        grounding = step.grounding_head(states_halfway(step.flow, u, text, batch.num_given), batch.cells)
-        total = loss + step.config.grounding * grounding.sum() / made.numel()
+    made = slice({"video_to_video": 3, "last": 1}.get(batch.task, 0), None)
+    noisy = add_noise(batch.latents, NOISE_STD, micro_generator(step.config.loop, 0, 0)).requires_grad_()
+    fps = 0 if batch.task == "image" else 8
+    wrapped = [wrap_caption(caption, fps=fps, noise_std=NOISE_STD) for caption in batch.captions]
+    text = encode_text(pipeline.tokenizer, text_encoder, wrapped, 32)
+    encoded = flow(noisy, text)
+    nats = (0.5 * encoded.z.square() - encoded.log_det)[:, made]
+    loss = total = NOISE_STD / 0.3 * nats.mean()
+    if step.auxiliary is not None:
+        auxiliary = step.auxiliary(batch, noisy.detach(), text)
+        total = loss + NOISE_STD / 0.3 * 4 * auxiliary.sum() / nats.numel()
+        assert metrics["auxiliary_nats"] == pytest.approx(auxiliary.mean().item(), rel=1e-5)
     wanted = [
         torch.cat([g.flatten() for g in torch.autograd.grad(total, list(module.parameters()), retain_graph=True)])
-        for module in (step.flow, step.text_encoder)
+        for module in (flow, text_encoder)
     ]
-    (score,) = torch.autograd.grad(loss, noisy)
-    target = 0.3 * made.numel() * score  # the weight noise_std / 0.3 is 1 here
-    error = (step.denoiser(noisy.detach(), text.detach()) - target).square()
-    denoiser_loss = error[:, batch.num_given :].mean()
-    wanted.append(
-        torch.cat([g.flatten() for g in torch.autograd.grad(denoiser_loss, list(step.denoiser.parameters()))])
-    )
+    (score,) = torch.autograd.grad(nats.sum(), noisy)
+    error = (denoiser(noisy.detach(), text.detach()) - NOISE_STD**2 / 0.3 * score).square()
+    denoiser_loss = error[:, made].mean()
+    wanted.append(torch.cat([g.flatten() for g in torch.autograd.grad(denoiser_loss, list(denoiser.parameters()))]))
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert metrics["denoiser_loss"] == pytest.approx(denoiser_loss.item(), rel=1e-4)
     for mine, theirs in zip(got, wanted, strict=True):
@@ -119,67 +134,192 @@ def test_scale_scales_gradients_and_not_the_denoisers_target(step: FlowStep):
     torch.testing.assert_close(2 * gradients(step.denoiser), denoiser, rtol=1e-3, atol=1e-5)
 
 
-def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path):
-    config = tiny_config(tmp_path)
-    with pytest.raises(UsageError, match="no autoencoder"):
-        train_flow(config)
-    tiny_vae().save_pretrained(config.vae)
-    folder = train_flow(config)
+def test_captions_are_those_that_the_pipeline_makes(step: FlowStep, pipeline: StarFlowPipeline):
+    batch = step.mixture.batch(0)
+    expected = pipeline.encode_prompt(batch.captions, 0 if batch.task == "image" else 8)
+    torch.testing.assert_close(step._encode(batch), expected)
+
+
+def test_hooks_of_the_flow_and_the_denoiser_fire(step: FlowStep):
+    called = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_: called.append(type(module).__name__))
+        for module in (step.flow, step.denoiser)
+    ]
+    run(step)
+    for hook in hooks:
+        hook.remove()
+    assert called == ["StarFlow", "CausalDenoiser"]
+
+
+def test_a_frozen_text_encoder_gets_no_gradient(pipeline: StarFlowPipeline, cache: LatentCache, tmp_path: Path):
+    config = tiny_config(tmp_path, train_text_encoder=False)
+    run(FlowStep(pipeline, mixture_of(cache, "text_to_video"), config))
+    assert gradients(pipeline.flow).abs().sum() > 0
+    assert all(parameter.grad is None for parameter in pipeline.text_encoder.parameters())
+
+
+def test_training_learns_four_clips(tmp_path: Path):
+    """Measured against the start: the likelihood under an untrained flow, and the error of predicting no score."""
+    pipeline = tiny_pipeline()
+    source = ClipList([Clip(moving_noise(9, seed=seed), 8, [f"clip {seed}"]) for seed in range(4)])
+    cache = open_latent_cache(tmp_path, source, pipeline.codec, FORMAT, show_progress=False)
+    config = tiny_config(tmp_path, flow=FlowModelConfig([1, 1], 2, 40, 40, 20), denoiser=DenoiserModelConfig(40, 1))
+    settings = pipeline.config
+    flow, denoiser = new_networks(config, settings, pipeline.codec, pipeline.text_encoder.config.d_model)
+    pipeline.register_modules(flow=flow, denoiser=denoiser)
+    config.loop = LoopConfig(num_steps=80, decay_steps=40, warmup_steps=5, bf16=False)
+    optimizer = OptimizerConfig(lr=1e-2)
+    modules = {"flow": flow, "denoiser": denoiser}
+    groups = [group for name, module in modules.items() for group in parameter_groups(name, module, optimizer)]
+    state = create_state(modules, groups, config.loop)
+    step = FlowStep(pipeline, mixture_of(cache, "text_to_video"), config)
+    metrics = [optimizer_step(state, step, config.loop) for _ in range(80)]
+    start, end = metrics[0]["nats_per_dim"], sum(each["nats_per_dim"] for each in metrics[-10:]) / 10
+    assert end < start - 0.5
+
+    trained = run(step)["denoiser_loss"]
+    torch.nn.init.zeros_(denoiser.proj_out.weight)
+    torch.nn.init.zeros_(denoiser.proj_out.bias)
+    assert trained < 0.5 * run(step)["denoiser_loss"]
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = train_flow(tiny_config(tmp_path))
+    told = "tasks: text_to_video 50%, image 10%, extend 10%, video_to_video 20%, last 10%"  # 17 frames extend 9
+    assert told in capsys.readouterr().out.splitlines()
     pipeline = StarFlowPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline("a red circle moves right", output_type="pt").frames.shape == (1, 17, 3, 64, 64)
+    assert pipeline("a red circle moves right", output_type="pt").frames.shape == (1, 9, 3, 32, 32)
+    assert pipeline.flow.config.position_length == 2
+    assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
-def test_training_goes_on_from_a_model(tmp_path: Path):
-    tiny_vae().save_pretrained(tmp_path / "vae")
-    config = tiny_config(tmp_path)
-    first = train_flow(config)
-
+def test_training_goes_on_from_a_model_with_the_settings_of_that_model(tmp_path: Path):
+    unusual = {
+        "noise_std": 0.4,
+        "caption_has_noise_level": True,
+        "caption_has_aspect_ratio": True,
+        "fps": 12,
+        "height": 32,
+        "width": 48,
+        "later_frame_scale": 0.5,
+        "guidance_scale": 1.5,
+        "sampler": "block-jacobi",
+        "tolerance": 0.05,
+    }
+    first = tiny_pipeline(**unusual)
+    first.save_pretrained(tmp_path / "first")
     stopped = OptimizerConfig(lr=0)
-    more = FlowTrainConfig(
+    config = FlowTrainConfig(
         output=str(tmp_path / "more"),
-        init=str(first),
+        init=str(tmp_path / "first"),
         batch_size=2,
-        data=config.data,
+        data={"source": "toyworld", "num_clips": 4},
+        pipeline=PipelineConfig(guidance_scale=2.5),
         optimizer=stopped,
         denoiser_optimizer=stopped,
-        loop=config.loop,
+        loop=tiny_config(tmp_path).loop,
     )
-    second = train_flow(more)
-    before, after = (StarFlowPipeline.from_pretrained(folder) for folder in (first, second))
+    second = StarFlowPipeline.from_pretrained(train_flow(config))
     for name in ("flow", "denoiser", "text_encoder", "vae"):
-        torch.testing.assert_close(after.components[name].state_dict(), before.components[name].state_dict())
-    assert after.tokenizer.get_vocab() == before.tokenizer.get_vocab()
-    assert after.config.max_text_tokens == before.config.max_text_tokens == 24
-    assert not [path for path in second.rglob("*.json") if str(tmp_path) in path.read_text()]
+        before, after = first.components[name].state_dict(), second.components[name].state_dict()
+        torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-2)  # saved in bfloat16
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    for name in vars(PipelineConfig()):
+        assert second.config[name] == (2.5 if name == "guidance_scale" else first.config[name]), name
 
 
-def test_training_starts_from_a_trained_text_encoder(tmp_path: Path):
-    config = tiny_config(tmp_path)
-    tiny_vae().save_pretrained(config.vae)
-    text = TextTrainConfig(
-        output=str(tmp_path / "text"), batch_size=2, text=TextModelConfig(350, 24, 16, 2), loop=config.loop
-    )
-    config.text_encoder = str(train_text(text))
-    config.optimizer = OptimizerConfig(lr=0)
+def test_a_resumed_run_is_the_same_as_an_uninterrupted_one(tmp_path: Path):
+    whole = train_flow(tiny_config(tmp_path, loop=LoopConfig(num_steps=4, decay_steps=0, bf16=False)))
+    parts = tiny_config(tmp_path, output=str(tmp_path / "parts"), latents=str(tmp_path / "run" / "latents"))
+    for num_steps in (2, 4):
+        parts.loop = LoopConfig(num_steps=num_steps, decay_steps=0, bf16=False)
+        folder = train_flow(parts, resume=num_steps == 4)
+    assert len(list_checkpoints(tmp_path / "parts" / "checkpoints")) == 2
+    one, other = (StarFlowPipeline.from_pretrained(path) for path in (whole, folder))
+    for name in ("flow", "denoiser", "text_encoder"):
+        torch.testing.assert_close(
+            one.components[name].state_dict(), other.components[name].state_dict(), rtol=0, atol=0
+        )
+
+
+def test_training_starts_from_a_trained_text_encoder_and_can_leave_it_as_it_is(tmp_path: Path):
+    other = tiny_pipeline()
+    other.text_encoder.save_pretrained(tmp_path / "text" / "text_encoder")
+    other.tokenizer.save_pretrained(tmp_path / "text" / "tokenizer")
+    config = tiny_config(tmp_path, text_encoder=str(tmp_path / "text"), train_text_encoder=False)
     pipeline = StarFlowPipeline.from_pretrained(train_flow(config))
-    tokenizer, encoder = load_text(config.text_encoder, 16)
-    assert pipeline.tokenizer.get_vocab() == tokenizer.get_vocab()
-    torch.testing.assert_close(
-        pipeline.text_encoder.state_dict(), encoder.to(torch.bfloat16).float().state_dict(), check_dtype=False
+    assert pipeline.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+    wanted = other.text_encoder.to(torch.bfloat16).float().state_dict()
+    torch.testing.assert_close(pipeline.text_encoder.state_dict(), wanted, rtol=0, atol=0)
+    (*_, checkpoint) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert "flow.safetensors" in {path.name for path in checkpoint.iterdir()}
+    assert "text_encoder.safetensors" not in {path.name for path in checkpoint.iterdir()}
+
+
+def test_an_auxiliary_loss_is_trained_and_dropped(tmp_path: Path):
+    config = tiny_config(tmp_path, auxiliary_loss="toyworld-grounding", auxiliary_weight=3.0)
+    folder = train_flow(config)
+    (*_, checkpoint) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert (checkpoint / "auxiliary.safetensors").exists()
+    assert not list(folder.rglob("*auxiliary*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vae": None}, "set `vae`, the folder of a trained autoencoder, or `init`"),
+        ({"vae": "nowhere"}, "no autoencoder at nowhere"),
+        ({"text_encoder": "nowhere"}, "no text encoder at nowhere"),
+        ({"pipeline": PipelineConfig(fps=8, width=32)}, "must say pipeline.num_frames, pipeline.height$"),
+        ({"tasks": TaskWeights(extend=0.5), "data": {"source": "toyworld", "num_clips": 1}}, None),
+        ({"auxiliary_loss": "toyworld-groundin"}, "no auxiliary loss .*did you mean toyworld-grounding"),
+        ({"data": {"source": "toyworld"}}, "needs data.num_clips"),
+    ],
+)
+def test_what_is_missing_is_one_clear_line(tmp_path: Path, changes, message: str | None):
+    if message is None:
+        changes["pipeline"] = PipelineConfig(num_frames=17, fps=8, height=32, width=32)
+        message = "tasks.extend has nothing to learn from"
+    with pytest.raises(UsageError, match=message) as error:
+        train_flow(tiny_config(tmp_path, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_tasks_that_are_not_trained_are_told(cache: LatentCache):
+    assert describe_tasks(mixture_of(cache, "image")) == (
+        "tasks: image 100%; none of text_to_video, extend, video_to_video, last"
     )
 
 
-def test_training_needs_an_autoencoder_or_a_model_to_start_from(tmp_path: Path):
-    config = tiny_config(tmp_path)
-    config.vae = None
-    with pytest.raises(UsageError, match="set `vae`"):
-        train_flow(config)
+# --- previews --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", ["num_edits", "num_long_clips"])
-def test_a_task_without_clips_is_refused(tmp_path: Path, number: str):
-    config = tiny_config(tmp_path)
-    setattr(config.data, number, 0)
-    with pytest.raises(UsageError, match=f"set data.{number}"):
-        train_flow(config)
+@pytest.mark.parametrize(("num_frames", "shown"), [(1, 1), (5, 5), (9, 6), (81, 6)])
+def test_a_grid_of_videos_of_any_length(num_frames: int, shown: int):
+    videos = torch.arange(num_frames).view(1, -1, 1, 1, 1).expand(2, num_frames, 3, 4, 6)
+    grid = video_grid(videos)
+    assert grid.shape == (3, 2 * 4, shown * 6)
+    assert grid[0, 0, 0] == 0 and grid[0, 0, -1] == num_frames - 1
+
+
+@pytest.mark.parametrize("size", [{"num_frames": 1}, {"height": 48, "width": 16}])
+def test_previews_of_any_size(tmp_path: Path, size: dict[str, int]):
+    pipeline = tiny_pipeline(**size)
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_preview(pipeline, ["a", "b"], writer, 3)
+    assert any(path.stat().st_size > 500 for path in tmp_path.iterdir())
+
+
+def test_a_preview_that_fails_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    class Broken:
+        def __call__(self, *_, **__):
+            raise StarflowError("NaN in the sampled latents")
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        write_preview(Broken(), ["a"], writer, 3)
+    assert "no preview at step 3: NaN in the sampled latents" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 import torch
 
 from starflow.encoders.video import VideoCodec, wan_moments
-from starflow.train.vae import normalise_latents
+from starflow.train.principal_axes import normalise_latents
 from tiny_pipeline import tiny_vae
 
 

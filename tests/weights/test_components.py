@@ -78,5 +78,5 @@ def test_components_that_cannot_be_loaded(folder: Path, tmp_path: Path):
         load_components({"_components": {"vae": "owner/name/vae"}})
     with pytest.raises(StarflowError, match=f"cannot load the vae {tmp_path}: "):
         load_components({"_components": {"vae": str(tmp_path)}})
-    with pytest.raises(StarflowError, match=r"no readable config\.json"):
+    with pytest.raises(StarflowError, match=r"its config\.json is missing or damaged"):
         Component.parse(str(tmp_path)).config()

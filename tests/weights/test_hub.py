@@ -15,9 +15,9 @@ RESPONSE = SimpleNamespace(headers={}, request=None)
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (errors.LocalEntryNotFoundError("not here"), "the hub cannot be reached, and there is no copy here; run `hf"),
-        (errors.GatedRepoError("gated", response=RESPONSE), "wants its terms accepted"),
-        (errors.RepositoryNotFoundError("no", response=RESPONSE), "there is no model owner/name on the hub"),
+        (errors.LocalEntryNotFoundError("not here"), "the hub cannot be reached, and it is not in the cache; run `hf"),
+        (errors.GatedRepoError("gated", response=RESPONSE), "asks you to accept its terms"),
+        (errors.RepositoryNotFoundError("no", response=RESPONSE), "the hub has no model owner/name"),
         (errors.RemoteEntryNotFoundError("no", response=RESPONSE), "owner/name on the hub has no file a.json"),
         (errors.HFValidationError("bad name\nand more"), "cannot download a.json of owner/name: bad name$"),
         (OSError("the disk is full"), "cannot download a.json of owner/name: the disk is full"),

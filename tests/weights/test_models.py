@@ -7,7 +7,7 @@ import pytest
 from released_checkpoint import ARGUMENTS, VIDEO, released_state, save, save_components, write_config
 from starflow.convert import presets
 from starflow.errors import StarflowError, UsageError
-from starflow.weights import models as zoo
+from starflow.weights import models
 from starflow.weights.models import bundled_models, read_index, resolve_model
 
 
@@ -28,7 +28,7 @@ def test_no_model(name: str):
 
 
 def test_an_empty_folder(tmp_path: Path):
-    with pytest.raises(StarflowError, match=r"there is no model_index\.json in it"):
+    with pytest.raises(StarflowError, match=r"it has no model_index\.json"):
         resolve_model(str(tmp_path))
 
 
@@ -41,7 +41,7 @@ def test_without_a_network(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_repository_of_several_models():
-    with pytest.raises(UsageError, match="holds several models: choose starflow-v-7b or starflow-3b"):
+    with pytest.raises(UsageError, match="has several models: choose starflow-v-7b or starflow-3b"):
         resolve_model("apple/starflow")
 
 
@@ -55,7 +55,7 @@ def test_a_released_model_is_downloaded_and_converted_once(name: str, tmp_path: 
         return save(released_state(ARGUMENTS), tmp_path)
 
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(zoo, "hub_file", download)
+    monkeypatch.setattr(models, "hub_file", download)
     monkeypatch.setattr(presets, "released_model", lambda _: tiny)
     folder = resolve_model(name)
     assert folder == str(tmp_path / "cache" / "starflow-v_7B_t2v_caus_480p_v3")
@@ -66,6 +66,6 @@ def test_a_released_model_is_downloaded_and_converted_once(name: str, tmp_path: 
 
 def test_the_index_of_a_model_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "model_index.json").write_text('{"fps": 8}')
-    monkeypatch.setattr(zoo, "hub_file", lambda repository, filename: tmp_path / filename)
+    monkeypatch.setattr(models, "hub_file", lambda repository, filename: tmp_path / filename)
     assert resolve_model("owner/name") == "owner/name"
     assert read_index("owner/name") == {"fps": 8}

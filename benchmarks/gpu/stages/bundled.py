@@ -5,6 +5,7 @@ from statistics import median
 import torch
 
 from measure import Results, seconds
+from published import PublishedJacobi
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import denoised, restored, sampled
 from starflow.sampling.sampler import SamplingReport
@@ -58,8 +59,6 @@ def _make(pipeline: StarFlowPipeline, prompts: list[str], sampler: str) -> Sampl
     named = {} if sampler == "published" else {"sampler": sampler}
     plan = pipeline.plan(prompts, generator=generator, **named)
     if sampler == "published":
-        from starflow.benchmark.published import PublishedJacobi
-
         plan.sampling.solvers = Solvers(PublishedJacobi(32, 128), PublishedJacobi(32, 128))
     noisy = sampled(pipeline.flow, plan.sampling, plan.sampling.num_frames)
     clean = denoised(pipeline.flow, pipeline.denoiser, pipeline.config.noise_std, noisy, plan.sampling.text)

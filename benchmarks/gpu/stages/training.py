@@ -10,6 +10,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from measure import Results, median_ms, peak_bytes, release
 from starflow.flow.block import AffineBlock
 from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.loss import add_noise, flow_loss, score_prediction
 from starflow.flow.model import Encoded, StarFlow
 from starflow.flow.rope import grid_positions, rotations, text_positions
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -17,7 +18,6 @@ from works import CLIP_FRAME_TOKENS, CLIP_FRAMES, Cost, transformer_cost
 
 CHANNELS, TEXT_TOKENS, TEXT_WIDTH = 48, 256, 2048
 USABLE = 0.9  # share of the card's memory that tensors may take
-NOISE_UNIT = 0.3  # of flow-score matching, see `starflow.flow.denoiser`
 
 
 def measure(results: Results, tiny: bool) -> None:
@@ -35,12 +35,6 @@ def measure(results: Results, tiny: bool) -> None:
     for checkpointing in (False, True):
         with results.attempt(f"{layers} layers, compiled{', checkpointing' * checkpointing}"):
             _train_layers(results, layers, tiny, checkpointing=checkpointing, compiled=True)
-
-
-def flow_loss(encoded: Encoded | tuple[Tensor, Tensor]) -> Tensor:
-    """The flow's training loss: the mean over elements of `0.5·z² - log_det`."""
-    z, log_det = encoded
-    return (0.5 * z.square() - log_det).mean()
 
 
 def training_cost(layers: int, width: int, n: int) -> Cost:
@@ -70,7 +64,7 @@ def _train_layers(results: Results, layers: int, tiny: bool, *, checkpointing: b
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            loss = flow_loss(block(v, rotation, text))
+            loss = flow_loss(Encoded(*block(v, rotation, text)))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -128,11 +122,12 @@ def _train_bundled(results: Results, batch: int) -> None:
 
 def _backward(flow: StarFlow, denoiser: CausalDenoiser, x: Tensor, text: Tensor, noise_std: float) -> None:
     """Gradients of both losses, with arithmetic in bfloat16."""
-    noisy = (x + noise_std * torch.randn_like(x)).requires_grad_()
+    noisy = add_noise(x, noise_std).requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16):
         loss = flow_loss(flow(noisy, text))
     loss.backward()
-    score = noise_std**2 / NOISE_UNIT * noisy.numel() * noisy.grad
+    assert noisy.grad is not None
+    score = score_prediction(noisy.grad, noise_std)
     with torch.autocast(x.device.type, torch.bfloat16):
         prediction = denoiser(noisy.detach(), text)
     (prediction.float() - score).square().mean().backward()

@@ -1,4 +1,4 @@
-"""A clip from a file as a model can take it; what is changed about it is said on stderr."""
+"""Read a clip from a file and fit it to a model; changes are reported on stderr."""
 
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
-    """The clip `(F, height, width, 3)` of a file at the model's size and rate, as long as the model's at most.
+    """Read a clip `(F, height, width, 3)` at the model's size and frame rate, and cut it to the model's length.
 
     Raises:
-        StarflowError: it cannot be read, or is shorter than a latent frame.
+        StarflowError: the clip cannot be read, or has fewer than two latent frames.
     """
     from starflow.pipeline.inputs import load_clip, load_picture
 
@@ -27,9 +27,9 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
     num_frames = codec.largest_num_frames(min(len(clip), config.num_frames))
     if num_frames == 1:
         raise StarflowError(
-            f"{path} is too short: {len(clip)} frames at {config.fps:g} fps, and a latent frame takes "
-            f"{codec.temporal_factor} after the first"
+            f"{path} is too short: it has {len(clip)} frames at {config.fps:g} fps, "
+            f"the model needs at least {1 + codec.temporal_factor}"
         )
     if num_frames < len(clip):
-        say(f"{path} has {len(clip)} frames: the first {num_frames} are used, which is what the model can take")
+        say(f"{path} has {len(clip)} frames: the first {num_frames} are used to fit the model")
     return clip[:num_frames]

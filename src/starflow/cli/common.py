@@ -1,4 +1,4 @@
-"""What several commands share: options of the model and of generation, loading, messages, the check for extras."""
+"""Shared by several commands: options of the model and of generation, loading, messages, the check for extras."""
 
 from collections.abc import Callable
 from dataclasses import Field, fields
@@ -27,7 +27,7 @@ MODULES_OF_EXTRA = {
 
 
 def require_extra(extra: str) -> None:
-    """Raise StarflowError, which says how to install it, unless what the extra brings is there."""
+    """Raise StarflowError, which says how to install the extra, if any of its modules is missing."""
     missing = [module for module in MODULES_OF_EXTRA[extra] if find_spec(module) is None]
     if missing:
         raise StarflowError(
@@ -37,21 +37,28 @@ def require_extra(extra: str) -> None:
 
 
 def say(message: str) -> None:
-    """Tell the user beside the output: on stderr."""
+    """Print a message to stderr, so that stdout has only results."""
     click.echo(message, err=True)
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--model`, `--device` and `--dtype`: what `load_pipeline` takes."""
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--device` and `--dtype`."""
     for option in (
         click.option(
             "--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Precision of the weights."
         ),
-        click.option("--device", help="cpu, cuda, mps, … [default: the best there is]"),
-        click.option("--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."),
+        click.option("--device", help="Such as cpu, cuda or mps. [default: cuda or mps if available, else cpu]"),
     ):
         command = option(command)
     return command
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options `--model`, `--device` and `--dtype`: what `load_pipeline` takes."""
+    option = click.option(
+        "--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."
+    )
+    return option(device_options(command))
 
 
 def load_pipeline(
@@ -61,9 +68,9 @@ def load_pipeline(
     fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
     mesh: "DeviceMesh | None" = None,
 ) -> "StarFlowPipeline":
-    """The model on its device (by default the best there is), shared by the processes of `mesh` if there is one.
+    """Load a model onto a device (default: the best available), shared by the processes of `mesh` if given.
 
-    Raises StarflowError if it cannot be loaded, UsageError if there is no such device.
+    Raises StarflowError if the model cannot be loaded, UsageError if there is no such device.
     """
     import torch
 
@@ -79,7 +86,7 @@ def load_pipeline(
     if fitting.quantize == "int4" and on_device.type != "cpu":
         options["device_map"] = on_device.type
     pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
-    pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only where a person is looking
+    pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only on a terminal
     pipeline.flow.cache_dtype = fitting.torch_cache_dtype
     if fitting.tiling:
         pipeline.vae.enable_tiling()
@@ -93,16 +100,16 @@ def load_pipeline(
 
 
 def device_named(name: str | None, rank: Rank = Rank()) -> "torch.device":  # noqa: B008 (it is immutable)
-    """The device that a user names, or else the best there is; that of this process, if each has its own.
+    """The device called `name` (default: the best available); if each process has its own, that of this process.
 
-    Raises UsageError for what is no device's name, or a GPU that is not there.
+    Raises UsageError if there is no such device.
     """
     import torch
 
     try:
         device = torch.device(rank.device(name or _best_device()))
         if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-            torch.cuda.set_device(device)  # what libraries mean by "cuda"
+            torch.cuda.set_device(device)  # the device that libraries use for "cuda"
     except RuntimeError as error:
         raise UsageError(f"cannot use the device {name}: {str(error).splitlines()[0]}") from error
     return device
@@ -117,7 +124,7 @@ def _best_device() -> str:
 
 
 def generation_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that adds options of generation, by the names that they have in `Options`; None if not given."""
+    """A decorator that adds the options of generation with these names in `Options`; None if not given."""
     declared = {each.name: each for each in fields(Options)}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +139,7 @@ def generation_options(*names: str) -> Callable[[Callable[..., Any]], Callable[.
 
 
 def _click_type(declared: Field) -> click.ParamType:
-    """What the command line accepts for an option of generation: a choice, or a number in a range."""
+    """The type of an option of generation on the command line: a choice, or a number in a range."""
     about = declared.metadata
     if about["choices"] is not None:
         return click.Choice(about["choices"])

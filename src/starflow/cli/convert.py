@@ -1,4 +1,4 @@
-"""`starflow convert`: a released checkpoint becomes a folder that every command takes as `--model`."""
+"""`starflow convert`: turn a released checkpoint into a folder that every command takes as `--model`."""
 
 import time
 from pathlib import Path
@@ -25,12 +25,16 @@ def convert(
 ) -> None:
     """Convert CHECKPOINT, a released .pth file, to a folder for --model.
 
-    CHECKPOINT may also be a folder of torch.distributed.checkpoint, or a file on the hub. The VAE and the text encoder
-    are not copied: the folder names them, and they are loaded from where they are.
+    CHECKPOINT may also be a file on the hub. The VAE and the text encoder are not copied: the folder says where they
+    are, and they are loaded from there.
+
+    A folder that torch.distributed.checkpoint wrote must first be turned into a file, as shown last. Do so only if you
+    trust its origin: reading its index can run code.
 
     \b
     starflow convert starflow-v_7B_t2v_caus_480p_v3.pth -o starflow-v-7b --dtype bfloat16
     starflow convert apple/starflow/starflow_3B_t2i_256x256.pth -o starflow-3b
+    python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth
     """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     import torch
 
@@ -51,7 +55,7 @@ def convert(
 
 
 def _found(checkpoint: str) -> Path:
-    """The file or folder itself, or else what the hub has under that name."""
+    """The path itself if it exists or cannot be on the hub; otherwise the file downloaded from the hub."""
     from starflow.weights.hub import hub_file
 
     owner, _, rest = checkpoint.partition("/")

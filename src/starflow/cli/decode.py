@@ -1,4 +1,4 @@
-"""`starflow decode`: the clip that noise becomes."""
+"""`starflow decode`: map noise to a clip."""
 
 import click
 
@@ -9,28 +9,29 @@ from starflow.errors import UsageError
 
 @click.command()
 @click.argument("noise")
-@click.option("--prompt", help="Another caption than the one that the clip was encoded under.")
+@click.option("--prompt", help="Another caption. [default: the one in the file]")
 @click.option("-o", "--output", default="video.mp4", show_default=True, help="The video: .mp4, .gif, .webp or .png.")
 @model_options
 def decode(noise: str, prompt: str | None, output: str, model: str, device: str | None, dtype: str) -> None:
-    """Map NOISE, a file of `starflow encode`, back to its clip, or under another caption to another.
+    """Map NOISE, a file of `starflow encode`, back to its clip, or with --prompt to another clip.
 
     \b
     starflow decode z.safetensors -o clip.mp4
     starflow decode z.safetensors --prompt "a blue circle moves right" -o blue.mp4
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """  # noqa: D301 (the backspace tells click to keep the line breaks)
     if prompt is not None and not prompt.strip():
-        raise UsageError("the prompt is empty: leave it out to decode under the caption of the file")
+        raise UsageError("the prompt is empty: leave --prompt out to use the caption in the file")
 
     from starflow.likelihood.inversion import decode_clip, load_noise
+    from starflow.media.frames import from_unit
     from starflow.media.video import check_writable, write_video
 
     encoded = load_noise(noise)
     check_writable(output, encoded.num_frames)
     pipeline = load_pipeline(model, device, dtype)
+    prompt = prompt or encoded.prompt
     result = decode_clip(pipeline, encoded, prompt)
-    frames = (result.frames[0] * 255).round().astype("uint8")
-    shown = prompt or encoded.prompt
-    metadata = {"software": f"starflow {__version__}", "prompt": shown, "noise": noise, "model": model, "dtype": dtype}
+    frames = from_unit(result.frames[0])
+    metadata = {"software": f"starflow {__version__}", "prompt": prompt, "noise": noise, "model": model, "dtype": dtype}
     written = write_video(output, frames, encoded.fps, metadata)
     click.echo(f"{written}: {len(frames)} frames at {encoded.fps:g} fps; {result.report}")

@@ -1,4 +1,4 @@
-"""`starflow encode`: the noise that a clip is made from."""
+"""`starflow encode`: map a clip to noise."""
 
 from pathlib import Path
 
@@ -10,23 +10,23 @@ from starflow.errors import UsageError
 
 @click.command()
 @click.argument("clip")
-@click.option("--prompt", default="", help="The clip's caption.")
+@click.option("--prompt", default="", help="The clip's caption. [required]")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     default=Path("z.safetensors"),
     show_default=True,
-    help="The noise, a safetensors file.",
+    help="The safetensors file to write.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise on the latents.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise on the latents.")
 @model_options
 def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: str | None, dtype: str) -> None:
-    """Map CLIP to the noise that the model makes it from, exactly; `starflow decode` is the inverse.
+    """Map CLIP to the noise that the model generates it from; `starflow decode` is the inverse.
 
     \b
     starflow encode clip.mp4 --prompt "a red circle moves right" -o z.safetensors
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """  # noqa: D301 (the backspace tells click to keep the line breaks)
     if not prompt.strip():
         raise UsageError('give the caption with --prompt, such as "a red circle moves right"')
     if output.suffix != ".safetensors":

@@ -1,4 +1,4 @@
-"""What makes a model fit a device: the options, and the refusal, before anything is loaded, of what does not fit."""
+"""The options that make a model fit a device, and a check of memory before anything is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ class Fitting:
 
     @property
     def torch_cache_dtype(self) -> "torch.dtype | None":
-        """The cache's dtype; None for that of the weights."""
+        """The dtype of the key/value cache; None for that of the weights."""
         import torch
 
         names = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
         return None if self.cache_dtype is None else names[self.cache_dtype]
 
     def check(self, architecture: "Architecture", processes: int) -> None:
-        """Raise UsageError for what a model cannot have, or processes that share one."""
+        """Raise UsageError if a model, or processes that share one, cannot be used with these options."""
         from starflow.hardware.quantization import check_quantizable
 
         check_quantizable(architecture.flow, architecture.denoiser, self.quantize)
@@ -47,11 +47,11 @@ class Fitting:
                 check_heads(part, processes)
         if self.quantize or self.offload != "none":
             raise UsageError(
-                "processes that share a model split its weights instead: leave out --offload and --quantize"
+                "processes that share a model split its weights already: leave out --offload and --quantize"
             )
 
     def applied_to(self, request: "Request") -> "Request":
-        """A request for a video that is made so."""
+        """The request with these options."""
         return replace(
             request,
             offload=self.offload,
@@ -64,23 +64,23 @@ class Fitting:
 def fitting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--offload`, `--quantize`, `--cache-dtype` and `--tiling`: the fields of `Fitting`."""
     for option in (
-        click.option("--tiling", is_flag=True, help="Decode large frames in tiles."),
+        click.option("--tiling", is_flag=True, help="Decode large frames in tiles, which saves memory."),
         click.option(
             "--cache-dtype",
             type=click.Choice(["bfloat16", "float8"]),
-            help="Precision of the key/value cache. [default: the weights']",
+            help="Precision of the key/value cache. [default: that of the weights]",
         ),
         click.option(
             "--quantize",
             type=click.Choice(["int8", "fp8", "int4"]),
-            help="Narrow weights of flow and denoiser, by torchao.",
+            help="Quantize the weights of flow and denoiser. [default: no]",
         ),
         click.option(
             "--offload",
             type=click.Choice(["none", "model", "group"]),
             default="none",
             show_default=True,
-            help="What waits on the CPU: nothing, the parts that are not at work, or all layers but those at work.",
+            help="Keep on the CPU: nothing, the parts not in use (model), or the layers not in use (group).",
         ),
     ):
         command = option(command)
@@ -94,11 +94,14 @@ def require_fit(
     processes: int,
     request_for: "Callable[[StarFlowPipeline], Request]",
 ) -> None:
-    """Raise UsageError if the device has too little memory for what is asked for, naming flags that help, or if the
-    model cannot be made to fit so.
+    """Check memory and options before anything is loaded: only configuration files are read.
 
-    Only configuration files are read. `request_for` is given a pipeline with the model's settings that can make
-    nothing. Where it is not known what is free, as on the CPU, nothing is refused.
+    `request_for` gets a pipeline with the model's settings but without weights. If it is unknown how much memory is
+    free, as on the CPU, only the options are checked.
+
+    Raises:
+        UsageError: the device has too little memory (the message names options that help), or the model does not
+            support `fitting`.
     """
     from starflow.hardware.memory import available_memory, require_memory
 

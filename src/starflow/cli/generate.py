@@ -1,4 +1,4 @@
-"""`starflow generate`: a video from a sentence, alone or with a picture or a clip, or one for each line of a file."""
+"""`starflow generate`: a video from a sentence, and an image or a clip if given; or one per line of a file."""
 
 import re
 import time
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from starflow.hardware.memory import Request
-    from starflow.media.video import Frames
+    from starflow.media.frames import Frames
     from starflow.pipeline.pipeline import StarFlowPipeline
     from starflow.pipeline.stages import VideoStream
 
@@ -33,20 +33,26 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    help="The video: .mp4, .gif, .webp or .png (frames). With --prompts, a folder.",
+    help="The video: .mp4, .gif, .webp or .png (frames). With --prompts, a folder. [default: video.mp4 or videos/]",
 )
-@click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A file of prompts, one a line.")
+@click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A file with one prompt per line.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="The same seed makes the same video."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Seed of the noise: the same seed makes the same video.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="Length of the video, instead of --num-frames."
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Length of the video in seconds, instead of --num-frames.",
 )
-@click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write the frames side by side, as a PNG.")
+@click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write a PNG of frames side by side.")
 @model_options
 @click.option("--size", help="Width and height in pixels, such as 848x480. [default: the model's]")
 @click.option("--aspect-ratio", help="Such as 9:16, at the model's area, instead of --size.")
-@click.option("--stream", is_flag=True, help="Write the .mp4 so that it can be played while it grows.")
+@click.option("--stream", is_flag=True, help="Write an .mp4 that can be played while it grows.")
 @given_options
 @generation_options("num_frames", "fps", "guidance_scale", "sampler", "tolerance", "context")
 @fitting_options
@@ -79,16 +85,16 @@ def generate(
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
     torchrun --nproc-per-node 2 -m starflow generate "a corgi" --model starflow-v-7b -o corgi.mp4
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """  # noqa: D301 (the backspace tells click to keep the line breaks)
     prompts = _read_prompts(prompt, prompts_file)
     outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
     for one, other in (("num_frames", "seconds"), ("size", "aspect_ratio")):
         if asked[one] is not None and asked[other] is not None:
-            raise UsageError(f"give --{one.replace('_', '-')} or --{other.replace('_', '-')}, and not both")
+            raise UsageError(f"give --{one.replace('_', '-')} or --{other.replace('_', '-')}, not both")
     rank = Rank.of_this_process()
-    shared = rank.size > 1 and prompts_file is None  # by all processes; a file's prompts are dealt out to them
+    shared = rank.size > 1 and prompts_file is None  # by all processes; prompts of a file are distributed instead
     if contact_sheet is not None and rank.size > 1 and not shared:
-        raise UsageError("--contact-sheet shows what one process made: leave it out, or start one process")
+        raise UsageError("--contact-sheet needs all videos in one process: leave it out, or start one process")
 
     from starflow.media.video import check_writable
     from starflow.media.video import contact_sheet as write_contact_sheet
@@ -133,7 +139,7 @@ def generate(
                 **given,
             )
             if shared and rank.rank > 0:
-                deque(frames, maxlen=0)  # it takes part; the first process writes
+                deque(frames, maxlen=0)  # this process takes part; the first one writes
             else:
                 rows.append(_make(frames, path, metadata, growing=stream))
         if contact_sheet is not None and rows:
@@ -149,7 +155,7 @@ def _options(
     tell: Callable[[str], None] = lambda _: None,
     **asked: Any,
 ) -> dict[str, Any]:
-    """The options of the pipeline, with the model's settings where nothing is asked; `tell` hears what is changed."""
+    """The options of the pipeline, with the model's settings as defaults; changes are reported to `tell`."""
     asked |= _size(pipeline, size, aspect_ratio)
     options: Any = Options(**asked).with_defaults(pipeline.config)
     num_frames = options.num_frames if seconds is None else round(seconds * options.fps)
@@ -160,7 +166,7 @@ def _options(
 def _request(
     pipeline: "StarFlowPipeline", options: dict[str, Any], paths: dict[str, Path | None], dtype: str, *, stream: bool
 ) -> "Request":
-    """What will be made, as far as its memory goes; clips given count as long as those that the model makes."""
+    """The request whose memory is checked; clips given are assumed to be as long as those of the model."""
     import torch
 
     from starflow.hardware.memory import Request
@@ -182,10 +188,11 @@ def _request(
 
 
 def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing: bool) -> "Frames":
-    """Write a video as it comes; returns the frames that a contact sheet shows of it."""
+    """Write a video while it is made; return the frames for the contact sheet."""
     import numpy as np
 
     from starflow.media import video
+    from starflow.media.frames import from_unit
 
     start = time.perf_counter()
     metadata = metadata | {"num_frames": stream.num_frames}
@@ -195,7 +202,7 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
     def images() -> Iterator["Frames"]:
         for frame in stream:
             seconds.append(time.perf_counter() - start)
-            image = (frame.image * 255).round().astype("uint8")
+            image = from_unit(frame.image)
             if frame.index in in_row:
                 row.append(image)
             yield image
@@ -221,10 +228,10 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
 
 def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
     if (prompt is None) == (prompts_file is None):
-        raise UsageError("give a prompt, or a file of them with --prompts (and not both)")
+        raise UsageError("give a prompt, or a file of prompts with --prompts, not both")
     if prompt is not None:
         if not prompt.strip():
-            raise UsageError('the prompt is empty: say what is to be seen, such as "a red circle moves right"')
+            raise UsageError('the prompt is empty: describe the video, such as "a red circle moves right"')
         return [prompt]
     assert prompts_file is not None
     try:
@@ -233,12 +240,12 @@ def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
         raise UsageError(f"{prompts_file} is not a text file") from None
     prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not prompts:
-        raise UsageError(f"{prompts_file} holds no prompts: write one a line")
+        raise UsageError(f"{prompts_file} contains no prompts: write one per line")
     return prompts
 
 
 def _output_paths(prompts: list[str], output: str | None, *, is_folder: bool) -> list[str]:
-    """One path for each prompt; in a folder they are numbered and named after the prompts."""
+    """A path per prompt; in a folder they are numbered and named after the prompts."""
     if not is_folder:
         return [output or "video.mp4"]
     folder = Path(output or "videos")
@@ -258,7 +265,7 @@ def _generator(seed: int) -> "torch.Generator":
 
 
 def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | None) -> dict[str, int]:
-    """Height and width: as asked for, or those of an aspect ratio at the model's area; empty if neither is given."""
+    """Height and width as given, or those of the aspect ratio at the model's area; empty if neither is given."""
     from starflow.media.sizes import parse_size, size_of_aspect_ratio
 
     if size is not None:
@@ -274,7 +281,7 @@ def _size(pipeline: "StarFlowPipeline", size: str | None, aspect_ratio: str | No
 def _allowed_num_frames(
     pipeline: "StarFlowPipeline", num_frames: int | None, tell: Callable[[str], None]
 ) -> int | None:
-    """The number of frames asked for, or else the nearest that the VAE can make, which is told."""
+    """The nearest number of frames that the VAE can make; a change is reported to `tell`."""
     if num_frames is None:
         return None
     nearest = pipeline.codec.nearest_num_frames(num_frames)

@@ -1,4 +1,4 @@
-"""What `starflow generate` is given beside the prompt: the options that name files, and reading them."""
+"""The images and clips that `starflow generate` is given: their options, and how they are read."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ FILE = click.Path(exists=True, path_type=Path)
 def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--image`, `--last-image`, `--video` and `--extend`, each a path or None."""
     for option in (
-        click.option("--extend", type=FILE, help="A clip to continue; lengths count it too."),
-        click.option("--video", type=FILE, help="A clip to edit as the prompt says: 'make the circle blue'."),
-        click.option("--last-image", type=FILE, help="The picture to end with."),
-        click.option("--image", type=FILE, help="The picture to begin with."),
+        click.option("--extend", type=FILE, help="A clip to continue; --num-frames and --seconds include it."),
+        click.option("--video", type=FILE, help="A clip to edit; the prompt says how: 'make the circle blue'."),
+        click.option("--last-image", type=FILE, help="The image to end with."),
+        click.option("--image", type=FILE, help="The image to begin with."),
     ):
         command = option(command)
     return command
@@ -34,7 +34,7 @@ def load_given(
     video: Path | None,
     extend: Path | None,
 ) -> dict[str, Any]:
-    """The arguments of the pipeline, fitted to the size and rate of `options`; changes are reported on stderr."""
+    """Read files as arguments of the pipeline, fitted to the size and rate of `options`; changes are reported."""
     from starflow.pipeline.inputs import load_clip, load_picture
 
     size, fps = (options["height"], options["width"]), options["fps"]
@@ -46,9 +46,9 @@ def load_given(
         if path is not None:
             clip = load_clip(path, *size, fps, say)
             spare = len(clip) - pipeline.codec.largest_num_frames(len(clip))
-            # What is continued must keep its end, what is edited its beginning.
+            # A clip to continue keeps its end, a clip to edit its beginning.
             end = "first" if name == "extend" else "last"
             if spare:
-                say(f"{path} has {len(clip)} frames: its {end} {spare} are left out, which the VAE cannot take")
+                say(f"{path} has {len(clip)} frames: the {end} {spare} are left out to fit the VAE")
             given[name] = clip[spare:] if name == "extend" else clip[: len(clip) - spare]
     return given

@@ -1,4 +1,4 @@
-"""`starflow info`: what a model is, and what making a video with it takes, before anything is loaded."""
+"""`starflow info`: the size of a model and the memory that a video needs, without loading the model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 @click.option("--size", help="WIDTHxHEIGHT in pixels. [default: the model's]")
 @click.option("--num-frames", type=click.IntRange(1), help="Frames of the video. [default: the model's]")
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Videos made at once.")
-@click.option("--no-guidance", is_flag=True, help="Without guidance, which halves the cache.")
+@click.option("--no-guidance", is_flag=True, help="Sample without guidance, which halves the cache.")
 @click.option(
     "--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Precision of the weights."
 )
@@ -29,9 +29,11 @@ DTYPES = ("bfloat16", "float16", "float32")
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="That share the model under torchrun; the figures are those of one.",
+    help="Processes that share the model under torchrun; the figures are for one of them.",
 )
-@click.option("--memory", type=click.FloatRange(0, min_open=True), help="Say what makes it fit into so many GiB.")
+@click.option(
+    "--memory", type=click.FloatRange(0, min_open=True), help="Name options that make it fit into so many GiB."
+)
 def info(
     model: str,
     size: str | None,
@@ -43,14 +45,14 @@ def info(
     memory: float | None,
     **fitting: Any,
 ) -> None:
-    """Say how large MODEL is, and what memory a video takes, stage by stage.
+    """Show the size of MODEL, and the memory that a video needs in each stage.
 
     Only configuration files are read. The figures are computed, not measured.
 
     \b
     starflow info starflow-v-7b
     starflow info starflow-v-7b --size 640x640 --offload model --memory 24
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """  # noqa: D301 (the backspace tells click to keep the line breaks)
     import torch
 
     from starflow.hardware.architecture import load_architecture
@@ -80,12 +82,12 @@ def info(
     if memory is not None:
         flags = remedies(architecture, request, int(memory * GIB))
         if flags is None:
-            raise UsageError(f"nothing makes that fit into {memory:g} GiB: ask for a smaller or shorter video")
+            raise UsageError(f"no options make it fit into {memory:g} GiB: choose a smaller or shorter video")
         click.echo(f"fits into {memory:g} GiB" + (f" with {' '.join(flags)}" if flags else ""))
 
 
 def _table(architecture: "Architecture", estimate: "MemoryEstimate") -> list[str]:
-    """Parameters of the parts, and memory in GiB of the stages."""
+    """The parameters of each part, and the memory of each stage in GiB."""
     from starflow.hardware.memory import GIB, OVERHEAD
 
     lines = [f"{'part':14}{'parameters':>16}{'weights':>10}"]
@@ -99,5 +101,5 @@ def _table(architecture: "Architecture", estimate: "MemoryEstimate") -> list[str
         lines.append(
             f"{stage.name:14}" + "".join(f"{n / GIB:{w}.2f}" for n, w in zip(sizes, (16, 10, 10), strict=True))
         )
-    cache = f"{estimate.cache / GIB:.2f} of it the key/value cache, in sampling"
-    return [*lines, f"GiB; {cache}; {OVERHEAD / GIB:g} more for the device's libraries", ""]
+    cache = f"{estimate.cache / GIB:.2f} of sampling is the key/value cache"
+    return [*lines, f"in GiB; {cache}; the device's libraries need {OVERHEAD / GIB:g} more", ""]

@@ -1,6 +1,6 @@
-"""The command group: finds a subcommand, loads its module, and turns what goes wrong into one line and an exit status.
+"""The command group: loads the module of a subcommand, and turns errors into one line and an exit status.
 
-Exit status: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted. `STARFLOW_DEBUG=1` shows tracebacks.
+Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. `STARFLOW_DEBUG=1` shows tracebacks.
 """
 
 import os
@@ -16,7 +16,7 @@ from starflow.errors import StarflowError, UsageError
 
 
 class LazyCommand(NamedTuple):
-    """Where a subcommand lives, and what `starflow --help` says of it without loading it."""
+    """Where a subcommand is defined, and its line in `starflow --help`, which does not load it."""
 
     module: str
     attribute: str
@@ -25,13 +25,12 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "generate": LazyCommand("starflow.cli.generate", "generate", "Make a video from a sentence."),
-    "score": LazyCommand("starflow.cli.score", "score", "Say how likely clips are under captions."),
-    "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to the noise that it is made from."),
-    "decode": LazyCommand("starflow.cli.decode", "decode", "Map such noise back to its clip, or to another."),
-    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE or a flow from a config file."),
-    "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure a model; write a JSON and a picture page."),
-    "benchmark": LazyCommand("starflow.cli.benchmark", "benchmark", "Measure how fast a model is on this machine."),
-    "info": LazyCommand("starflow.cli.info", "info", "Say how large a model is and what memory it takes."),
+    "score": LazyCommand("starflow.cli.score", "score", "Compute how likely clips are under captions."),
+    "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to noise."),
+    "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
+    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
+    "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
+    "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
     "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),
 }
@@ -61,13 +60,13 @@ def cli() -> None:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line on `args` (by default the process's own) and return the exit status."""
+    """Run the command line on `args` (default: those of the process) and return the exit status."""
     debug = os.environ.get("STARFLOW_DEBUG", "") not in ("", "0")
     if not debug:
         quiet_libraries()
     try:
         result: Any = cli.main(args, prog_name="starflow", standalone_mode=False)
-        return result if isinstance(result, int) else 0  # click hands an early exit's status back as the result
+        return result if isinstance(result, int) else 0  # click returns the status of an early exit as the result
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -77,7 +76,7 @@ def run(args: list[str] | None = None) -> int:
     except (StarflowError, OSError) as error:
         if debug:
             raise
-        click.echo(f"starflow: {_which_process()}error: {one_line(error)}", err=True)
+        click.echo(f"starflow: {_process_name()}error: {one_line(error)}", err=True)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -88,8 +87,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _which_process() -> str:
-    """Of several that torchrun started, which one speaks; nothing of one alone."""
+def _process_name() -> str:
+    """The rank of this process, if torchrun started several; otherwise empty."""
     rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE", "1")
     return "" if rank is None or size == "1" else f"process {rank} of {size}: "
 

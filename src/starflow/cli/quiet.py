@@ -1,4 +1,4 @@
-"""Keeping the chatter of third-party libraries off the terminal: what a user must know, starflow says itself."""
+"""Hide warnings, log messages and progress bars of third-party libraries."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import warnings
 
 
 def quiet_libraries() -> None:
-    """Silence warnings and log lines below errors. Imports nothing heavy: the libraries read these when they load."""
+    """Hide warnings and log messages below errors. Imports nothing heavy: libraries read these settings on import."""
     warnings.simplefilter("ignore")
     for variable, value in {
         "DIFFUSERS_VERBOSITY": "error",
@@ -15,18 +15,18 @@ def quiet_libraries() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)
-    for library in ("torch", "torch.utils._pytree", "torchao"):  # torch sets its own level anew when it loads
+    for library in ("torch.utils._pytree", "torchao"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def hide_loading_bars() -> None:
-    """Hide the bars of reading weights; downloads keep theirs. Imports the libraries, so call it inside a command."""
+    """Hide the progress bars of loading weights, not of downloads. Imports heavy libraries: call it in a command."""
     import diffusers.utils.logging
     import transformers.utils.logging
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
     hub_was_quiet = are_progress_bars_disabled()
     diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()  # which silences the hub's downloads too
+    transformers.utils.logging.disable_progress_bar()  # this also hides the bars of the hub's downloads
     if not hub_was_quiet:
         enable_progress_bars()

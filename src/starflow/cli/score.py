@@ -1,4 +1,4 @@
-"""`starflow score`: how likely clips are under captions."""
+"""`starflow score`: the log-likelihood of clips under captions."""
 
 import json
 from pathlib import Path
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("clips", nargs=-1, metavar="CLIP…")
-@click.option("--prompt", "prompts", multiple=True, help="A caption; may be given several times.")
+@click.option("--prompt", "prompts", multiple=True, help="A caption; give at least one.")
 @click.option(
     "--noise-samples",
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Draws of the noise that is added to the latents: the result is their mean, with its standard error.",
+    help="Draws of the noise on the latents; the result is their mean and its standard error.",
 )
-@click.option("--null", is_flag=True, help="Also with the empty caption: how much each caption explains.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each clip and prompt.")
+@click.option("--null", is_flag=True, help="Also score the empty caption, and show the gain over it.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, for each clip and caption.")
 @click.option(
     "--heatmap",
     type=click.Path(path_type=Path),
-    help="Draw where a clip surprises the model: a video (.mp4, .gif, .webp), and beside it a plot (.png).",
+    help="Write a video (.mp4, .gif, .webp) that shows the surprise of each token, and a plot next to it (.png).",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @model_options
 def score(
     clips: tuple[str, ...],
@@ -48,15 +48,15 @@ def score(
     device: str | None,
     dtype: str,
 ) -> None:
-    """Exact log-likelihood of each CLIP under each caption.
+    """Compute the exact log-likelihood of each CLIP under each caption.
 
-    It is that of the clip's latents with noise, as the model was trained; nats and bits per dimension are of the
-    negative log-likelihood, so that less is likelier.
+    It is that of the clip's latents with added noise, as in training. Nats and bits per dimension are the negative
+    log-likelihood: lower is likelier.
 
     \b
     starflow score clip.mp4 --prompt "a red circle moves right" --noise-samples 8 --null
     starflow score clip.mp4 --prompt "a red circle moves right" --heatmap surprise.mp4
-    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
+    """  # noqa: D301 (the backspace tells click to keep the line breaks)
     _check(clips, prompts, heatmap)
 
     from starflow.cli.clips import read_clip
@@ -79,7 +79,7 @@ def score(
 
 
 def _check(clips: tuple[str, ...], prompts: tuple[str, ...], heatmap: Path | None) -> None:
-    """Raise UsageError or StarflowError for what can be known before the model is loaded."""
+    """Check the arguments before the model is loaded. Raises UsageError or StarflowError."""
     if not clips:
         raise UsageError("give a clip to score, such as clip.mp4")
     if not prompts or any(not prompt.strip() for prompt in prompts):
@@ -119,11 +119,11 @@ def _json(path: str, prompt: str, likelihood: "Likelihood", empty: "Likelihood |
 
 
 def _table(path: str, scored: "dict[str, Likelihood]", empty: "Likelihood | None", noise_std: float) -> str:
-    """A row for each caption, the likeliest first, and which one fits best."""
+    """A row per caption, the likeliest first, and a line that names the best caption."""
     ranked = sorted(scored, key=lambda prompt: -scored[prompt].log_likelihood.mean)
     best = scored[ranked[0]]
     num_samples, num_frames = best.deep.shape[:2]
-    header = ["log-likelihood (nats)", "nats/dim", "bits/dim", "of each latent frame (nats)", "caption"]
+    header = ["log-likelihood (nats)", "nats/dim", "bits/dim", "latent frames (nats)", "caption"]
     rows = []
     for prompt in ranked:
         likelihood = scored[prompt]
@@ -133,7 +133,7 @@ def _table(path: str, scored: "dict[str, Likelihood]", empty: "Likelihood | None
         if empty is not None:
             rows[-1].insert(3, _plus_minus(likelihood.gain(empty)))
     if empty is not None:
-        header.insert(3, "gained by the caption")
+        header.insert(3, "gain of the caption")
     lines = [
         f"{path}: {num_frames} latent frames, {best.num_dims} dimensions, {num_samples} "
         f"{'draw' if num_samples == 1 else 'draws'} of noise of standard deviation {noise_std:g}",
@@ -150,7 +150,7 @@ def _plus_minus(estimate: "Estimate") -> str:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns as wide as their widest cell, the last one at the left."""
+    """Right-align all columns but the last one."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     return ["  ".join([*map(str.rjust, row, widths), row[-1]]) for row in rows]
 

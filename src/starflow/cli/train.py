@@ -1,4 +1,4 @@
-"""`starflow train`: train a VAE, a text encoder or a flow from a config file."""
+"""`starflow train`: train a VAE, a flow or toyworld's text encoder from a config file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from starflow.cli.common import require_extra
+from starflow.cli.quiet import hide_loading_bars
 
 
 @click.group()
 def train() -> None:
-    """Train a VAE, a text encoder or a flow from a config file; KEY=VALUE (optimizer.lr=1e-3) wins over the file."""
+    """Train a VAE, a flow or toyworld's text encoder from a config file; KEY=VALUE (loop.seed=1) wins over the file."""
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +36,10 @@ def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str |
 @train.command()
 @_options
 def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a video autoencoder."""
+    """Train a video autoencoder (VAE) on clips.
+
+    CONFIG is a YAML file: recipes/clips/vae.yaml is one for a folder of your own clips.
+    """
     require_extra("train")
     from starflow.train.config import VAETrainConfig
     from starflow.train.vae import train_vae
@@ -47,10 +51,12 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
 @train.command()
 @_options
 def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a small text encoder to read captions, for a flow to start from."""
+    """Train toyworld's text encoder.
+
+    It learns from generated captions of toyworld, the bundled world of moving shapes. It is of no use for other clips.
+    """
     require_extra("train")
-    from starflow.toyworld.teaching.text import train_text
-    from starflow.train.config import TextTrainConfig
+    from starflow.toyworld.teaching.text import TextTrainConfig, train_text
 
     folder = train_text(_load(TextTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained text encoder: {folder}")
@@ -59,10 +65,21 @@ def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
 @train.command()
 @_options
 def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
-    """Train a flow and its denoiser on the latents of an autoencoder."""
+    """Train a flow, its denoiser and its text encoder on captioned clips, from a model or from scratch.
+
+    CONFIG is a YAML file; recipes/clips/flow.yaml is one to start from, for a folder of clips with captions beside
+    them. The latents of the clips are encoded once, into a folder of the run; training shows its loss, leaves
+    checkpoints and a TensorBoard log there, and in the end the model in the folder `final`.
+
+    \b
+    starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine
+    starflow train flow recipes/clips/flow.yaml data.path=clips/ output=runs/mine --resume
+    tensorboard --logdir runs/mine
+    """  # noqa: D301 (click's own mark, a backspace, keeps the lines of the examples)
     require_extra("train")
     from starflow.train.config import FlowTrainConfig
     from starflow.train.flow import train_flow
 
+    hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained model: {folder}")

@@ -1,10 +1,12 @@
-"""A released checkpoint → a folder for `StarFlowPipeline.from_pretrained`, and back; one tensor in memory at a time."""
+"""Converting a released checkpoint to a folder for `StarFlowPipeline.from_pretrained`, and back.
+
+All files are mapped: tensors go from file to file without being in memory, except those that change their dtype.
+"""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,17 @@ from torch import Tensor
 from starflow.convert.checkpoint import open_checkpoint
 from starflow.convert.presets import PRESETS, ReleasedModel, released_model
 from starflow.convert.released import DENOISER_PREFIX, build, listed, misfits, released_name, split_checkpoint
-from starflow.convert.stored import (
-    MAX_SHARD_BYTES,
-    StoredTensor,
-    StoredTensors,
-    open_safetensors,
-    open_sharded,
-    total_bytes,
-    write_safetensors,
-    write_sharded,
-)
+from starflow.convert.stored import MAX_SHARD_BYTES, open_safetensors, open_sharded, write_safetensors, write_sharded
 from starflow.errors import StarflowError, UsageError
 from starflow.media.files import atomic_write
-from starflow.weights.finite import is_finite
 
-# Tensors of the checkpoint that are no parameters are kept here, so that `export` gives back all of it.
+# The buffers of the checkpoint are kept here, so that `export` restores the whole checkpoint.
 BUFFERS_NAME = "released_buffers.safetensors"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: parameters, bytes of weights, and files that hold them."""
+    """What was written: the number of parameters, their bytes, and the number of files with weights."""
 
     num_parameters: int
     num_bytes: int
@@ -49,29 +41,29 @@ def convert(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Converted:
-    """Write a released checkpoint as a folder in the layout of `from_pretrained`.
+    """Convert a released checkpoint to a folder in the layout of `from_pretrained`.
 
     Args:
         checkpoint: see `open_checkpoint`.
-        model: the configuration that the checkpoint must fit, name by name and shape by shape.
-        output: the folder; it appears when it is complete.
-        dtype: of the weights; None for those of the checkpoint.
-        max_shard_bytes: weights of more than this are split into several files.
+        model: the configuration. The checkpoint must have exactly its names and shapes.
+        output: the folder to write. It appears when it is complete.
+        dtype: of the weights; None keeps that of the checkpoint. A cast needs memory for one file of weights.
+        max_shard_bytes: larger weights are split into several files.
 
     Raises:
-        UsageError: the folder is there already.
-        StarflowError: the checkpoint cannot be read or does not fit, a weight is not finite, or the disk is too full.
+        UsageError: the folder exists.
+        StarflowError: the checkpoint cannot be read or does not fit, a weight is not finite, or the disk is full.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} is there already: remove it, or choose another folder")
+        raise UsageError(f"{output} exists: remove it, or choose another folder")
     flow, denoiser = build(model.arguments)
     tensors = open_checkpoint(checkpoint)
     if problems := misfits(flow, denoiser, tensors):
         raise StarflowError(f"{checkpoint} does not fit the configuration: {listed(problems)}{_what_fits(tensors)}")
     parts = split_checkpoint(tensors)
-    weights = {name: _as_written(parts[name], dtype) for name in ("flow", "denoiser")}
-    num_bytes = sum(map(total_bytes, weights.values()))
-    require_space(output, num_bytes + total_bytes(parts["buffers"]))
+    weights = [*parts["flow"].values(), *parts["denoiser"].values()]
+    num_bytes = _num_bytes(weights, dtype)
+    _require_space(output, num_bytes + _num_bytes(parts["buffers"].values()))
 
     num_files = 0
     with atomic_write(output) as folder:
@@ -79,42 +71,47 @@ def convert(
             if module is not None:
                 (folder / name).mkdir(parents=True)
                 module.save_config(folder / name)
-                num_files += write_sharded(folder / name, weights[name], max_shard_bytes)
+                num_files += write_sharded(folder / name, parts[name], dtype, max_shard_bytes)
         if parts["buffers"]:
-            write_safetensors(folder / BUFFERS_NAME, parts["buffers"])
+            # Small, and copied because buffers that share memory cannot be written.
+            write_safetensors(folder / BUFFERS_NAME, {name: b.clone() for name, b in parts["buffers"].items()})
         index = _model_index(model, has_denoiser=denoiser is not None)
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return Converted(sum(prod(t.shape) for part in weights.values() for t in part.values()), num_bytes, num_files)
+    return Converted(sum(tensor.numel() for tensor in weights), num_bytes, num_files)
 
 
 def export(folder: Path, output: Path) -> Converted:
-    """Write a model's flow and denoiser as a released checkpoint: the inverse of `convert`, bit for bit.
+    """Write the flow and the denoiser of a model as a released checkpoint: the inverse of `convert`, bit for bit.
 
     Args:
         folder: what `convert` or `save_pretrained` wrote.
-        output: the `.pth` file.
+        output: the `.pth` file to write.
 
     Raises:
-        StarflowError: the folder's weights cannot be read, or the disk is too full.
+        StarflowError: the weights in the folder cannot be read, or the disk is full.
     """
     if not (folder / "flow").is_dir():
-        raise StarflowError(f"{folder} holds no model: there is no folder flow in it")
-    tensors: dict[str, StoredTensor] = {}
+        raise StarflowError(f"{folder} does not hold a model: it has no folder named flow")
+    tensors: dict[str, Tensor] = {}
     for name, prefix in (("flow", ""), ("denoiser", DENOISER_PREFIX)):
         if (folder / name).is_dir():
             tensors |= {released_name(key, prefix): tensor for key, tensor in open_sharded(folder / name).items()}
-    num_parameters, num_bytes = sum(prod(t.shape) for t in tensors.values()), total_bytes(tensors)
+    written = Converted(sum(tensor.numel() for tensor in tensors.values()), _num_bytes(tensors.values()), 1)
     if (folder / BUFFERS_NAME).is_file():
         tensors |= open_safetensors(folder / BUFFERS_NAME)
-    require_space(output, total_bytes(tensors))
+    _require_space(output, _num_bytes(tensors.values()))
     with atomic_write(output) as path:
-        # The tensors are maps of their files, which torch.save copies piece by piece: they are never in memory.
-        torch.save({name: tensor.read() for name, tensor in tensors.items()}, path)
-    return Converted(num_parameters, num_bytes, 1)
+        torch.save(tensors, path)
+    return written
 
 
-def require_space(output: Path, num_bytes: int) -> None:
-    """Raise StarflowError unless the disk that `output` will be on has room for `num_bytes`."""
+def _num_bytes(tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> int:
+    """Bytes of tensors in a dtype, or each in its own."""
+    return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors)
+
+
+def _require_space(output: Path, num_bytes: int) -> None:
+    """Raise StarflowError unless the disk of `output` has `num_bytes` free."""
     folder = output.absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -125,33 +122,16 @@ def require_space(output: Path, num_bytes: int) -> None:
         )
 
 
-def _as_written(tensors: StoredTensors, dtype: torch.dtype | None) -> dict[str, StoredTensor]:
-    """Parameters in the dtype to write, each refused as it is read if it is not finite."""
-
-    def checked(name: str, stored: StoredTensor) -> StoredTensor:
-        def read() -> Tensor:
-            tensor = stored.read()
-            if not is_finite(tensor):
-                raise StarflowError(
-                    f"the weight {name} is not finite: the checkpoint is damaged, or {tensor.dtype} too narrow for it"
-                )
-            return tensor
-
-        return StoredTensor(stored.shape, stored.dtype, read)
-
-    return {name: checked(name, tensor if dtype is None else tensor.cast(dtype)) for name, tensor in tensors.items()}
-
-
-def _what_fits(tensors: StoredTensors) -> str:
-    """The end of a message about a checkpoint that does not fit: the preset that does, if there is one."""
+def _what_fits(tensors: Mapping[str, Tensor]) -> str:
+    """The end of the message for a checkpoint that does not fit: the preset that it fits, if there is one."""
     for name in PRESETS:
         if not misfits(*build(released_model(name).arguments), tensors):
-            return f" - it fits {name}: convert it with --config {name}"
+            return f". It fits {name}: convert it with --config {name}"
     return ""
 
 
 def _model_index(model: ReleasedModel, *, has_denoiser: bool) -> dict[str, Any]:
-    """`model_index.json`: VAE and text encoder are named, not listed as parts that lie in the folder."""
+    """The content of `model_index.json`, which says where the VAE and the text encoder are (see `components`)."""
     parts: Mapping[str, Any] = {
         "flow": ["starflow.flow.model", "StarFlow"],
         "denoiser": ["starflow.flow.denoiser", "CausalDenoiser"] if has_denoiser else [None, None],

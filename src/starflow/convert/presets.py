@@ -8,20 +8,14 @@ from typing import Any
 
 import yaml
 
-from starflow.convert.released import (
-    INERT_ARGUMENTS,
-    OPTIONAL_ARGUMENTS,
-    READ_ARGUMENTS,
-    REQUIRED_ARGUMENTS,
-    did_you_mean,
-)
+from starflow.convert.released import CONSTRUCTOR_ARGUMENTS, SUPPORTED_VALUES, check_arguments, given
 from starflow.errors import UsageError
 from starflow.media.sizes import size_of_aspect_ratio
 from starflow.weights.components import Component, spatial_factor, text_width
 
-# The released trainer's arguments that are the model constructor's under another name.
+# Arguments of the released trainer that the model's constructor knows by another name.
 RENAMED_ARGUMENTS = {"channel_size": "in_channels", "blocks": "num_blocks"}
-# Those that say how the model was trained or how samples are shown, and nothing about what it is.
+# Arguments for training or for showing samples, which do not affect the model.
 # fmt: off
 TRAINING_ARGUMENTS = frozenset([
     "model_config_path", "train_seed", "data", "logdir", "dataset", "wds", "no_flip", "caption_column",
@@ -33,27 +27,35 @@ TRAINING_ARGUMENTS = frozenset([
     "sample_freq", "cfg", "num_samples", "sample_batch_size",
 ])
 # fmt: on
-# Those that must have one value, if they are given.
+# Arguments that have one supported value, which is their default.
 FIXED_ARGUMENTS = {"nvp": 1, "adaln": 0, "noise_type": "gaussian", "finetuned_vae": "none"}
-# Those that become settings of the pipeline.
+# Arguments that become settings of the pipeline.
 PIPELINE_ARGUMENTS = frozenset(
     ["img_size", "vid_size", "txt_size", "noise_std", "fps_cond", "cond_noise_level", "mix_aspect", "vae", "text"]
 )
-CONSTRUCTOR_ARGUMENTS = {*REQUIRED_ARGUMENTS, *OPTIONAL_ARGUMENTS, *READ_ARGUMENTS, *INERT_ARGUMENTS}
-SWITCHES = frozenset(
-    name for name, value in {**REQUIRED_ARGUMENTS, **OPTIONAL_ARGUMENTS}.items() if isinstance(value, bool)
-) | {"learnable_self_denoiser", "conditional_denoiser", "shallow_block_local"}
+KNOWN_ARGUMENTS = {
+    *CONSTRUCTOR_ARGUMENTS,
+    *PIPELINE_ARGUMENTS,
+    *TRAINING_ARGUMENTS,
+    *FIXED_ARGUMENTS,
+    *RENAMED_ARGUMENTS,
+}
+SWITCHES = {name for name, value in SUPPORTED_VALUES.items() if isinstance(value, bool)} | {
+    "learnable_self_denoiser",
+    "conditional_denoiser",
+    "shallow_block_local",
+}
 
-ASPECT_RATIO = "16:9"  # what the released sampler makes unless told otherwise
-IMAGE_FPS = 16  # of a model of images: the setting needs a value, and it is never shown
+ASPECT_RATIO = "16:9"  # the default of the released sampler
+IMAGE_FPS = 16  # for image models, which never use it, but the pipeline needs a value
 
 
 @dataclass(frozen=True)
 class ReleasedModel:
-    """All that converting a released checkpoint needs to know beside its weights."""
+    """Everything that converting a released checkpoint needs besides the weights."""
 
     arguments: Mapping[str, Any]
-    """The released model constructor's arguments."""
+    """The arguments of the released model's constructor."""
     vae: Component
     text_encoder: Component
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class ReleasedModel:
 
 @dataclass(frozen=True)
 class Preset:
-    """A released model: where its weights are, and the arguments of its configuration file that matter."""
+    """A released model: where its weights are, and the arguments in its configuration file that matter."""
 
     repository: str
     filename: str
@@ -126,10 +128,15 @@ PRESETS = {
 
 
 def released_model(name: str | Path, vae: str | None = None, text_encoder: str | None = None) -> ReleasedModel:
-    """A released model by the name of a preset, or by the path of the released project's configuration file.
+    """A released model, by preset or by configuration file.
 
-    `vae` and `text_encoder` (hub ids or folders) win over those that it names. Raises UsageError for an unknown name,
-    and for a file that is not such a configuration.
+    Args:
+        name: the name of a preset, or the path of a configuration file of the released project.
+        vae: a hub id or a folder; None for the VAE that the configuration names.
+        text_encoder: a hub id or a folder; None for the text encoder that the configuration names.
+
+    Raises:
+        UsageError: the name is unknown, or the file is not a supported configuration.
     """
     if str(name) in PRESETS:
         preset = PRESETS[str(name)]
@@ -140,7 +147,7 @@ def released_model(name: str | Path, vae: str | None = None, text_encoder: str |
 
 
 def preset_of_file(filename: str) -> str | None:
-    """The preset whose released file has this name, whatever its version (`…_v3.pth`); None if there is none."""
+    """The preset whose released file has this name, in any version (`…_v3.pth`), or None."""
     for name, preset in PRESETS.items():
         if Path(filename).name.startswith(re.sub(r"(_v\d+)?\.pth$", "", preset.filename)):
             return name
@@ -148,9 +155,9 @@ def preset_of_file(filename: str) -> str | None:
 
 
 def read_arguments(path: Path) -> dict[str, Any]:
-    """The trainer's arguments in a configuration file of the released project: a list under `arguments:`.
+    """The arguments of the trainer in a configuration file of the released project.
 
-    Raises UsageError for another file.
+    Raises UsageError for any other file.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -165,24 +172,24 @@ def read_arguments(path: Path) -> dict[str, Any]:
 def _from_arguments(
     arguments: Mapping[str, Any], vae: str | None, text_encoder: str | None, settings: Mapping[str, Any]
 ) -> ReleasedModel:
-    _check_names(arguments)
+    check_arguments(arguments, FIXED_ARGUMENTS, KNOWN_ARGUMENTS)
     constructor = {RENAMED_ARGUMENTS.get(name, name): value for name, value in arguments.items()}
     constructor = {name: value for name, value in constructor.items() if name in CONSTRUCTOR_ARGUMENTS}
     constructor |= {name: bool(constructor[name]) for name in SWITCHES & constructor.keys()}
     constructor["layers_per_block"] = _layers_per_block(arguments)
 
-    named_vae, _, later_frame_scale = str(_given(arguments, "vae")).partition(":")
+    named_vae, _, later_frame_scale = str(given(arguments, "vae")).partition(":")
     vae_component = Component.parse(vae or _vae_of(named_vae))
-    text_component = Component.parse(text_encoder or _given(arguments, "text"))
+    text_component = Component.parse(text_encoder or given(arguments, "text"))
     factor = spatial_factor(vae_component.config())
-    constructor["img_size"] = int(_given(arguments, "img_size")) // factor
+    constructor["img_size"] = int(given(arguments, "img_size")) // factor
     constructor["txt_dim"] = text_width(text_component.config())
 
     num_frames, fps = _length(arguments)
     width, height = size_of_aspect_ratio(
         ASPECT_RATIO if arguments.get("mix_aspect") else "1:1",
-        _given(arguments, "img_size"),
-        factor * _given(arguments, "patch_size"),
+        given(arguments, "img_size"),
+        factor * given(arguments, "patch_size"),
     )
     return ReleasedModel(
         constructor,
@@ -194,7 +201,7 @@ def _from_arguments(
             "fps": fps,
             "height": height,
             "width": width,
-            "max_text_tokens": _given(arguments, "txt_size"),
+            "max_text_tokens": given(arguments, "txt_size"),
             "later_frame_scale": float(later_frame_scale or 1),
             "caption_has_fps": bool(arguments.get("fps_cond")),
             "caption_has_noise_level": bool(arguments.get("cond_noise_level")),
@@ -204,29 +211,14 @@ def _from_arguments(
     )
 
 
-def _check_names(arguments: Mapping[str, Any]) -> None:
-    for name, value in FIXED_ARGUMENTS.items():
-        if arguments.get(name, value) != value:
-            raise UsageError(f"cannot convert a model with {name}={arguments[name]!r}: only {value!r} is supported")
-    known = {*CONSTRUCTOR_ARGUMENTS, *PIPELINE_ARGUMENTS, *TRAINING_ARGUMENTS, *FIXED_ARGUMENTS, *RENAMED_ARGUMENTS}
-    if unknown := sorted(arguments.keys() - known):
-        raise UsageError(f"the configuration has the unknown argument {unknown[0]}{did_you_mean(unknown[0], known)}")
-
-
-def _given(arguments: Mapping[str, Any], name: str) -> Any:
-    if arguments.get(name) is None:
-        raise UsageError(f"the configuration does not give {name}")
-    return arguments[name]
-
-
 def _layers_per_block(arguments: Mapping[str, Any]) -> list[int]:
-    """`"2 2 24"` lists the blocks' layers; a single number is that of each of `blocks`."""
-    layers = [int(each) for each in str(_given(arguments, "layers_per_block")).split()]
-    return layers * int(_given(arguments, "blocks")) if len(layers) == 1 else layers
+    """Layers of each block: listed, as in `"2 2 24"`, or one number for all `blocks`."""
+    layers = [int(each) for each in str(given(arguments, "layers_per_block")).split()]
+    return layers * int(given(arguments, "blocks")) if len(layers) == 1 else layers
 
 
 def _length(arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """Frames and frames per second from `vid_size`, `"81:16"`; a model of images has none."""
+    """Frames and frames per second from `vid_size`, such as `"81:16"`, which image models do not have."""
     if arguments.get("vid_size") is None:
         return 1, IMAGE_FPS
     num_frames, fps = str(arguments["vid_size"]).split(":")[:2]
@@ -234,5 +226,5 @@ def _length(arguments: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _vae_of(name: str) -> str:
-    """Where the VAE that the released code calls `name` lies: most are a folder of a pipeline's repository."""
+    """The place of the VAE that the released code calls `name`: mostly a folder in the repository of a pipeline."""
     return name if "sd-vae" in name or "sdxl-vae" in name or Path(name).is_dir() else f"{name}/vae"

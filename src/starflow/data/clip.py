@@ -12,7 +12,7 @@ from starflow.media.frames import Frames
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction, and what the clip becomes by it: uint8 `(F, height, width, 3)`."""
+    """An instruction, and what the clip becomes by it: uint8 `(F, height, width, 3)`, no longer than the clip."""
 
     instruction: str
     video: Frames
@@ -28,6 +28,7 @@ class Clip:
         captions: one or several, which say the same in other words.
         image_captions: captions of the first frame alone; `captions` if there are none.
         edits: what the clip becomes by instructions.
+        name: what messages call the clip, such as its file.
     """
 
     video: Frames
@@ -35,6 +36,7 @@ class Clip:
     captions: Sequence[str]
     image_captions: Sequence[str] = ()
     edits: Sequence[Edit] = ()
+    name: str = ""
 
 
 class ClipSource(Protocol):

@@ -61,8 +61,9 @@ class ClipFolder:
 
     def __getitem__(self, index: int) -> Clip:
         """The clip or picture, read from its file. Raises StarflowError if it is corrupt."""
-        video, fps = read_video(self.files[index])
-        return Clip(video, fps, [_caption(self.files[index])])
+        file = self.files[index]
+        video, fps = read_video(file)
+        return Clip(video, fps, [_caption(file)], name=str(file))
 
     def _media(self) -> Iterator[Path]:
         for file in sorted(Path(self.path).rglob("*")):

@@ -1,94 +1,116 @@
-"""The latents of a source's clips on disk, so that the VAE runs once.
+"""The latents of a source's clips on disk, so that the autoencoder runs once.
 
-A cache is a folder of shards, each a safetensors file of latents and a JSON file of captions, and `cache.json`, which
-says what it was made from: another VAE or source makes another cache.
+A cache is a folder:
 
-Legend: `F` video frames, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
+    cache.json                   what the latents were made from
+    clips-0000000.safetensors    latents of the clips from number 0 on, float16, under the names that `fit_clip` gives
+    clips-0000000.json           their captions, and what was left out
+    left_out.txt                 all that was left out, each with the reason
+
+Making one can be interrupted: it goes on with the shard that was being made.
+
+Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.data.source import CaptionedClip, EditedClip, Toyworld
+from starflow.data.clip import ClipSource
+from starflow.data.fitting import ClipFormat, fit_clip
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
+from starflow.media.frames import Frames, to_tensor
 
-SHARD_SIZE = 1024
-ENCODE_BATCH = 32
-FORMAT = 3  # of the shards: the first had no cells, the second captions in pairs
-KINDS = ("clips", "last_images", "edits", "long_clips")  # of latents; a shard lacks those it has none of
-CELLS = ("clip_cells", "edit_cells")
+FORMAT = 4  # of the files; raised when it changes
+CLIPS_PER_SHARD = 64
+BYTES_AT_ONCE = 2**24  # of frames that are encoded together, about: many small clips, or one large
+NAMED_ON_TERMINAL = 10
 
 
 @dataclass(frozen=True)
-class LatentCache:
-    """Latents and captions of `n` clips, of edits of the first `m` of them and of how the first `l` go on, in memory.
+class CachedClip:
+    """What the cache knows of a clip besides its latents.
 
-    clips `(n, T, D, H, W)`; last_images `(n, 1, D, H, W)`, each clip's last frame encoded as an image; edits
-    `(m, T, D, H, W)`; long_clips `(l, longer T, D, H, W)`, which begin with the clips; clip_cells `(n, 3, H, W)` and
-    edit_cells `(m, 3, H, W)`, what is seen where in first frames (`starflow.toyworld.teaching.cells.ground`).
+    Attributes:
+        index: its number in the source.
+        num_latent_frames: `T` of its latents, 1 for a picture.
+        captions, image_captions: of the clip, and of its first frame.
+        instructions: of its edits, by their number in the source's clip.
     """
 
-    clips: Tensor
-    last_images: Tensor
-    edits: Tensor
-    long_clips: Tensor
-    clip_cells: Tensor
-    edit_cells: Tensor
-    captions: list[list[str]]
-    image_captions: list[list[str]]
-    instructions: list[str]
+    index: int
+    num_latent_frames: int
+    captions: list[str]
+    image_captions: list[str]
+    instructions: dict[int, str]
+
+
+class LatentCache:
+    """The clips of a finished cache. Latents stay on disk and are read through memory mapping.
+
+    Attributes:
+        clips: in the order of the source.
+        num_latent_frames: `T` of the clips that the model makes in one piece.
+        left_out: the parts of the source that are not in the cache, each with the reason.
+    """
+
+    def __init__(self, folder: Path, num_latent_frames: int) -> None:
+        """Raises StarflowError if a shard is damaged."""
+        self.num_latent_frames = num_latent_frames
+        self.clips: list[CachedClip] = []
+        self.left_out: list[str] = []
+        self._files: dict[int, safe_open] = {}
+        for path in sorted(folder.glob("clips-*.safetensors")):
+            file, about = _open_shard(path)
+            clips = [_cached_clip(**clip) for clip in about["clips"]]
+            self.clips += clips
+            self.left_out += about["left_out"]
+            self._files |= {clip.index: file for clip in clips}
+
+    def read(self, index: int, name: str, start: int = 0, length: int | None = None) -> Tensor:
+        """Latents of clip `index`, float32 `(T, D, H, W)`: all frames, or `length` from `start` on."""
+        stop = None if length is None else start + length
+        return self._files[index].get_slice(f"{index}.{name}")[start:stop].float()
 
 
 def open_latent_cache(
-    folder: Path,
-    source: Toyworld,
-    codec: VideoCodec,
-    num_clips: int,
-    num_edits: int,
-    num_long_clips: int,
-    show_progress: bool = True,
+    folder: Path, source: ClipSource, codec: VideoCodec, clip_format: ClipFormat, show_progress: bool = True
 ) -> LatentCache:
-    """The latent cache in `folder`, made first (or made complete) if it is not there.
+    """The latent cache in `folder`, made first, or made complete, if it is not there.
 
-    Raises StarflowError if the folder holds the cache of another VAE or source, or a damaged shard.
+    Files that cannot be read, clips that are too short, and what the source itself lists in `left_out` are left out.
+    The terminal and `left_out.txt` name them with the reasons.
+
+    Raises:
+        UsageError: the autoencoder cannot take clips of this format.
+        StarflowError: the folder holds the latents of something else or a damaged shard, or nothing could be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = {"num_clips": num_clips, "num_edits": num_edits, "num_long_clips": num_long_clips}
-    _check_origin(folder, {"format": FORMAT, "source": asdict(source), "vae": fingerprint(codec), **numbers})
-    starts = range(0, num_clips, SHARD_SIZE)
-    shards = []
-    for start in tqdm(starts, "encoding clips", unit="shard", disable=not show_progress, mininterval=1):
-        stop = min(start + SHARD_SIZE, num_clips)
-        path = folder / f"clips-{start:07d}.safetensors"
-        if not path.exists() or not path.with_suffix(".json").exists():
-            counts = (max(0, min(stop, number) - start) for number in (num_edits, num_long_clips))
-            _write_shard(path, source, codec, range(start, stop), *counts)
-        shards.append(_read_shard(path))
-    tensors, texts = zip(*shards, strict=True)
-    joined = {
-        name: torch.cat([shard[name] for shard in tensors if name in shard] or [torch.empty(0)])
-        for name in KINDS + CELLS
-    }
-    return LatentCache(
-        **joined,
-        captions=[caption for text in texts for caption in text["captions"]],
-        image_captions=[caption for text in texts for caption in text["image_captions"]],
-        instructions=[instruction for text in texts for instruction in text["instructions"]],
-    )
+    _, num_latent_frames, *_ = codec.latent_shape(1, clip_format.num_frames, clip_format.height, clip_format.width)
+    _check_origin(folder, source, codec, clip_format)
+    missing = {path: indices for path, indices in _shards(folder, len(source)).items() if not _is_finished(path)}
+    total, initial = len(source), len(source) - sum(map(len, missing.values()))
+    with tqdm(total=total, initial=initial, desc="encoding clips", unit="clip", disable=not show_progress) as progress:
+        for path, indices in missing.items():
+            _write_shard(path, source, indices, codec, clip_format, progress)
+    cache = LatentCache(folder, num_latent_frames)
+    cache.left_out[:0] = getattr(source, "left_out", [])
+    _tell_left_out(cache.left_out, folder / "left_out.txt")
+    if not cache.clips:
+        reason = f": {cache.left_out[0]}" if cache.left_out else ""
+        raise StarflowError(f"the source has no clip to train on{reason}")
+    return cache
 
 
 def fingerprint(codec: VideoCodec) -> str:
@@ -104,55 +126,104 @@ def fingerprint(codec: VideoCodec) -> str:
     return digest.hexdigest()[:16]
 
 
-def to_video_tensor(clips: Iterable[NDArray[np.uint8]]) -> Tensor:
-    """uint8 clips `(F, height, width, 3)` → float `(B, F, 3, height, width)` in [-1, 1]."""
-    return torch.from_numpy(np.stack(list(clips))).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
-
-
-def _check_origin(folder: Path, origin: dict[str, Any]) -> None:
+def _check_origin(folder: Path, source: ClipSource, codec: VideoCodec, clip_format: ClipFormat) -> None:
+    origin = {"format": FORMAT, "source": source.fingerprint, "vae": fingerprint(codec), **asdict(clip_format)}
     path = folder / "cache.json"
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(origin, indent=2))
-    elif json.loads(path.read_text()) != origin:
+        return
+    found = json.loads(path.read_text())
+    words = {"format": "another version", "source": "another source", "vae": "another autoencoder"}
+    differences = [
+        words.get(name) or f"{name} {found.get(name)} instead of {value}"
+        for name, value in origin.items()
+        if found.get(name) != value
+    ]
+    if differences:
         raise StarflowError(
-            f"{folder} holds the latents of another VAE or other clips: remove it, or name another folder"
+            f"the latents in {folder} were made with {' and '.join(differences)}: name another folder "
+            "(latents=FOLDER), or remove this one"
         )
 
 
-@torch.no_grad()
-def _encode(codec: VideoCodec, videos: list[NDArray[np.uint8]]) -> Tensor:
-    batches = [videos[i : i + ENCODE_BATCH] for i in range(0, len(videos), ENCODE_BATCH)]
-    return torch.cat([codec.encode(to_video_tensor(batch)).half() for batch in batches])
+def _shards(folder: Path, num_clips: int) -> dict[Path, range]:
+    """The files of latents, and the numbers of the clips that are in each."""
+    starts = range(0, num_clips, CLIPS_PER_SHARD)
+    return {
+        folder / f"clips-{start:07d}.safetensors": range(start, min(start + CLIPS_PER_SHARD, num_clips))
+        for start in starts
+    }
+
+
+def _is_finished(path: Path) -> bool:
+    return path.exists() and path.with_suffix(".json").exists()
 
 
 def _write_shard(
-    path: Path, source: Toyworld, codec: VideoCodec, indices: range, num_edits: int, num_long_clips: int
+    path: Path, source: ClipSource, indices: range, codec: VideoCodec, clip_format: ClipFormat, progress: tqdm
 ) -> None:
-    clips: list[CaptionedClip] = [source.clip(index) for index in indices]
-    edits: list[EditedClip] = [source.edit(index) for index in indices[:num_edits]]
-    videos = {
-        "clips": [clip.video for clip in clips],
-        "last_images": [clip.video[-1:] for clip in clips],
-        "edits": [edit.video for edit in edits],
-        "long_clips": [source.long_video(index) for index in indices[:num_long_clips]],
-    }
-    texts = {
-        "captions": [clip.captions for clip in clips],
-        "image_captions": [clip.image_captions for clip in clips],
-        "instructions": [edit.instruction for edit in edits],
-    }
-    cells = {"clip_cells": [clip.cells for clip in clips], "edit_cells": [edit.cells for edit in edits]}
-    tensors = {kind: _encode(codec, videos[kind]).contiguous() for kind in KINDS if videos[kind]}
-    tensors |= {kind: torch.from_numpy(np.stack(cells[kind])) for kind in CELLS if cells[kind]}
+    clips: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    latents: dict[str, Tensor] = {}
+    waiting: dict[str, Frames] = {}
+    for index in indices:
+        progress.update()
+        try:
+            clip = source[index]
+        except StarflowError as error:
+            left_out.append(str(error))
+            continue
+        videos, reasons = fit_clip(clip, clip_format, codec)
+        left_out += [f"{clip.name or f'clip {index}'}: {reason}" for reason in reasons]
+        if not videos:
+            continue
+        about = {
+            "index": index,
+            "num_latent_frames": codec.num_latent_frames(len(videos["clip"])),
+            "captions": list(clip.captions),
+            "image_captions": list(clip.image_captions or clip.captions),
+            "instructions": {j: edit.instruction for j, edit in enumerate(clip.edits) if f"edit.{j}" in videos},
+        }
+        clips.append(about)
+        waiting |= {f"{index}.{name}": video for name, video in videos.items()}
+        if sum(video.nbytes for video in waiting.values()) >= BYTES_AT_ONCE:
+            latents |= _encode(codec, waiting)
+            waiting = {}
+    latents |= _encode(codec, waiting)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(latents, temporary)
     with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(texts))
+        temporary.write_text(json.dumps({"clips": clips, "left_out": left_out}))
 
 
-def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, list[Any]]]:
+def _encode(codec: VideoCodec, videos: dict[str, Frames]) -> dict[str, Tensor]:
+    """The latents of videos, float16 `(T, D, H, W)`; those of one length are encoded together."""
+    names_by_length: dict[int, list[str]] = defaultdict(list)
+    for name, video in videos.items():
+        names_by_length[len(video)].append(name)
+    latents: dict[str, Tensor] = {}
+    for names in names_by_length.values():
+        encoded = codec.encode(torch.stack([to_tensor(videos[name]) for name in names])).half().cpu()
+        latents |= {name: each.clone() for name, each in zip(names, encoded, strict=True)}
+    return latents
+
+
+def _open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
     try:
-        return load_file(path), json.loads(path.with_suffix(".json").read_text())
+        return safe_open(path, framework="pt"), json.loads(path.with_suffix(".json").read_text())
     except (SafetensorError, json.JSONDecodeError) as error:
         raise StarflowError(f"{path} is damaged ({error}): remove it, and it will be made again") from error
+
+
+def _cached_clip(instructions: dict[str, str], **about: Any) -> CachedClip:
+    return CachedClip(instructions={int(j): instruction for j, instruction in instructions.items()}, **about)
+
+
+def _tell_left_out(left_out: Sequence[str], path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
+    for line in left_out[:NAMED_ON_TERMINAL]:
+        tqdm.write(f"left out: {line}")
+    if len(left_out) > NAMED_ON_TERMINAL:
+        tqdm.write(f"left out: {len(left_out) - NAMED_ON_TERMINAL} more, named in {path}")

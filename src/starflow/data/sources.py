@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from importlib import import_module
 from typing import Any
 
 from starflow.data.clip import ClipSource
 from starflow.errors import UsageError
+from starflow.registry import load_named
 
 # A source's name, and the module and the dataclass that it is. A config may also name `module:Class` itself.
 SOURCES = {
@@ -27,7 +27,7 @@ def build_source(config: Mapping[str, Any]) -> ClipSource:
     name = arguments.pop("source", None)
     if name is None:
         raise UsageError(f"data does not say which source: set data.source to {' or '.join(SOURCES)}")
-    cls = _source_class(str(name))
+    cls = load_named("source", str(name), SOURCES)
     known = {field.name: field for field in fields(cls)}
     for argument in arguments:
         if argument not in known:
@@ -42,15 +42,3 @@ def build_source(config: Mapping[str, Any]) -> ClipSource:
     if missing:
         raise UsageError(f"the source {name} needs data.{', data.'.join(missing)}")
     return cls(**arguments)
-
-
-def _source_class(name: str) -> Any:
-    module, _, attribute = SOURCES.get(name, name).partition(":")
-    if not attribute:
-        close = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(SOURCES)}, or give module:Class"
-        raise UsageError(f"there is no source {name!r}: {hint}")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"cannot load the source {name}: {error}") from error

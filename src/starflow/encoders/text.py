@@ -4,6 +4,8 @@ The released models use google/flan-t5-xl; any tokenizer and `T5EncoderModel` of
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from diffusers.utils.torch_utils import get_module_execution_device
@@ -11,7 +13,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from starflow.errors import UsageError
+from starflow.media.sizes import nearest_aspect_ratio
+
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1 and 2, as in T5
+T5_EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")  # parts of a T5 encoder
 
 
 def wrap_caption(
@@ -40,6 +46,33 @@ def wrap_caption(
     if aspect_ratio is not None:
         text = f"{text}\n in a {aspect_ratio} aspect ratio.\n"
     return text
+
+
+class CaptionSettings(Protocol):
+    """The settings of a model that `wrap_captions` reads. A pipeline's config has them."""
+
+    noise_std: float
+    height: int
+    width: int
+    caption_has_fps: bool
+    caption_has_noise_level: bool
+    caption_has_aspect_ratio: bool
+
+
+def wrap_captions(
+    captions: Sequence[str], settings: CaptionSettings, fps: float, size: tuple[int, int] | None = None
+) -> list[str]:
+    """Wrap captions with the conditions that a model's settings name. Training and the pipeline both use it.
+
+    `fps` is 0 for an image; `size` is height and width of the video, by default the model's own.
+    """
+    height, width = size or (settings.height, settings.width)
+    conditions: dict[str, Any] = {
+        "fps": fps if settings.caption_has_fps else None,
+        "noise_std": settings.noise_std if settings.caption_has_noise_level else None,
+        "aspect_ratio": nearest_aspect_ratio(width, height) if settings.caption_has_aspect_ratio else None,
+    }
+    return [wrap_caption(caption, **conditions) for caption in captions]
 
 
 def encode_text(
@@ -113,3 +146,14 @@ def tiny_text_encoder(vocab_size: int, width: int = 128, layers: int = 2, heads:
         eos_token_id=1,
     )
     return T5EncoderModel(config)
+
+
+def load_text_encoder(folder: str) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """The tokenizer and the text encoder in the folders `tokenizer` and `text_encoder` of `folder`.
+
+    Raises UsageError if there are none.
+    """
+    if not Path(folder, "text_encoder", "config.json").is_file():
+        raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")
+    encoder = T5EncoderModel.from_pretrained(Path(folder, "text_encoder"))
+    return PreTrainedTokenizerFast.from_pretrained(Path(folder, "tokenizer")), encoder

@@ -16,6 +16,7 @@ from torch import Tensor
 from starflow.encoders.device import onload
 from starflow.encoders.tiling import Features, TiledWanDecoder
 from starflow.errors import UsageError
+from starflow.weights.components import spatial_factor
 
 
 def wan_moments(vae: AutoencoderKLWan, video: Tensor, frames_at_once: int | None = None) -> Tensor:
@@ -97,19 +98,35 @@ class VideoCodec:
     def __init__(self, vae: AutoencoderKLWan | AutoencoderKL, later_frame_scale: float = 1.0) -> None:
         self.vae = vae
         self.later_frame_scale = later_frame_scale
+        self.spatial_factor = spatial_factor(vae.config)
         config = vae.config
         if isinstance(vae, AutoencoderKLWan):
             self.latent_channels: int = config.z_dim
             self.temporal_factor = 2 ** sum(config.temperal_downsample)
-            self.spatial_factor = 2 ** (len(config.dim_mult) - 1) * (config.patch_size or 1)
             mean, std = torch.tensor(config.latents_mean), torch.tensor(config.latents_std)
         else:
             self.latent_channels = config.latent_channels
             self.temporal_factor = 1
-            self.spatial_factor = 2 ** (len(config.block_out_channels) - 1)
             mean = torch.tensor([config.shift_factor or 0.0])
             std = torch.tensor([1 / config.scaling_factor])
         self._mean, self._std = mean.view(1, 1, -1, 1, 1), std.view(1, 1, -1, 1, 1)
+
+    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """The shape (B, T, D, H, W) of the latents of a batch of videos.
+
+        Args:
+            batch_size: B.
+            num_frames: F.
+            height: in pixels.
+            width: in pixels.
+
+        Raises:
+            UsageError: the autoencoder cannot make that many frames, or frames of that size.
+        """
+        factor = self.spatial_factor
+        if height % factor or width % factor or height < factor or width < factor:
+            raise UsageError(f"width and height must be multiples of {factor} pixels, not {width}×{height}")
+        return batch_size, self.num_latent_frames(num_frames), self.latent_channels, height // factor, width // factor
 
     def num_latent_frames(self, num_frames: int) -> int:
         """Latent frames T of a clip of `num_frames` frames.
@@ -142,10 +159,7 @@ class VideoCodec:
         Raises:
             UsageError: the number of frames or the size of the frames does not fit the autoencoder.
         """
-        self.num_latent_frames(video.shape[1])
-        height, width = video.shape[-2:]
-        if height % self.spatial_factor or width % self.spatial_factor:
-            raise UsageError(f"frames of {height}×{width} are not made of {self.spatial_factor}-pixel squares")
+        self.latent_shape(*video.shape[:2], *video.shape[-2:])
         onload(self.vae)
         video = video.to(get_module_execution_device(self.vae), self.vae.dtype)
         if self._is_image:

@@ -1,1 +1,1 @@
-"""What a toyworld model is worth, measured and shown. `evaluate.evaluate` does all of it; each module is one part."""
+"""What a model is worth, measured on any source of clips and shown on a page: `starflow.evaluation.run.evaluate`."""

@@ -1,50 +1,86 @@
-"""Held-out clips, and the way between the frames of a clip and a video tensor.
+"""Held-out clips as a model takes them, with its noise, and in batches.
 
-Legend: `B` batch, `F` video frames. Frames are uint8 `(B, F, height, width, 3)`, videos `(B, F, 3, height, width)` in
-[-1, 1].
+Legend: `n` clips, `F` video frames, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from starflow.toyworld.world.captions import caption
-from starflow.toyworld.world.render import render
-from starflow.toyworld.world.scene import scene_at
-
-Frames = NDArray[np.uint8]
+from starflow.data.clip import Clip, ClipSource
+from starflow.errors import UsageError
+from starflow.media.frames import Frames, fit_frames, resample
+from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 @dataclass(frozen=True)
 class CaptionedClips:
-    """Frames `(n, F, height, width, 3)` and the caption of each clip."""
+    """Frames `(n, F, height, width, 3)`, the caption of each clip, and why other clips were left out."""
 
     frames: Frames
     captions: list[str]
+    left_out: Sequence[str] = ()
 
 
-def held_out_clips(seed: int, num_clips: int) -> CaptionedClips:
-    """The first clips of toyworld's test split, of one object or two, in combinations that training never shows."""
-    scenes = [scene_at(seed, index, "test") for index in range(num_clips)]
-    captions = [caption(scene, np.random.default_rng([seed, index, 2]), "test") for index, scene in enumerate(scenes)]
-    return CaptionedClips(np.stack([render(scene) for scene in scenes]), captions)
+def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -> CaptionedClips:
+    """The first clips of a source, fitted to the size, frame rate and length of a model's videos.
+
+    A video model leaves out pictures and clips that are too short. An image model takes the first frame of any clip.
+    Each clip that is left out is logged with the reason.
+
+    Raises:
+        UsageError: no clip can be used.
+        StarflowError: the source cannot read a clip.
+    """
+    frames: list[Frames] = []
+    captions: list[str] = []
+    left_out: list[str] = []
+    for index in range(len(source)):
+        if len(frames) == num_clips:
+            break
+        clip = source[index]
+        if reason := _unusable(clip, pipeline):
+            left_out.append(f'clip {index} ("{clip.captions[0]}") is left out: {reason}')
+            logging.getLogger(__name__).warning(left_out[-1])
+            continue
+        frames.append(_fit(clip, pipeline))
+        captions.append(_caption(clip, pipeline))
+    if not frames:
+        raise UsageError(f"no clip can be used to evaluate this model: {left_out[0]}")
+    return CaptionedClips(np.stack(frames), captions, left_out)
 
 
-def to_video(frames: Frames) -> Tensor:
-    """Frames → video."""
-    return torch.from_numpy(frames).movedim(-1, 2).float() / 127.5 - 1
+def batches(pipeline: StarFlowPipeline, num_clips: int, num_tokens: int) -> Iterator[slice]:
+    """Slices that cut `num_clips` clips of the model's size into batches of about `num_tokens` latent tokens."""
+    config = pipeline.config
+    _, frames, _, rows, columns = pipeline.codec.latent_shape(1, config.num_frames, config.height, config.width)
+    size = max(1, num_tokens // (frames * rows * columns))
+    for start in range(0, num_clips, size):
+        yield slice(start, min(start + size, num_clips))
 
 
-def to_frames(video: Tensor) -> Frames:
-    """Video → frames."""
-    return ((video.movedim(2, -1) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+def _unusable(clip: Clip, pipeline: StarFlowPipeline) -> str | None:
+    """Why the model cannot be measured on a clip; None if it can."""
+    config = pipeline.config
+    if config.num_frames == 1:
+        return None
+    if not clip.fps:
+        return "it is a picture, and the model makes videos"
+    num_frames = round(len(clip.video) * config.fps / clip.fps)
+    if num_frames < config.num_frames:
+        return f"it has {num_frames} frames at {config.fps:g} per second, and the model needs {config.num_frames}"
+    return None
 
 
-def batches(total: int, size: int) -> Iterator[slice]:
-    """Slices that cut `total` things into batches of at most `size`."""
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
+def _fit(clip: Clip, pipeline: StarFlowPipeline) -> Frames:
+    config, frames = pipeline.config, clip.video
+    if config.num_frames > 1:
+        frames = resample(frames, clip.fps, config.fps)
+    return fit_frames(frames[: config.num_frames], config.height, config.width)
+
+
+def _caption(clip: Clip, pipeline: StarFlowPipeline) -> str:
+    is_image = pipeline.config.num_frames == 1
+    return (clip.image_captions or clip.captions)[0] if is_image else clip.captions[0]

@@ -1,85 +1,83 @@
-"""Clips from a model, as an evaluation needs them: in batches, and the same whatever the batch.
+"""Clips generated in batches, with noise that does not depend on the batch.
 
 Legend: `n` clips, `F` video frames.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from starflow.evaluation.clips import Frames, batches
+from starflow.evaluation.clips import batches
+from starflow.evaluation.settings import EvaluationSettings
+from starflow.media.frames import Frames, from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import SamplingReport
 
-GENERATE_BATCH = 20
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How clips are generated; what is None is the model's own default."""
-
-    seed: int
-    guidance_scale: float | None
-    sampler: str | None
-    tolerance: float | None
+TOKENS_AT_ONCE = 1600
 
 
 def generate(
     pipeline: StarFlowPipeline,
     captions: Sequence[str],
-    settings: SamplingSettings,
+    settings: EvaluationSettings,
     description: str,
     *,
     purpose: int,
-    batch_size: int = GENERATE_BATCH,
     num_frames: int | None = None,
     given: Mapping[str, Sequence[Any] | Frames] | None = None,
 ) -> tuple[Frames, SamplingReport]:
-    """A clip for each caption; its noise depends on the seed, the purpose, and its place among the captions only.
+    """Generate a clip for each caption.
+
+    The noise of a clip depends only on the seed, the purpose and the clip's index.
 
     Args:
         pipeline: the model.
-        captions: what the clips are to show.
-        settings: how to generate.
-        description: of the clips, on the progress bar.
-        purpose: any number: other purposes get other noise.
-        batch_size: clips at once.
+        captions: one for each clip.
+        settings: the seed, and how to generate.
+        description: of the clips, for the progress bar.
+        purpose: a number; each purpose has its own noise.
         num_frames: `F`, by default the model's.
-        given: by the names of the pipeline's options (`image`, `video`, …), one thing for each caption.
+        given: for options of the pipeline (`image`, `video`, …), by name, one value for each caption.
 
     Returns:
-        Frames `(n, F, height, width, 3)`, and what the solvers did.
+        Frames `(n, F, height, width, 3)`, and the report of the solvers.
 
     Raises:
-        StarflowError: NaN in what was sampled.
+        StarflowError: NaN in a sample.
     """
     frames, report = [], SamplingReport()
     with tqdm(total=len(captions), desc=f"{description}: generating", unit="clip", disable=None) as bar:
-        for batch in batches(len(captions), batch_size):
-            things: dict[str, Any] = {name: list(each[batch]) for name, each in (given or {}).items()}
+        for batch in batches(pipeline, len(captions), TOKENS_AT_ONCE):
+            values: dict[str, Any] = {name: list(each[batch]) for name, each in (given or {}).items()}
             output = pipeline(
                 captions[batch],
                 num_frames=num_frames,
-                generator=[_generator(settings.seed, purpose, index) for index in range(batch.start, batch.stop)],
-                guidance_scale=settings.guidance_scale,
-                sampler=settings.sampler,
-                tolerance=settings.tolerance,
+                generator=[generator_of(settings.seed, purpose, index) for index in range(batch.start, batch.stop)],
                 output_type="np",
-                **things,
+                **sampling_options(settings),
+                **values,
             )
-            frames.append((output.frames * 255).round().astype(np.uint8))
+            frames.append(from_unit(output.frames))
             report.deep += output.report.deep
             report.shallow += output.report.shallow
             bar.update(batch.stop - batch.start)
     return np.concatenate(frames), report
 
 
+def sampling_options(settings: EvaluationSettings) -> dict[str, Any]:
+    """The options of the pipeline that the settings decide."""
+    return {
+        "guidance_scale": settings.guidance_scale,
+        "sampler": settings.sampler,
+        "tolerance": settings.tolerance,
+    }
+
+
 def sampling_results(report: SamplingReport) -> dict[str, Any]:
-    """What `evaluation.json` says of the solvers."""
+    """The report of the solvers for `evaluation.json`."""
     both = report.deep + report.shallow
     return {
         "converged": both.converged,
@@ -88,6 +86,7 @@ def sampling_results(report: SamplingReport) -> dict[str, Any]:
     }
 
 
-def _generator(seed: int, purpose: int, index: int) -> torch.Generator:
+def generator_of(seed: int, purpose: int, index: int) -> torch.Generator:
+    """The source of the noise of clip `index`."""
     words = np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))

@@ -1,4 +1,4 @@
-"""What was measured, and on what: the model's parts, the machine, the date."""
+"""The facts about a run: the sizes of the model's parts, the machine, the date."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 def count_parameters(pipeline: StarFlowPipeline) -> dict[str, int]:
-    """Parameters of each part of a model, and `total`."""
+    """The number of parameters of each part of a model, and the `total`."""
     counts = {
         name: sum(parameter.numel() for parameter in part.parameters())
         for name, part in pipeline.components.items()
@@ -23,7 +23,7 @@ def count_parameters(pipeline: StarFlowPipeline) -> dict[str, int]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """The machine that this runs on; `gpu` is None on the CPU."""
+    """The machine that this process runs on; `gpu` is None if the device is the CPU."""
     return {
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -37,12 +37,12 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The date and time, UTC, ISO 8601."""
+    """The date and time in UTC, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _cpu_name() -> str | None:
-    """The processor's name where the system tells it."""
+    """The name of the processor, if the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""Means with their standard errors, and proportions with their confidence intervals, ready to be written as JSON."""
+"""Means with standard errors and proportions with confidence intervals, as JSON values."""
 
 from collections.abc import Iterable
 from math import sqrt
@@ -11,10 +11,10 @@ CONFIDENCE = 0.95
 
 
 def proportion(outcomes: Iterable[bool | None]) -> dict[str, Any]:
-    """How many of the outcomes that were judged (not None) are True, with Wilson's interval.
+    """The proportion of True among the outcomes that are not None, with Wilson's interval.
 
     Returns:
-        `value`, `correct` out of `n`, and `interval`, [low, high]; `value` and `interval` are None if `n` is 0.
+        `value`, which is `correct` divided by `n`, and `interval` `[low, high]`; both are None if `n` is 0.
     """
     judged = [outcome for outcome in outcomes if outcome is not None]
     correct, n = sum(judged), len(judged)
@@ -25,7 +25,7 @@ def proportion(outcomes: Iterable[bool | None]) -> dict[str, Any]:
 
 
 def summary(values: Tensor) -> dict[str, Any]:
-    """Mean, standard deviation, standard error of the mean of values `(n,)`; the latter two are None if `n` is 1."""
+    """The `mean`, `std`, `standard_error` and `n` of values `(n,)`. `std` and `standard_error` are None if `n` is 1."""
     values, n = values.double(), len(values)
     std = values.std().item() if n > 1 else None
     return {

@@ -13,11 +13,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from starflow.flow.loss import NOISE_UNIT
 from starflow.flow.rope import check_head_dim, grid_positions, rotations, text_positions
 from starflow.flow.transformer import Transformer
-
-# The released models' unit of noise: predictions are gradients of the loss weighted by noise_std / 0.3.
-NOISE_UNIT = 0.3
 
 
 class FrameBandAttend:
@@ -140,15 +138,6 @@ class CausalDenoiser(ModelMixin, ConfigMixin):
     def predict(self, h: Tensor, x: Tensor) -> Tensor:
         """The transformer's output `(B, t·H·W, C)` → the prediction, shaped like `x` `(B, t, D, H, W)`."""
         return self.proj_out(h).unflatten(1, (x.shape[1], *x.shape[3:])).permute(0, 1, 4, 2, 3).to(x.dtype)
-
-
-def score_prediction(input_grad: Tensor, noise_std: float) -> Tensor:
-    """The denoiser's target from `∂loss/∂x` of a batch: `noise_std · numel · ∂(loss · noise_std/0.3)/∂x`.
-
-    Shaped like `x`. Per element this is `noise_std²/0.3 · ∇(-log p)`: `flow_loss` is a mean over the batch's elements,
-    which `numel` undoes.
-    """
-    return noise_std * input_grad.numel() * input_grad * (noise_std / NOISE_UNIT)
 
 
 def tweedie_step(x: Tensor, prediction: Tensor, noise_std: float, next_noise_std: float = 0.0) -> Tensor:

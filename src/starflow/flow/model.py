@@ -19,7 +19,6 @@ Inside the flow latents have their channels last: `(B, T, H, W, D)`. An image is
 """
 
 from collections.abc import Iterator, Sequence
-from math import log, pi
 from typing import NamedTuple
 
 import torch
@@ -201,13 +200,3 @@ class StarFlow(ModelMixin, ConfigMixin):
         cache_dtype = self.cache_dtype if index == self.num_blocks - 1 else None
         block: AffineBlock = self.blocks[index]  # type: ignore[assignment]
         return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_scale, cache_dtype)
-
-
-def negative_log_likelihood(encoded: Encoded) -> Tensor:
-    """`-log p(x)` per element `(B, T, D, H, W)`, in nats: `0.5·z² + 0.5·log 2π - log_det`."""
-    return 0.5 * encoded.z.square() + 0.5 * log(2 * pi) - encoded.log_det
-
-
-def flow_loss(encoded: Encoded) -> Tensor:
-    """The training loss: the mean over elements of `0.5·z² - log_det`, the negative log-likelihood but a constant."""
-    return (0.5 * encoded.z.square() - encoded.log_det).mean()

@@ -1,1 +1,1 @@
-"""Fitting a model to a machine: placement, quantization, parallelism, memory."""
+"""Fitting a model to a machine: placement, quantization, parallelism and memory estimates."""

@@ -1,10 +1,8 @@
-"""A model as its configuration files describe it: all parts on the meta device, names and shapes without weights."""
+"""A model built from its configuration files on the meta device: names and shapes without weights."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from starflow.weights.components import Component, named_components
 from starflow.weights.models import read_index, released_preset, resolve_model
 
 
-@dataclass(frozen=True, eq=False)  # each is its own, as modules are
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, as modules are
 class Architecture:
     """The parts of a pipeline, on the meta device, and its settings."""
 
@@ -34,28 +32,21 @@ class Architecture:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """The parts by the names that a pipeline has for them."""
+        """The parts by their names in the pipeline."""
         named = {"text_encoder": self.text_encoder, "flow": self.flow, "denoiser": self.denoiser, "vae": self.vae}
         return {name: part for name, part in named.items() if part is not None}
 
     def pipeline(self) -> StarFlowPipeline:
-        """A pipeline that has the settings and sizes of the model, to ask it for them; it can make nothing."""
+        """A pipeline with the settings and sizes of the model. It cannot make videos."""
         known = inspect.signature(StarFlowPipeline).parameters.keys() - {*self.parts, "tokenizer", "denoiser"}
         settings = {name: value for name, value in self.settings.items() if name in known}
-        return StarFlowPipeline(
-            self.vae,
-            self.text_encoder,
-            None,
-            self.flow,
-            self.denoiser,
-            **settings,
-        )
+        return StarFlowPipeline(self.vae, self.text_encoder, None, self.flow, self.denoiser, **settings)
 
 
 def load_architecture(model: str) -> Architecture:
-    """What `StarFlowPipeline.from_pretrained(model)` would load, without its weights; nothing is downloaded but JSON.
+    """The model that `StarFlowPipeline.from_pretrained(model)` loads, without weights. Downloads only JSON files.
 
-    Raises StarflowError if there is no such model, or a configuration of it is missing or damaged.
+    Raises StarflowError if there is no such model, or one of its configuration files is missing or damaged.
     """
     if (preset := released_preset(model)) is not None:
         released = released_model(preset)
@@ -67,31 +58,22 @@ def load_architecture(model: str) -> Architecture:
         settings = read_index(folder)
         configs = {name: _config(folder, name, settings) for name in ("flow", "denoiser", "text_encoder", "vae")}
         if not (configs["flow"] and configs["vae"] and configs["text_encoder"]):
-            raise StarflowError(f"the model {model} is damaged: it has no flow, no VAE or no text encoder")
+            raise StarflowError(f"the model {model} is damaged: it lacks the flow, the VAE or the text encoder")
         with torch.device("meta"):
             flow = StarFlow.from_config(configs["flow"])
             denoiser = CausalDenoiser.from_config(configs["denoiser"]) if configs["denoiser"] else None
         text_config, vae_config = configs["text_encoder"], configs["vae"]
+    vae_class = AutoencoderKLWan if "dim_mult" in vae_config else AutoencoderKL
     with torch.device("meta"):
-        vae_class = AutoencoderKLWan if "dim_mult" in vae_config else AutoencoderKL
-        text_encoder = T5EncoderModel(T5Config(**text_config))
-        return Architecture(
-            text_encoder.eval(), flow.eval(), denoiser, vae_class.from_config(vae_config).eval(), settings
-        )
+        text_encoder, vae = T5EncoderModel(T5Config(**text_config)), vae_class.from_config(vae_config)
+    return Architecture(text_encoder.eval(), flow.eval(), denoiser, vae.eval(), settings)
 
 
 def _config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, Any]:
-    """`config.json` of a part that lies in the model's folder or is named by it; empty if there is no such part."""
+    """The `config.json` of a part, which is in the model's folder or is named there; empty if there is none."""
     components = named_components(index)
     if name in components:
         return components[name].config()
     if index.get(name, [None])[0] is None:
         return {}
-    if not Path(folder).is_dir():
-        return Component(folder, name).config()
-    try:
-        return json.loads((Path(folder) / name / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StarflowError(
-            f"the model {folder} is damaged: {name}/config.json is missing or cannot be read"
-        ) from error
+    return Component(folder, name).config()

@@ -1,7 +1,7 @@
-"""How many bytes the tensors made by some code take at most: counted as the code runs, on the meta device too.
+"""Counting the bytes of live tensors while code runs, and their peak.
 
-On the meta device the code runs in no time and no memory, whatever the sizes, so that what a computation will take is
-known from the computation itself.
+This works on the meta device too, where code of any size runs in no time and no memory. So the memory of a computation
+can be known before it is run for real.
 """
 
 import weakref
@@ -19,9 +19,9 @@ Item = TypeVar("Item")
 
 
 class LiveBytes:
-    """Counts, within `with`, the bytes of live tensors that were made there: `now`, and the `peaks` of each stage.
+    """A context that counts the bytes of the live tensors made in it: `now`, and the peak of each stage in `peaks`.
 
-    Questions that code asks of values, such as whether all are finite, are answered with yes on the meta device.
+    On the meta device, values read by the code, such as whether all numbers are finite, are 1 (true).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class LiveBytes:
 
     @property
     def peak(self) -> int:
-        """The most bytes there were in any stage."""
+        """The peak over all stages."""
         return max(self.peaks.values(), default=0)
 
     def __enter__(self) -> "LiveBytes":
@@ -45,7 +45,7 @@ class LiveBytes:
             mode.__exit__(*exception)
 
     def during(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, what making them takes being counted for `stage`, but not what the makers within them take."""
+        """Pass items on. What is made while an item is computed counts for `stage`, or for that of a nested call."""
         iterator = iter(items)
         while True:
             outer, self.stage = self.stage, stage
@@ -63,7 +63,7 @@ class LiveBytes:
 
 
 class _Count(TorchDispatchMode):
-    """Adds each storage when an operation first returns it, and takes it off when it dies."""
+    """Adds each storage when an operation first returns it, and subtracts it when it is freed."""
 
     def __init__(self, total: LiveBytes) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class _Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return 1
-        for tensor in tree_iter((args, kwargs or {})):  # weights, and what else was there before
-            self._meet(tensor, new=False)
+        for tensor in tree_iter((args, kwargs or {})):  # tensors from before, such as weights, do not count
+            self._see(tensor, new=False)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
-            self._meet(tensor, new=True)
+            self._see(tensor, new=True)
         return result
 
-    def _meet(self, tensor: Any, *, new: bool) -> None:
+    def _see(self, tensor: Any, *, new: bool) -> None:
         if not isinstance(tensor, Tensor):
             return
         storage = tensor.untyped_storage()
@@ -98,16 +98,16 @@ class _Count(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Attention as kernels that never hold the scores do it: its output is all the memory it takes."""
+    """Replaces attention by one with the memory of fused kernels: the output, without the attention scores."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
-            return _fused_attention(*args[:3])
+            return _Attention.apply(*args[:3])
         return func(*args, **(kwargs or {}))
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps for the backward pass what such kernels keep: queries, keys, values and the output."""
+    """Saves for the backward pass what fused kernels save: queries, keys, values and the output."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -118,7 +118,3 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
-
-
-def _fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return _Attention.apply(q, k, v)

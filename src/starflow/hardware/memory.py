@@ -1,8 +1,7 @@
-"""What making a video takes of a device's memory, computed before anything is loaded.
+"""The device memory for making a video, estimated before anything is loaded.
 
-The stages of the pipeline run on the meta device, by the code that will run them for real, and the bytes of their live
-tensors are counted (`live_bytes`): the estimate follows the code. On top come the weights that are on the device in
-each stage, and `OVERHEAD` for what the device's libraries take.
+The real code of the pipeline's stages runs on the meta device, and the bytes of its live tensors are counted (see
+`live_bytes`). The weights on the device in each stage are added, and `OVERHEAD` for the libraries of the device.
 
 Legend: B prompts, T latent frames, D latent channels, H W latent rows and columns, M text tokens.
 """
@@ -30,23 +29,35 @@ Offload = Literal["none", "model", "group"]
 Quantize = Literal["int8", "fp8", "int4"]
 
 GIB = 2**30
-OVERHEAD = GIB  # of CUDA's own context and libraries, and of what its allocator cannot use
+OVERHEAD = GIB  # for the CUDA context and libraries, and for fragmentation in the allocator
 QUANTIZED_BITS = {"int8": 8, "fp8": 8, "int4": 4}
-STEADY_FRAMES = 3  # latent frames after which decoding another takes what it always takes
-IN_FLIGHT = 2  # groups, of group offloading: one computes while the next is fetched
+STEADY_FRAMES = 3  # after so many latent frames, decoding another takes no more memory
+IN_FLIGHT = 2  # groups on the device with group offloading: one computes while the next is fetched
 
-# The stages, and the part of the pipeline whose weights each needs; without a denoiser the flow denoises.
+# The stages, and the part of the pipeline whose weights each needs. Without a denoiser, the flow denoises.
 STAGES = {"text": "text_encoder", "sampling": "flow", "denoising": "denoiser", "decoding": "vae"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """A video to make, and how.
+    """A video to make, and the options that affect memory.
 
-    `window` is the latent frames that the deep block's cache holds, None for those of a video of the training length;
-    `frames_at_once` those that go through the shallow blocks and on together, None for the window. `given` latent
-    frames stand in front, of which the first `hidden` are no part of the video (see `starflow.pipeline.inputs`).
-    `processes` share the flow and the denoiser (see `parallel.py`); what is estimated is the share of one.
+    Args:
+        height: in pixels.
+        width: in pixels.
+        num_frames: of the video.
+        batch_size: videos made at once.
+        guidance: whether guidance is used. It doubles the cache.
+        dtype: of the weights and activations.
+        cache_dtype: of the key/value cache; None for `dtype`.
+        window: latent frames in the cache of the deep block; None for those of a video of the training length.
+        frames_at_once: latent frames that the stages after the deep block take at once; None for the window.
+        given: latent frames given in front of those to make.
+        hidden: of the given frames, those that are not part of the video (see `starflow.pipeline.inputs`).
+        processes: processes that share the flow and the denoiser (see `parallel`). The estimate is for one of them.
+        offload: see `placement`.
+        quantize: see `quantization`.
+        tiling: whether the VAE decodes in tiles.
     """
 
     height: int
@@ -68,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Stage:
-    """Bytes on the device in one stage: of weights, and of everything else that is alive then."""
+    """Bytes on the device in one stage: the weights, and all other live tensors."""
 
     name: str
     weights: int
@@ -81,10 +92,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a request takes, stage by stage.
+    """The memory for a request, in bytes.
 
-    `weights` are the bytes of each part's weights, wherever they are; `cache` those of the deep block's keys and values
-    (of both branches of guidance), which are part of what stages take.
+    `weights` has the weights of each part, wherever they are. `cache` is the deep block's key/value cache, for both
+    branches of guidance; it is included in the stages.
     """
 
     weights: dict[str, int]
@@ -93,18 +104,18 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Bytes that the device must have free."""
+        """Bytes that must be free on the device."""
         return max(stage.total for stage in self.stages) + OVERHEAD
 
 
 def estimate_memory(architecture: Architecture, request: Request) -> MemoryEstimate:
-    """The device memory that a request takes at most, in every stage. The architecture is cast to the request's dtype.
+    """The peak device memory of a request, in each stage. Casts the architecture to the dtype of the request.
 
     Raises UsageError for a size or a number of frames that the VAE cannot make.
     """
     if request.processes > 1:
         architecture = _share(architecture, request.processes)
-    # Where the weights are changes nothing about the rest, which takes longer to find out.
+    # Offloading and quantization do not change the rest, so the cached result of the slow simulation is reused.
     cache, working = _simulate(architecture, replace(request, offload="none", quantize=None))
     weights = {name: _weight_bytes(part, name, request) for name, part in architecture.parts.items()}
     stages = []
@@ -117,7 +128,7 @@ def estimate_memory(architecture: Architecture, request: Request) -> MemoryEstim
 
 @lru_cache(maxsize=8)
 def _share(architecture: Architecture, processes: int) -> Architecture:
-    """The model as one of several processes has it."""
+    """The share of the model that one of several processes holds."""
     denoiser = None if architecture.denoiser is None else share_of(architecture.denoiser, processes)
     return replace(architecture, flow=share_of(architecture.flow, processes), denoiser=denoiser)
 
@@ -125,9 +136,9 @@ def _share(architecture: Architecture, processes: int) -> Architecture:
 @lru_cache(maxsize=64)
 @torch.no_grad()
 def _simulate(architecture: Architecture, request: Request) -> tuple[int, dict[str, int]]:
-    """Bytes of the deep block's cache, and the most bytes alive in each stage."""
+    """Bytes of the deep block's cache, and the peak of live bytes in each stage."""
     for part in architecture.parts.values():
-        nn.Module.to(part, request.dtype)  # diffusers' own `to` warns of casts
+        nn.Module.to(part, request.dtype)  # the `to` of diffusers warns about casts
     architecture.vae.use_tiling = request.tiling
     architecture.flow.cache_dtype = request.cache_dtype
     solver = _LastSweep(architecture.settings.get("block_size", 16))
@@ -138,10 +149,11 @@ def _simulate(architecture: Architecture, request: Request) -> tuple[int, dict[s
 
 
 def _make(architecture: Architecture, request: Request, solver: "_LastSweep", live: LiveBytes) -> Iterator[Tensor]:
-    """The pipeline's stages, as `StarFlowPipeline.stream` runs them; a few frames are decoded for all."""
+    """Run the stages as `StarFlowPipeline.stream` does, but decode only the first few frames."""
     settings, codec = architecture.settings, VideoCodec(architecture.vae)
     window = request.window or codec.num_latent_frames(settings["num_frames"])
-    shape = _latent_shape(codec, request)
+    shape = codec.latent_shape(request.batch_size, request.num_frames, request.height, request.width)
+    shape = (shape[0], shape[1] + request.hidden, *shape[2:])
     rolls = shape[1] > window > 1 and not request.hidden
     live.stage = "text"
     text = _encode_text(architecture, request.batch_size)
@@ -173,7 +185,7 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
 
 
 class _LastSweep:
-    """A solver that makes only the sweeps that take most: the first, and that of the last tokens to a full cache."""
+    """A solver that makes only the sweeps with the most memory: the first, and the last, when the cache is full."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -183,7 +195,7 @@ class _LastSweep:
         self, gaussians: Gaussians, z: Tensor, v: Tensor, start: int, stop: int, frame_tokens: int
     ) -> Iterator[Progress]:
         assert isinstance(gaussians, ConditionalGaussians)
-        gaussians.evaluate(v, start, min(start + self.block_size, stop))  # which takes in what is known
+        gaussians.evaluate(v, start, min(start + self.block_size, stop))  # also adds the given tokens to the cache
         first = max(start, stop - self.block_size)
         gaussians.cache.length = gaussians.num_text_tokens + first
         gaussians.evaluate(v, first, stop)
@@ -194,16 +206,6 @@ class _LastSweep:
 def _encode_text(architecture: Architecture, batch_size: int) -> Tensor:
     tokens = _meta(batch_size, architecture.settings["max_text_tokens"], dtype=torch.long)
     return architecture.text_encoder(input_ids=tokens, attention_mask=tokens).last_hidden_state
-
-
-def _latent_shape(codec: VideoCodec, request: Request) -> tuple[int, int, int, int, int]:
-    factor = codec.spatial_factor
-    if request.height % factor or request.width % factor:
-        raise UsageError(
-            f"{request.width}×{request.height} is not made of squares of {factor} pixels, as the VAE needs"
-        )
-    num_frames = codec.num_latent_frames(request.num_frames) + request.hidden
-    return request.batch_size, num_frames, codec.latent_channels, request.height // factor, request.width // factor
 
 
 def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -218,19 +220,19 @@ def _weight_bytes(part: nn.Module, name: str, request: Request) -> int:
 
 
 def _bytes_of(parameter: Tensor, name: str, key: str, request: Request) -> int:
-    """Bytes of a weight; quantized are the matrices of the transformers' layers, with a scale for every 128 weights."""
+    """Bytes of a weight. A quantized matrix also has a scale of 2 bytes for every 128 weights."""
     if request.quantize is None or not is_quantized(name, key) or parameter.ndim != 2:
         return parameter.numel() * request.dtype.itemsize
     return parameter.numel() * QUANTIZED_BITS[request.quantize] // 8 + parameter.numel() // 128 * 2
 
 
 def is_quantized(part: str, key: str) -> bool:
-    """Whether the weight `key` of a pipeline's part is one that quantization changes."""
+    """Whether a weight is in a layer of a transformer, whose matrices are quantized."""
     return part in ("flow", "denoiser") and ".layers." in f".{key}"
 
 
 def _widened_weight(part: nn.Module, name: str, request: Request) -> int:
-    """The largest quantized matrix as it is multiplied with."""
+    """Bytes of the largest quantized matrix, in the dtype in which it is multiplied."""
     if request.quantize is None:
         return 0
     sizes = [p.numel() for key, p in part.named_parameters() if is_quantized(name, key) and p.ndim == 2]
@@ -247,7 +249,7 @@ def _weights_on_device(architecture: Architecture, weights: dict[str, int], part
 
 
 def _bytes_outside_layers(architecture: Architecture, part: str, request: Request) -> int:
-    """What group offloading leaves on the device of the flow or the denoiser, if there is one."""
+    """Bytes of the flow or the denoiser, if there is one, that group offloading leaves on the device."""
     if part not in architecture.parts:
         return 0
     named = architecture.parts[part].named_parameters()
@@ -255,7 +257,7 @@ def _bytes_outside_layers(architecture: Architecture, part: str, request: Reques
 
 
 def _largest_group(architecture: Architecture, part: str, request: Request) -> int:
-    """What group offloading moves at once: a layer of a transformer, or a matrix or convolution of another part."""
+    """Bytes of the largest group that group offloading moves: a layer of a transformer, or else a single weight."""
     groups: dict[str, int] = {}
     for key, parameter in architecture.parts[part].named_parameters():
         layer = key.partition(".layers.")
@@ -264,9 +266,9 @@ def _largest_group(architecture: Architecture, part: str, request: Request) -> i
     return max(groups.values())
 
 
-# --- what would make it fit -------------------------------------------------------------------------------------------
+# --- how to make it fit -----------------------------------------------------------------------------------------------
 
-# In the order of what they cost: nothing; time; a little exactness; much time.
+# Ordered by cost: first those without any, then those that cost time, some accuracy, or much time.
 REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--dtype bfloat16", {"dtype": torch.bfloat16}),
     ("--tiling", {"tiling": True}),
@@ -276,13 +278,13 @@ REMEDIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--quantize int4", {"quantize": "int4"}),
     ("--offload group", {"offload": "group"}),
 )
-# What a model without a denoiser cannot have, as the flow's own gradient denoises: it needs all layers, unpacked.
+# A model without a denoiser denoises with the gradient of the flow, which needs all layers at once, and not in int4.
 NOT_WITH_GRADIENTS = ("--quantize int4", "--offload group")
-NOT_WHEN_SHARED = {"offload", "quantize"}  # by several processes, whose weights are split instead
+NOT_WHEN_SHARED = {"offload", "quantize"}  # not supported for several processes, which split the weights instead
 
 
 def remedies(architecture: Architecture, request: Request, available: int) -> list[str] | None:
-    """The flags that make a request fit into `available` bytes, no more of them than it takes; None if nothing does."""
+    """The flags that make a request fit into `available` bytes, none of them needless; None if it cannot fit."""
     chosen: dict[str, dict[str, Any]] = {}
     if _fits(architecture, request, chosen, available):
         return []
@@ -291,7 +293,7 @@ def remedies(architecture: Architecture, request: Request, available: int) -> li
             continue
         if request.processes > 1 and change.keys() & NOT_WHEN_SHARED:
             continue
-        if replace(request, **change) != request:  # else it was asked for already
+        if replace(request, **change) != request:  # otherwise the request has it already
             superseded = {other for other, earlier in chosen.items() if earlier.keys() & change.keys()}
             chosen = {other: earlier for other, earlier in chosen.items() if other not in superseded} | {flag: change}
         if _fits(architecture, request, chosen, available):
@@ -312,19 +314,19 @@ def _fits(architecture: Architecture, request: Request, changes: dict[str, dict[
 
 
 def require_memory(architecture: Architecture, request: Request, available: int) -> None:
-    """Raise UsageError, which names flags that would make it fit, if a request needs more than `available` bytes."""
+    """Raise UsageError if a request needs more than `available` bytes. It names flags that make the request fit."""
     peak = estimate_memory(architecture, request).peak
     if peak <= available:
         return
-    needed = f"this needs about {peak / GIB:.1f} GiB of memory, and the device has {available / GIB:.1f} GiB free"
+    needed = f"this needs about {peak / GIB:.1f} GiB of memory, but the device has {available / GIB:.1f} GiB free"
     flags = remedies(architecture, request, available)
     if flags is None:
         raise UsageError(f"{needed}: make a smaller or shorter video")
-    raise UsageError(f"{needed}: it would fit with {' '.join(flags)}, or as a smaller or shorter video")
+    raise UsageError(f"{needed}: add {' '.join(flags)}, or make a smaller or shorter video")
 
 
 def available_memory(device: str | torch.device) -> int | None:
-    """Bytes that a device has free; None where that is not known, as for the CPU, which can swap, or one not there."""
+    """Free bytes on a device; None if this is not known: for the CPU, or a device that is not there."""
     device = torch.device(device)
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]

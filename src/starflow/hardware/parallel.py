@@ -1,9 +1,9 @@
-"""A model shared by several processes: tensor parallelism of its transformers, applied from outside.
+"""Tensor parallelism: several processes share the transformers of a model. It is applied from outside the model.
 
-Every process holds an equal share of each layer's heads and of its MLP, and with it of the weights and of the key/value
-cache (Megatron-LM, arXiv 1909.08053, by torch's DTensor): `qkv` and `up` are split by columns, `proj` and `down` by
-rows, so that a layer sums over the processes twice. What goes into a layer and comes out is whole in every process, and
-the same to the last bit, so that everything around the layers runs in each of them as it does in one.
+Each process holds an equal share of the heads and of the MLP of every layer, and so of the weights and of the key/value
+cache. `qkv` and `up` are split by columns, `proj` and `down` by rows, so each layer has two sums over the processes
+(Megatron-LM, arXiv 1909.08053; done by torch's DTensor). The inputs and outputs of a layer are complete in every
+process and equal to the last bit, so the code around the layers runs unchanged.
 """
 
 from collections.abc import Iterator
@@ -24,21 +24,26 @@ BY_COLUMNS, BY_ROWS = ("attention.qkv", "mlp.up"), ("attention.proj", "mlp.down"
 
 
 def parallelize(module: M, mesh: DeviceMesh) -> M:
-    """Leave of all transformers in a module (flow or denoiser) this process's share; returns the module.
+    """Reduce the transformers of a module to the share of this process.
 
-    Every process must do so with the same weights. Those of the layers go to the mesh's device; what is not split stays
-    where it is. The module can compute as before, in all processes at once, but no longer be saved.
+    Every process must call this, with the same weights. The weights of the layers move to the device of the mesh, the
+    others stay where they are. Afterwards the module computes as before, if all processes call it together. It can no
+    longer be saved.
 
     Args:
-        module: on the CPU or on the mesh's device.
-        mesh: of one dimension.
+        module: the flow or the denoiser, on the CPU or on the device of the mesh.
+        mesh: the processes, in one dimension.
 
-    Raises UsageError if the heads cannot be shared out evenly.
+    Returns:
+        The module.
+
+    Raises:
+        UsageError: the heads cannot be divided evenly.
     """
     check_heads(module, mesh.size())
     for transformer in _transformers(module):
         for layer in transformer.layers:
-            _put_shares_together(layer.get_submodule("attention.qkv"), mesh.size())
+            _group_rows_by_share(layer.get_submodule("attention.qkv"), mesh.size())
             plan: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in BY_COLUMNS}
             plan |= {name: RowwiseParallel() for name in BY_ROWS}
             parallelize_module(layer, mesh, plan, src_data_rank=None)
@@ -47,9 +52,9 @@ def parallelize(module: M, mesh: DeviceMesh) -> M:
 
 
 def share_of(module: M, processes: int) -> M:
-    """A copy of a module on the meta device, with the shapes of one process's share after `parallelize`.
+    """A copy of a module on the meta device, with the shapes that `parallelize` leaves in each process.
 
-    Raises UsageError if the heads cannot be shared out evenly.
+    Raises UsageError if the heads cannot be divided evenly.
     """
     check_heads(module, processes)
     module = deepcopy(module)
@@ -65,14 +70,13 @@ def share_of(module: M, processes: int) -> M:
 
 
 def check_heads(module: nn.Module, processes: int) -> None:
-    """Raise UsageError unless so many processes can have equally many heads of every layer of a module."""
+    """Raise UsageError unless the heads of every layer can be divided evenly among the processes."""
     heads = {transformer.num_heads for transformer in _transformers(module)}
     if any(number % processes for number in heads):
-        possible = [n for n in range(2, min(heads) + 1) if not any(number % n for number in heads)]
-        choices = f"start {', '.join(map(str, possible))} of them, or one" if possible else "start one"
+        possible = [n for n in range(1, min(heads) + 1) if not any(number % n for number in heads)]
         raise UsageError(
             f"{processes} processes cannot share this model: its layers have {' and '.join(map(str, sorted(heads)))} "
-            f"attention heads; {choices}"
+            f"attention heads; the number of processes can be {', '.join(map(str, possible))}"
         )
 
 
@@ -80,8 +84,8 @@ def _transformers(module: nn.Module) -> Iterator[Transformer]:
     return (each for each in module.modules() if isinstance(each, Transformer))
 
 
-def _put_shares_together(qkv: nn.Module, processes: int) -> None:
-    """Reorder rows from queries, keys, values of all heads to those of each process's heads, which are then split."""
+def _group_rows_by_share(qkv: nn.Module, processes: int) -> None:
+    """Reorder rows from (queries, keys, values) of all heads to (queries, keys, values) of each process's heads."""
     with torch.no_grad():
         for parameter in qkv.parameters():
             by_share = parameter.unflatten(0, (3, processes, -1)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""Where the weights of a pipeline are while it works: all on the device, or in turns with the CPU."""
+"""Placing a pipeline on a device, with or without offloading its weights to the CPU."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,26 @@ OFFLOADS = ("none", "model", "group")
 
 
 def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str = "none") -> "StarFlowPipeline":
-    """Put a pipeline on a device: all of it, or in turns with the CPU.
+    """Place a pipeline on a device.
 
     Args:
         pipeline: on the CPU.
-        device: where it is to compute.
-        offload: `none`: all weights are on the device. `model`: those of the part that is at work. `group`: those of
-            the layers that are at work and of the next, which takes least memory and most time.
+        device: the device that computes.
+        offload: the weights that are on the device. `none`: all. `model`: those of the part that computes. `group`:
+            those of the layers that compute, and of the next; this needs the least memory and the most time.
 
-    Raises UsageError for another `offload`, for `group` without a denoiser, or for a device that is not there.
+    Returns:
+        The pipeline.
+
+    Raises:
+        UsageError: `offload` is unknown, or is `group` for a model without a denoiser; or there is no such device.
     """
     if offload not in OFFLOADS:
         raise UsageError(f"unknown offloading {offload!r}: choose {', '.join(OFFLOADS)}")
     if offload == "group" and pipeline.denoiser is None:
         raise UsageError(
-            "this model has no denoiser, and the gradient that denoises in its place needs all layers of the flow at "
-            "once: choose --offload model"
+            "this model has no denoiser: it denoises with the gradient of the flow, which needs all layers at once; "
+            "choose --offload model"
         )
     device = torch.device(device)
     try:
@@ -48,7 +52,7 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
 
 
 def _offload_groups(pipeline: "StarFlowPipeline", device: torch.device) -> None:
-    """The transformers layer by layer, their small surroundings staying; other parts by matrix and convolution."""
+    """Offload transformers by layer and other parts by weight; the rest of the flow stays on the device."""
     options: dict[str, Any] = {"offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
     transformers: list[nn.Module] = [part for part in (pipeline.flow, pipeline.denoiser) if part is not None]
     for part in transformers:

@@ -1,4 +1,4 @@
-"""Narrow weights for the flow and the denoiser, by torchao through diffusers."""
+"""Quantized weights for the flow and the denoiser, by torchao through diffusers."""
 
 import torch
 from diffusers import PipelineQuantizationConfig, TorchAoConfig
@@ -13,14 +13,16 @@ NOT_QUANTIZED = ["proj_in", "proj_out", "proj_text"]  # small, and the flow's ex
 
 
 def quantization_config(quantize: str, device: str | torch.device = "cpu") -> PipelineQuantizationConfig:
-    """What `from_pretrained(quantization_config=…)` takes, to load flow and denoiser with narrow weights.
+    """A configuration for `from_pretrained(quantization_config=…)` that quantizes the flow and the denoiser.
 
     Args:
-        quantize: `int8`, `fp8` or `int4`, with torchao. Activations and the key/value cache stay as they are.
-        device: where the weights will be used, which decides how `int4` packs them; those of `int4` must be loaded
-            there, `from_pretrained(device_map=…)`.
+        quantize: `int8`, `fp8` or `int4`. Only weights are quantized, not activations or the key/value cache.
+        device: where the weights will be used. `int4` is packed for this device, and must be loaded to it
+            (`from_pretrained(device_map=…)`).
 
-    Raises UsageError for another name, StarflowError if torchao is not installed.
+    Raises:
+        UsageError: the quantization is unknown.
+        StarflowError: torchao is not installed.
     """
     if quantize not in QUANTIZATIONS:
         raise UsageError(f"unknown quantization {quantize!r}: choose {', '.join(QUANTIZATIONS)}")
@@ -34,25 +36,25 @@ def quantization_config(quantize: str, device: str | torch.device = "cpu") -> Pi
     weights = {"int8": Int8WeightOnlyConfig(), "fp8": Float8WeightOnlyConfig()}
     if torch.device(device).type == "cpu":
         weights["int4"] = PrototypeInt4WeightOnlyConfig(group_size=INT4_GROUP)
-    else:  # torchao's default packing needs a library that it does not bring
+    else:  # the default packing needs a library that torchao does not install
         weights["int4"] = Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format="tile_packed_to_4d")
     parts = {name: TorchAoConfig(weights[quantize], list(NOT_QUANTIZED)) for name in ("flow", "denoiser")}
     return PipelineQuantizationConfig(quant_mapping=parts)
 
 
 def check_quantizable(flow: nn.Module, denoiser: nn.Module | None, quantize: str | None) -> None:
-    """Raise UsageError if `int4` is asked of a model that cannot have it; the others fit every model.
+    """Raise UsageError if `int4` does not work for a model; other quantizations work for all models.
 
-    torchao leaves a matrix whose rows are no multiple of `INT4_GROUP` as it is, and does not say so.
+    torchao silently skips a matrix whose width is not a multiple of `INT4_GROUP`.
     """
     if quantize != "int4":
         return
     if denoiser is None:
         raise UsageError(
-            "this model has no denoiser, and the gradient that denoises in its place cannot pass through int4: choose "
-            "--quantize int8"
+            "this model has no denoiser: it denoises with the gradient of the flow, which cannot pass through int4; "
+            "choose --quantize int8"
         )
     layers = [module for part in (flow, denoiser) for module in part.modules() if isinstance(module, Layer)]
     matrices = [module for layer in layers for module in layer.modules() if isinstance(module, nn.Linear)]
     if any(matrix.in_features % INT4_GROUP for matrix in matrices):
-        raise UsageError(f"int4 needs layers whose widths are multiples of {INT4_GROUP}: choose --quantize int8")
+        raise UsageError(f"int4 needs layers with widths that are multiples of {INT4_GROUP}: choose --quantize int8")

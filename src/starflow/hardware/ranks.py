@@ -1,8 +1,8 @@
-"""Several processes side by side, as torchrun starts them: which part of the work is this one's, and on which device.
+"""Several processes, as torchrun starts them: the work and the device of each.
 
-Making videos from a list of prompts needs no word between the processes: each makes its own, with the seeds that they
-would have in one process, so that the videos do not depend on how many processes there are. One video is made by all of
-them together (`joined`, `starflow.hardware.parallel`).
+For a list of prompts, the processes work independently: each makes the videos of its share, with the same seeds as a
+single process would use, so the videos do not depend on the number of processes. For a single video, all processes work
+together (see `joined` and `starflow.hardware.parallel`).
 """
 
 import os
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-PATIENCE = timedelta(minutes=10)  # with a process that says nothing: loading a model takes minutes at most
+TIMEOUT = timedelta(minutes=10)  # for an answer of another process, which may be loading a model
 
 
 class Rank(NamedTuple):
-    """This process among those of the run, and among those of its machine."""
+    """The rank of this process, the number of processes, and the rank among the processes of its machine."""
 
     rank: int = 0
     size: int = 1
@@ -31,43 +31,46 @@ class Rank(NamedTuple):
 
     @classmethod
     def of_this_process(cls) -> "Rank":
-        """What torchrun says in the environment; alone, if it says nothing. Raises UsageError if that is no rank."""
-        said = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-        if said[0] is None and said[1] is None:
+        """Read the environment that torchrun sets; without it, this is the only process.
+
+        Raises UsageError if the environment is not valid.
+        """
+        values = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+        if values[0] is None and values[1] is None:
             return cls()
         try:
-            rank, size, local_rank = (int(value or "") for value in said)
+            rank, size, local_rank = (int(value or "") for value in values)
         except ValueError:
             raise UsageError(
-                "RANK, WORLD_SIZE and LOCAL_RANK must be numbers: start the processes by torchrun"
+                "RANK, WORLD_SIZE and LOCAL_RANK must be numbers: start the processes with torchrun"
             ) from None
         if not 0 <= rank < size or local_rank < 0:
-            raise UsageError(f"rank {rank} of {size} does not exist: start the processes by torchrun")
+            raise UsageError(f"there is no rank {rank} of {size} processes: start the processes with torchrun")
         return cls(rank, size, local_rank)
 
     def share(self, items: Iterable[Item]) -> list[tuple[int, Item]]:
-        """This process's items, dealt out in turns, with their numbers among all items."""
+        """Every `size`-th item, beginning with item `rank`, with its index among all items."""
         return [(index, item) for index, item in enumerate(items) if index % self.size == self.rank]
 
     def device(self, device: str) -> str:
-        """The device of this process: of a kind of which a machine has several, each process has its own."""
+        """The device of this process: with several processes, each has its own GPU."""
         return f"{device}:{self.local_rank}" if device == "cuda" and self.size > 1 else device
 
 
 @contextmanager
 def joined(rank: Rank, device: "torch.device") -> "Iterator[DeviceMesh]":
-    """The processes of a run, connected: a mesh of one dimension, over NCCL on GPUs and gloo elsewhere.
+    """A context with a mesh of all processes in one dimension, connected by NCCL on GPUs and by gloo otherwise.
 
-    Raises StarflowError, within it too, if another process is lost.
+    Raises StarflowError, also from code in the context, if another process stops or does not answer.
     """
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield init_device_mesh(device.type, (rank.size,))
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise StarflowError("another process of this run has ended, or says nothing: see what it said last") from error
+        raise StarflowError("another process has stopped or does not answer: see its messages") from error
     dist.destroy_process_group()

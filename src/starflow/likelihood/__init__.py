@@ -1,1 +1,1 @@
-"""The exact likelihood of a clip, its map to noise and back, and pictures of both."""
+"""The exact likelihood of a clip, its map to noise and back, and heat maps of surprise."""

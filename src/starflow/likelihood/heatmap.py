@@ -1,7 +1,7 @@
-"""Where a clip surprises the flow: drawn over the video, and latent frame by latent frame.
+"""Plots of how much a clip surprises the flow: over the video, and per latent frame.
 
 Legend: `F` video frames, `T` latent frames, `H W` latent rows and columns. A clip is uint8 `(F, height, width, 3)`,
-RGB; surprise is the negative log-likelihood of tokens in nats, `(T, H, W)`.
+RGB; surprise is the negative log-likelihood of each token in nats, `(T, H, W)`.
 """
 
 from pathlib import Path
@@ -16,34 +16,34 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from starflow.media.files import atomic_write
+from starflow.media.frames import Frames, from_unit
 from starflow.media.video import write_video
 
-Frames = NDArray[np.uint8]
 Surprise = NDArray[np.float64]
 
 COLORS = colormaps["inferno"]
-STRENGTH = 0.65  # of the colors over the video
+STRENGTH = 0.65  # opacity of the colors over the video
 DPI = 100
 MAX_THUMBNAILS = 8
 
 
 def latent_frames(num_frames: int, temporal_factor: int) -> NDArray[np.int64]:
-    """The latent frame that each video frame is in, `(F,)`: the first one alone, then `temporal_factor` in each."""
+    """The latent frame of each video frame, `(F,)`: the first has one video frame, the others `temporal_factor`."""
     return (np.arange(num_frames) + temporal_factor - 1) // temporal_factor
 
 
 def overlay(clip: Frames, surprise: Surprise, temporal_factor: int, scale: Normalize) -> Frames:
-    """The clip, paled to gray, with the surprise of each token over its place."""
+    """The clip in gray, with the surprise of each token drawn over its pixels."""
     height, width = clip.shape[1:3]
     spread = surprise[latent_frames(len(clip), temporal_factor)]
     spread = spread.repeat(height // surprise.shape[1], axis=1).repeat(width // surprise.shape[2], axis=2)
-    colors = COLORS(scale(spread))[..., :3] * 255
-    gray = clip.mean(axis=-1, keepdims=True)
-    return (STRENGTH * colors + (1 - STRENGTH) * gray).round().astype(np.uint8)
+    colors = COLORS(scale(spread))[..., :3]
+    gray = clip.mean(axis=-1, keepdims=True) / 255
+    return from_unit(STRENGTH * colors + (1 - STRENGTH) * gray)
 
 
 def write_heatmap(path: Path, clip: Frames, fps: float, surprise: Surprise, temporal_factor: int, title: str) -> Path:
-    """Write the clip beside itself under its surprise, with the scale, and below the surprise of each latent frame.
+    """Write a video of the clip, its overlay and the color scale, above a plot of the surprise of each latent frame.
 
     Returns:
         The path written, as `starflow.media.video.write_video` does.
@@ -69,13 +69,13 @@ def write_heatmap(path: Path, clip: Frames, fps: float, surprise: Surprise, temp
             image.set_data(frames[index])
         cursor.set_xdata([(index + 0.5) / fps] * 2)
         canvas.draw()
-        figure.set_layout_engine("none")  # laid out once: nothing moves, and it takes the longest
+        figure.set_layout_engine("none")  # lay out once: it is slow, and panels must not move
         drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return write_video(path, np.stack(drawn), fps)
 
 
 def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, temporal_factor: int, title: str) -> None:
-    """Write a PNG of the surprise of each latent frame, under pictures of where it is."""
+    """Write a PNG that plots the surprise of each latent frame, below thumbnails of the clip and its overlay."""
     heat = overlay(clip, surprise, temporal_factor, Normalize(surprise.min(), surprise.max()))
     shown = np.unique(np.linspace(0, len(surprise) - 1, MAX_THUMBNAILS).round().astype(int))
     figure = Figure(figsize=(8, 5), dpi=DPI, layout="constrained")
@@ -83,7 +83,7 @@ def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, tempora
     for column, index in enumerate(shown):
         for row, frames in enumerate((clip, heat)):
             panel = figure.add_subplot(grid[row, column])
-            panel.imshow(frames[index * temporal_factor])  # its last video frame
+            panel.imshow(frames[index * temporal_factor])  # the last video frame of the latent frame
             panel.set_axis_off()
     _plot(figure.add_subplot(grid[2, :]), surprise, temporal_factor, fps)
     figure.suptitle(title, fontsize=10, wrap=True)
@@ -92,7 +92,7 @@ def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, tempora
 
 
 def _plot(axes: Axes, surprise: Surprise, temporal_factor: int, fps: float) -> None:
-    """Bars of the mean surprise of each latent frame's tokens, as wide as its video frames."""
+    """Plot a bar per latent frame: the mean surprise of its tokens, over the time that it spans."""
     ends = (np.arange(len(surprise)) * temporal_factor + 1) / fps
     starts = np.concatenate([[0], ends[:-1]])
     axes.bar(starts, surprise.mean(axis=(1, 2)), ends - starts, align="edge", color="#4878a8", edgecolor="white")

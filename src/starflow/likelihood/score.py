@@ -1,12 +1,12 @@
-"""How likely a clip is under a caption: exact, by the change of variables, and placed where it belongs.
+"""The exact log-likelihood of a clip under a caption, token by token, by the change of variables.
 
-    x = latents of the clip + noise_std·ε        what the flow is a density of; ε is drawn K times
+    x = latents of the clip + noise_std·ε        the flow is a density of x; ε is drawn K times
     log p(x) = sum over tokens of deep + shallow
     deep     = log N(z; 0, I) - log sigma of the deep block = log p(u_t | u_<t, caption)
     shallow  = -log sigma, summed over the shallow blocks, which see no text
 
-What is measured is the mean of the VAE's posterior, with noise, and not the pixels: what the VAE loses, and the
-variance of its posterior, are no part of it.
+The latents are the mean of the VAE's posterior. This is a likelihood of noised latents, not of pixels: what the VAE
+loses and the variance of its posterior do not count.
 
 Legend: `F` video frames, `K` draws of the noise, `B` batch, `T` latent frames, `H W` latent rows and columns, `D`
 latent channels, `M` text tokens.
@@ -18,12 +18,12 @@ from math import log, sqrt
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from starflow.errors import UsageError
-from starflow.flow.model import Encoded, StarFlow, negative_log_likelihood
+from starflow.flow.loss import add_noise, negative_log_likelihood
+from starflow.flow.model import Encoded, StarFlow
 from starflow.flow.transformer import at_least_float32
 from starflow.pipeline.inputs import encode_clips
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -32,7 +32,7 @@ from starflow.sampling.solvers import require_finite
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over draws of the noise, and its standard error, None for a single draw."""
+    """A mean over draws of the noise, and its standard error (None for a single draw)."""
 
     mean: float
     standard_error: float | None
@@ -46,7 +46,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely one clip is under one caption.
+    """The log-likelihood of one clip under one caption.
 
     Attributes:
         deep, shallow: the two parts of each token's log-likelihood in nats, `(K, T, H, W)`, float64 on the CPU.
@@ -64,31 +64,31 @@ class Likelihood:
 
     @property
     def log_likelihood(self) -> Estimate:
-        """Of the whole clip, in nats."""
+        """Log-likelihood of the whole clip, in nats."""
         return Estimate.of(self.tokens.flatten(1).sum(dim=1))
 
     @property
     def nats_per_dim(self) -> float:
-        """The negative log-likelihood per latent dimension, in nats: the lower, the likelier."""
+        """Negative log-likelihood per latent dimension, in nats; lower is likelier."""
         return -self.log_likelihood.mean / self.num_dims
 
     @property
     def bits_per_dim(self) -> float:
-        """The same in bits."""
+        """Negative log-likelihood per latent dimension, in bits."""
         return self.nats_per_dim / log(2)
 
     @property
     def per_frame(self) -> Tensor:
-        """Log-likelihood of each latent frame given those before it, in nats, `(T,)`: its sum is the clip's."""
+        """Log-likelihood of each latent frame given those before it, in nats, `(T,)`; the sum is that of the clip."""
         return self.tokens.mean(dim=0).sum(dim=(1, 2))
 
     @property
     def surprise(self) -> Tensor:
-        """Negative log-likelihood of each token at its place, in nats, `(T, H, W)`."""
+        """Negative log-likelihood of each token, in nats, `(T, H, W)`."""
         return -self.tokens.mean(dim=0)
 
     def gain(self, other: "Likelihood") -> Estimate:
-        """How many nats likelier the clip is than under `other`, the same clip with the same noise."""
+        """Log-likelihood minus that of `other`, the same clip with the same noise, in nats."""
         return Estimate.of((self.tokens - other.tokens).flatten(1).sum(dim=1))
 
 
@@ -100,17 +100,17 @@ def log_likelihood(
     noise_samples: int = 1,
     seed: int = 0,
 ) -> list[Likelihood]:
-    """How likely a clip is under each of several captions, all with the same noise.
+    """The log-likelihood of a clip under each of several captions, all with the same noise.
 
     Args:
         pipeline: the model.
         clip: `(F, height, width, 3)`, RGB, at the model's frame rate.
-        prompts: captions; the empty one is the model's unconditional branch.
-        noise_samples: `K`.
-        seed: of the noise.
+        prompts: captions; the empty one gives the unconditional likelihood.
+        noise_samples: `K`, the number of draws of the noise.
+        seed: the seed of the noise.
 
     Raises:
-        UsageError: no captions, no draws, or a clip that the VAE cannot take.
+        UsageError: there is no caption or no draw, or the VAE cannot encode a clip of this size or length.
         StarflowError: a likelihood is not finite.
     """
     if not prompts or noise_samples < 1:
@@ -124,7 +124,7 @@ def log_likelihood(
     with pipeline.progress_bar(total=noise_samples * len(prompts)) as bar:
         bar.set_description("likelihood")
         for _ in range(noise_samples):
-            x = latents + noise_std * randn_tensor(latents.shape, generator, latents.device, latents.dtype)
+            x = add_noise(latents, noise_std, generator)
             u, log_det = shallow_log_det(flow, x)
             shallow.append(log_det)
             for draws, text in zip(deep, texts, strict=True):
@@ -134,13 +134,13 @@ def log_likelihood(
 
 
 def caption_fps(pipeline: StarFlowPipeline, latents: Tensor) -> float:
-    """The frame rate that the caption of latents `(B, T, D, H, W)` tells: the model's, 0 for an image."""
+    """The frame rate in the caption of latents `(B, T, D, H, W)`: the model's, or 0 for an image."""
     return pipeline.config.fps if latents.shape[1] > 1 else 0
 
 
 @torch.no_grad()
 def shallow_log_det(flow: StarFlow, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, and the shallow blocks' part of each token `(B, T, H, W)`."""
+    """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, and the shallow part of each token `(B, T, H, W)`."""
     u = x.permute(0, 1, 3, 4, 2)
     total = torch.zeros_like(at_least_float32(u[..., 0]))
     for index in range(flow.num_blocks - 1):

@@ -1,1 +1,1 @@
-"""Video and image files, frame arrays, sizes."""
+"""Video and image files, arrays of frames, and sizes."""

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Write files and folders atomically, and remove them."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to it on success and removed on failure.
+    """Yield a temporary path next to `path`, which is renamed to `path` on success and removed on failure.
 
-    What is written at the temporary path may be a file or a folder; it keeps the suffix of `path`, which some writers
-    read the format from. A folder replaces an older folder of the same name. Missing parent folders are made.
+    The caller writes a file or a folder there. The temporary path has the suffix of `path`, from which some writers
+    take the format. A folder replaces an older folder. Missing parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file or a folder with what it holds, if it is there."""
+    """Remove a file, or a folder and its contents, if it exists."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -36,7 +36,7 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def _make_durable(path: Path) -> None:
-    """Flush to disk, so that after a power cut a renamed file is not empty."""
+    """Flush to disk, so that a renamed file is not empty after a power failure."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
             descriptor = os.open(file, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Frames as arrays and as tensors: conversion, fitting to a size and a rate, and their difference in dB.
+"""Frames as arrays and as tensors: conversion, resizing, resampling, and PSNR.
 
 Legend: `F` video frames. Frames are uint8 `(…, height, width, 3)` in RGB, video tensors `(…, 3, height, width)` in
 [-1, 1].
@@ -24,28 +24,28 @@ def to_frames(video: Tensor) -> Frames:
 
 
 def from_unit(images: NDArray[np.floating]) -> Frames:
-    """Images `(…, height, width, 3)` in [0, 1], as diffusers hands them out, → frames, rounded."""
+    """Images `(…, height, width, 3)` in [0, 1], as diffusers returns them, → frames, rounded."""
     return (images * 255).round().astype(np.uint8)
 
 
 def psnr(video: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each video tensor `(B, …)` in dB, `(B,)`, from its mean squared error.
+    """Peak signal-to-noise ratio of each video tensor `(B, …)` in dB: `(B,)`.
 
-    The peak-to-peak range of the values is 2; equal videos have 106 dB.
+    `10·log10(4 / mean squared error)`, as the values span a range of 2. Equal videos have 106 dB.
     """
     error = (video - truth).square().flatten(1).mean(dim=1)
     return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
 def fit_frames(frames: Frames, height: int, width: int) -> Frames:
-    """Frames `(F, h, w, 3)`, scaled to cover `height`×`width` pixels and cropped evenly to them."""
+    """Scale frames `(F, h, w, 3)` to cover `height`×`width` pixels, and crop the rest evenly."""
     if frames.shape[1:3] == (height, width):
         return frames
     return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
 
 
 def resample(frames: Frames, fps: float, new_fps: float) -> Frames:
-    """The frames that are shown at the times of another rate; the duration stays, up to the rounding of a frame."""
+    """Repeat or drop frames to change the frame rate; the duration is kept, rounded to whole frames."""
     num_frames = max(1, round(len(frames) * new_fps / fps))
     shown = np.floor((np.arange(num_frames) + 0.5) * fps / new_fps).astype(int)
     return frames[np.minimum(shown, len(frames) - 1)]

@@ -1,11 +1,11 @@
-"""Sizes of videos: from a width and a height, or from an aspect ratio and an area. Pure functions."""
+"""Sizes of videos: from a width and a height, or from an aspect ratio and an area."""
 
 import re
 from math import log, sqrt
 
 from starflow.errors import UsageError
 
-# The ratios of width to height that STARFlow-V was trained on, as it writes them into captions.
+# The aspect ratios, width to height, that STARFlow-V was trained on, as written in its captions.
 ASPECT_RATIOS = ("1:1", "2:3", "3:2", "16:9", "9:16", "4:5", "5:4", "21:9", "9:21")
 
 
@@ -26,19 +26,19 @@ def parse_aspect_ratio(aspect_ratio: str) -> float:
 
 
 def size_of_aspect_ratio(aspect_ratio: str, side: float, multiple: int) -> tuple[int, int]:
-    """Width and height with an aspect ratio and about the area `side²`, both multiples of `multiple` pixels.
+    """Width and height of an aspect ratio at about the area `side²`, both multiples of `multiple` pixels.
 
     `width = round(side·sqrt(r)/multiple)·multiple`, `height = round(side/sqrt(r)/multiple)·multiple` (STARFlow-V, as
     released). `side` is 640 for the released video model: 848×480 at 16:9. Raises UsageError for a ratio so extreme
-    that a side vanishes.
+    that a side rounds to 0.
     """
     ratio = parse_aspect_ratio(aspect_ratio)
     width, height = (round(side * scale / multiple) * multiple for scale in (sqrt(ratio), 1 / sqrt(ratio)))
     if not width or not height:
-        raise UsageError(f"at an aspect ratio of {aspect_ratio} a side of the video would have no pixels")
+        raise UsageError(f"an aspect ratio of {aspect_ratio} is too extreme: a side of the video would have no pixels")
     return width, height
 
 
 def nearest_aspect_ratio(width: int, height: int) -> str:
-    """The name, of `ASPECT_RATIOS`, of the ratio nearest to a size's: what a caption says of it."""
+    """The ratio of `ASPECT_RATIOS` that is nearest to that of a size, as written in captions."""
     return min(ASPECT_RATIOS, key=lambda name: abs(log(parse_aspect_ratio(name) * height / width)))

@@ -1,10 +1,10 @@
 """Reading and writing videos and images (PyAV, Pillow).
 
-A clip is a uint8 array (F, height, width, 3) in RGB, with a frame rate in frames per second; a still image has rate 0.
+A clip is a uint8 array (F, height, width, 3) in RGB, with a frame rate in frames per second, or 0 for a still image.
 
-The extension of a path says how it is written: `.mp4` (H.264), `.gif`, `.webp` (animated), `.png` (a single frame is
-that file; more become the numbered files of a folder, `clip.png` → `clip/frame_0000.png`). A path that ends in `/`, or
-that is a folder already, is a folder of frames. WebP cannot hold a clip whose frames are all equal: it becomes a still.
+The extension of a path gives the format: `.mp4` (H.264), `.gif`, `.webp` (animated) or `.png`. A PNG holds a single
+frame: several frames written to `clip.png` become the folder `clip` of `frame_0000.png` and so on. A path that ends in
+`/` or is an existing folder is a folder of frames. WebP merges equal frames, so a clip without motion becomes a still.
 
 PyAV is imported where a video file is read or written, so that everything else works without it.
 """
@@ -28,12 +28,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from starflow.errors import StarflowError, UsageError
 from starflow.media.files import atomic_write
+from starflow.media.frames import Frames
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.video.stream import VideoStream
 
-Frames = NDArray[np.uint8]  # (F, height, width, 3)
 Frame = NDArray[np.uint8]  # (height, width, 3)
 PathLike = str | os.PathLike[str]
 
@@ -43,7 +43,7 @@ H264_RATE_FACTOR = 16  # visually lossless
 H264_BT709 = H264_LIMITED_RANGE = 1
 WEBP_QUALITY = 90
 EXIF_DESCRIPTION = 0x010E
-GIF_DEFAULT_DURATION = 100  # milliseconds: how long browsers show a frame that does not say
+GIF_DEFAULT_DURATION = 100  # milliseconds, as in browsers, of a frame without a duration
 _PARSER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error)  # Pillow's, on corrupt files
 CONTACT_SHEET_COLUMNS = 6
 LABEL_HEIGHT, TILE_GAP, MIN_TILE_HEIGHT = 22, 2, 96  # of a contact sheet, in pixels
@@ -56,11 +56,11 @@ def read_video(path: PathLike) -> tuple[Frames, float]:
     """Read a video, an animation, an image, or a folder of images in the order of the numbers in their names.
 
     Returns:
-        The frames (F, height, width, 3), and the frames per second: 0 for a still image, and for a folder of images
-        that does not say (one that `write_video` wrote does).
+        The frames (F, height, width, 3), and the frame rate. It is 0 for a still image, and for a folder of images
+        that `write_video` did not write.
 
     Raises:
-        StarflowError: it is missing, empty or corrupt, or has no video in it.
+        StarflowError: the file is missing, empty or corrupt, or contains no video.
     """
     path = Path(path)
     if path.is_dir():
@@ -86,7 +86,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
         comment = _read_comment(path)
     try:
         metadata = json.loads(comment) if isinstance(comment, str | bytes) else None
-    except ValueError:  # somebody else's comment
+    except ValueError:  # a comment of another program
         metadata = None
     return metadata if isinstance(metadata, dict) else {}
 
@@ -125,7 +125,7 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
 def _read_container(path: Path) -> tuple[Frames, float]:
     with _opened(path) as container:
         if not container.streams.video:
-            raise StarflowError(f"{path} has no video in it")
+            raise StarflowError(f"{path} contains no video")
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         fps = float(stream.average_rate or 0) if len(frames) > 1 else 0.0
@@ -144,9 +144,10 @@ def _read_image(path: Path) -> tuple[Frames, float]:
 
 
 def _at_constant_rate(frames: Frames, durations: NDArray[np.float64]) -> tuple[Frames, float]:
-    """Undo what GIF and WebP do to time: they round it (to 10 and 1 ms) and merge equal frames into a longer one.
+    """Restore a constant frame rate: GIF and WebP round durations (to 10 and 1 ms) and merge equal frames.
 
-    The rate is the one, even or whole, on whose grid every frame ends; failing that the mean rate, frames as they are.
+    The rate is the first candidate, the mean rate or a whole number, on whose grid every frame ends. Without one, the
+    frames are returned unchanged, with the mean rate.
     """
     ends = np.cumsum(np.where(durations > 0, durations, GIF_DEFAULT_DURATION)) / 1000
     mean_rate = len(frames) / ends[-1]
@@ -172,10 +173,10 @@ def _read_folder(folder: Path) -> tuple[Frames, float]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images of a folder; frame 10 comes after frame 9."""
+    """The images of a folder, ordered by the numbers in their names: 10 comes after 9."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS]
     if not images:
-        raise StarflowError(f"the folder {folder} holds no images")
+        raise StarflowError(f"the folder {folder} contains no images")
     return sorted(images, key=lambda path: [part.zfill(12) for part in re.split(r"(\d+)", path.name)])
 
 
@@ -191,20 +192,20 @@ def _read_comment(path: Path) -> Any:
 
 
 def write_video(path: PathLike, frames: Frames, fps: float, metadata: dict[str, Any] | None = None) -> Path:
-    """Write a clip (F, height, width, 3) in the format that the extension says; the same input gives the same bytes.
+    """Write a clip (F, height, width, 3) in the format of the extension; the same input gives the same bytes.
 
     Args:
-        path: where to; see the top of this module.
+        path: a file or a folder; see the top of this module.
         frames: uint8, RGB.
         fps: frames per second; may be 0 for a single frame.
-        metadata: stored in the file as JSON, see `read_metadata`.
+        metadata: stored in the file as JSON; `read_metadata` reads it.
 
     Returns:
         The path written: `path`, or the folder of frames.
 
     Raises:
-        UsageError: the extension is unknown, the sides are odd (`.mp4`), or there is no frame rate.
-        StarflowError: the folder to write holds other files.
+        UsageError: the extension is unknown, the sides are odd (`.mp4`), or the frame rate is not positive.
+        StarflowError: the folder to write contains other files.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
         raise ValueError(f"a clip is uint8 (F, height, width, 3) with F > 0, not {frames.dtype} {frames.shape}")
@@ -214,9 +215,9 @@ def write_video(path: PathLike, frames: Frames, fps: float, metadata: dict[str, 
 def write_frames(
     path: PathLike, frames: Iterable[Frame], num_frames: int, fps: float, metadata: dict[str, Any] | None = None
 ) -> Path:
-    """Write frames (height, width, 3) as they come, as `write_video` does; only animations are held in memory first.
+    """Write frames (height, width, 3) as they come, like `write_video`; only GIF and WebP hold all of them in memory.
 
-    Nothing is left at `path` if the frames end in an exception.
+    If `frames` raises an exception, nothing is written to `path`.
 
     Raises:
         UsageError, StarflowError: as `write_video`.
@@ -230,9 +231,9 @@ def write_frames(
 
 
 def write_growing(path: PathLike, frames: Iterable[Frame], fps: float, metadata: dict[str, Any] | None = None) -> Path:
-    """Write frames as they come into a fragmented MP4 that players can open while it grows.
+    """Write frames as they come to a fragmented MP4, which players can open while it grows.
 
-    If the frames end in an exception, the file holds those that came before it, and plays.
+    If `frames` raises an exception, the file contains the frames before it and can be played.
 
     Raises:
         UsageError: the path is not an `.mp4`, or the sides are odd.
@@ -249,11 +250,11 @@ def _require_mp4(path: PathLike) -> Path:
 
 
 def check_writable(path: PathLike, num_frames: int = 1, *, growing: bool = False) -> None:
-    """Raise now what `write_video` or `write_growing` would raise after the expensive work; makes missing parents.
+    """Check before the expensive work that a path can be written. Creates missing parent folders.
 
     Raises:
-        UsageError: the extension is unknown, or cannot grow.
-        StarflowError: the folder cannot be written, or the folder of frames holds other files.
+        UsageError: the extension is unknown, or is not `.mp4` and `growing`.
+        StarflowError: the folder cannot be written, or the folder of frames contains other files.
     """
     _, destination = _destination(path, num_frames)
     if growing:
@@ -267,7 +268,7 @@ def check_writable(path: PathLike, num_frames: int = 1, *, growing: bool = False
 
 
 def _destination(path: PathLike, num_frames: int) -> tuple[str, Path]:
-    """The kind of writer for a path, and the file or folder it will write."""
+    """The key in `_WRITERS` for a path, and the file or folder to write."""
     name, path = os.fspath(path), Path(path)
     kind = FOLDER if name.endswith(("/", os.sep)) or path.is_dir() else path.suffix.lower()
     if kind == ".png" and num_frames > 1:
@@ -275,13 +276,13 @@ def _destination(path: PathLike, num_frames: int) -> tuple[str, Path]:
     if kind not in _WRITERS:
         raise UsageError(
             f"cannot write {name}: unknown extension {kind!r}; "
-            "use .mp4, .gif, .webp or .png, or a folder of frames that ends in /"
+            "use .mp4, .gif, .webp or .png, or end the path in / for a folder of frames"
         )
     if kind == FOLDER and path.exists():
         if not path.is_dir():
             raise StarflowError(f"cannot write frames into {path}: it is a file")
         if any(re.fullmatch(r"frame_\d+\.png", entry.name) is None for entry in path.iterdir()):
-            raise StarflowError(f"cannot write frames into {path}: the folder holds other files")
+            raise StarflowError(f"cannot write frames into {path}: the folder contains other files")
     return kind, path
 
 
@@ -301,7 +302,7 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | N
                 rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
                 yuv = rgb.reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-                )  # the players' default matrix depends on the size, so the matrix is chosen and written down
+                )  # players guess the color matrix from the size, unless the file states it
                 container.mux(stream.encode(yuv))
         finally:
             if stream is not None:
@@ -311,7 +312,7 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | N
 def _h264_stream(container: "OutputContainer", width: int, height: int, fps: float, growing: bool) -> "VideoStream":
     if height % 2 or width % 2:
         raise UsageError(f"H.264 needs even sides, not {width}×{height}; write .webp or .png instead")
-    # Without macroblock-tree rate control, which on small frames makes the bytes vary from run to run.
+    # Macroblock-tree rate control is off, as it makes the bytes of small frames vary from run to run.
     options = {"crf": str(H264_RATE_FACTOR), "x264-params": "mbtree=0"}
     if growing:
         options["tune"] = "zerolatency"  # every frame leaves the encoder at once
@@ -344,7 +345,7 @@ def _write_animation(path: Path, frames: list[Frame], fps: float, time_unit: int
 
 
 def _durations(num_frames: int, fps: float, unit: int) -> list[int]:
-    """Milliseconds of each frame, multiples of `unit`, such that rounding never adds up."""
+    """Milliseconds of each frame, multiples of `unit`. The ends are rounded, so that errors do not add up."""
     ends = np.round(np.arange(num_frames + 1) * 1000 / (fps * unit)).astype(int) * unit
     return np.diff(ends).tolist()
 
@@ -377,19 +378,19 @@ def contact_sheet(
     labels: Sequence[str] | None = None,
     columns: int = CONTACT_SHEET_COLUMNS,
 ) -> None:
-    """Write a PNG that shows clips side by side: a row per clip, `columns` evenly spaced frames from first to last.
+    """Write a PNG with a row per clip, of `columns` evenly spaced frames from first to last.
 
     Args:
-        clips: one clip (F, height, width, 3) or several, uint8, RGB. Small ones are enlarged by a whole factor.
+        clips: one clip (F, height, width, 3) or several, uint8, RGB. Small frames are enlarged by a whole factor.
         path: a `.png` file.
         labels: one line of text above each row.
-        columns: the number of frames of a row; a clip with fewer shows all it has.
+        columns: the number of frames in a row; a shorter clip shows all its frames.
 
     Raises:
         UsageError: the path is not a PNG file.
     """
     if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"a contact sheet is a PNG: name it .png, not {os.fspath(path)}")
+        raise UsageError(f"a contact sheet is a PNG file: name it .png, not {os.fspath(path)}")
     if isinstance(clips, np.ndarray) and clips.ndim == 4:
         clips = [clips]
     strips = [_strip(clip, columns) for clip in clips]

@@ -20,12 +20,12 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.encoders.text import encode_text, wrap_caption
+from starflow.encoders.text import encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
-from starflow.media.sizes import nearest_aspect_ratio
 from starflow.pipeline.inputs import EXTEND, VIDEO_TO_VIDEO, Given, encode_given, one_each
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
@@ -148,30 +148,8 @@ class StarFlowPipeline(DiffusionPipeline):
 
         `fps` 0 is an image; `size` is height and width of the video, the model's own if not given.
         """
-        config = self.config
-        height, width = size or (config.height, config.width)
-        wrapped = [
-            wrap_caption(
-                prompt,
-                fps=fps if config.caption_has_fps else None,
-                noise_std=config.noise_std if config.caption_has_noise_level else None,
-                aspect_ratio=nearest_aspect_ratio(width, height) if config.caption_has_aspect_ratio else None,
-            )
-            for prompt in prompts
-        ]
-        return encode_text(self.tokenizer, self.text_encoder, wrapped, config.max_text_tokens)
-
-    def latent_shape(self, batch_size: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """`(B, T, D, H, W)` of the latents of such videos.
-
-        Raises:
-            UsageError: a number of frames or a size that the VAE cannot make.
-        """
-        factor = self.codec.spatial_factor
-        if height % factor or width % factor or height < factor or width < factor:
-            raise UsageError(f"{width}×{height} is not made of squares of {factor} pixels, as this model's VAE needs")
-        num_latent_frames = self.codec.num_latent_frames(num_frames)
-        return batch_size, num_latent_frames, self.codec.latent_channels, height // factor, width // factor
+        wrapped = wrap_captions(prompts, self.config, fps, size)
+        return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Everything that is settled before sampling starts; see `__call__` for the arguments and errors."""
@@ -180,15 +158,14 @@ class StarFlowPipeline(DiffusionPipeline):
         size = (asked.height, asked.width)
         given = self._given(prompt, asked)
         num_frames = self._num_frames(asked.num_frames, given)
-        shape = self.latent_shape(len(prompts), num_frames, *size)
+        shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
         if given is not None:
             shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
         noise = self._noise(shape, asked)
         prefix = None
         if given is not None:
-            clean = given.latents.to(noise.device)
-            prefix = clean + self.config.noise_std * self._drawn(tuple(clean.shape), asked.generator)
+            prefix = add_noise(given.latents.to(noise.device), self.config.noise_std, asked.generator)
         marker = "" if given is None else given.marker
         fps = asked.fps if num_frames > 1 else 0
         text = self.encode_prompt([marker + each for each in prompts], fps, size)
@@ -219,13 +196,10 @@ class StarFlowPipeline(DiffusionPipeline):
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The noise that is given, or else drawn."""
         if asked.latents is None:
-            return self._drawn(shape, asked.generator)
+            return randn_tensor(shape, asked.generator, self._execution_device, torch.float32)
         if tuple(asked.latents.shape) != shape:
             raise UsageError(f"the noise must have the shape {shape}, not {tuple(asked.latents.shape)}")
         return asked.latents.to(self._execution_device)
-
-    def _drawn(self, shape: tuple[int, ...], generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-        return randn_tensor(shape, generator, self._execution_device, torch.float32)
 
     def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
         """The length of the video: an edited one's is its source's, a continued one gets that of training more."""

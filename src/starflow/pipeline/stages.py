@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from starflow.encoders.device import onload
-from starflow.flow.denoiser import CausalDenoiser, score_prediction, tweedie_step
+from starflow.flow.denoiser import CausalDenoiser, tweedie_step
 from starflow.flow.denoiser_stream import stream_predictions
-from starflow.flow.model import StarFlow, flow_loss
+from starflow.flow.loss import flow_loss, score_prediction
+from starflow.flow.model import StarFlow
 from starflow.pipeline.inputs import Given
 from starflow.sampling.sampler import FrameCallback, Plan, SamplingReport, sample
 from starflow.sampling.solvers import require_finite

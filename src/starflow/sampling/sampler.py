@@ -116,7 +116,7 @@ def solvers_named(
     """The solvers called `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
 
     `block_size` tokens of the deep block are updated at once, and `shallow_block_size` tokens of the shallow blocks; 1
-    is token by token. What is fastest depends on the model and the machine: `starflow benchmark windows` finds out.
+    is token by token. What is fastest depends on the model and the machine: `benchmarks/block_sizes.py` finds out.
     The tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are those of `SlidingWindow`; the other
     solvers always end.
     """

@@ -113,9 +113,7 @@ class _Walk:
         self.v[rows, tokens] = torch.where(stays[rows, offsets, None], old, new)
         worst = torch.where(stays, residuals, 0).amax(dim=1)
         numbers = torch.stack([stays.sum(dim=1), residuals.isfinite().all(dim=1), worst], dim=1)
-        runs, finite, settled_residuals = zip(
-            *numbers.tolist(), strict=True
-        )  # synchronizes with the device
+        runs, finite, settled_residuals = zip(*numbers.tolist(), strict=True)  # synchronizes with the device
         num_settled = sum(map(self._move, range(len(windows)), windows, runs, finite))
         residual = max(settled_residuals)
         return Solution(1, len(rows), num_settled, residual, residual <= self.solver.tolerance)

@@ -67,4 +67,5 @@ class Toyworld:
         return Edit(instruction, render(target))
 
     def _rng(self, index: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, index, purpose])
+        # The scenes of the test split are drawn from purpose 1 (`scene_at`), so that other purposes come after it.
+        return np.random.default_rng([self.seed, index, purpose + (self.split == "test")])

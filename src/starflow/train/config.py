@@ -1,6 +1,7 @@
 """The keys of the training configs. Lengths of time are in optimizer steps."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from starflow.config import MISSING
 from starflow.data.tasks import TaskWeights
@@ -39,11 +40,11 @@ class LoopConfig:
 
 
 @dataclass
-class Stage:
-    """A part of the VAE's training, with the clips it sees."""
+class Phase:
+    """A part of the VAE's training, with the clips that it trains on."""
 
     num_steps: int = MISSING
-    num_frames: int = MISSING  # 1 + 4k
+    num_frames: int = MISSING  # of each clip: 1 + 4k, if the VAE makes 4 frames of a latent frame
     batch_size: int = MISSING  # of a micro step
 
 
@@ -63,37 +64,31 @@ class VAEModelConfig:
 
 @dataclass
 class VAELossConfig:
-    """Reconstruction error, heavier on objects; Kullback-Leibler term; noise that the decoder learns to bear."""
+    """Mean squared error of the pixels, Kullback-Leibler term, and noise on the latents in training."""
 
-    object_weight: float = 6.0  # added to the weight 1 that the background has
+    pixel_weights: str | None = None  # weights of the pixels' errors, by name: see `starflow.train.pixel_weights`
     kl_weight: float = 1e-5
     latent_noise: float = 0.05  # largest standard deviation, over that of the latents; each clip's is uniform below it
 
 
 @dataclass
 class VAETrainConfig:
-    """The keys of `starflow train vae`. The stages' steps add up to the run's."""
+    """The keys of `starflow train vae`. The phases' steps add up to the run's."""
 
     output: str = MISSING
-    decoder_of: str | None = None  # folder of an autoencoder: train its decoder alone, for the latents it makes now
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    test_data: dict[str, Any] | None = None  # a source of held-out clips; None: the last clips of `data`
+    num_test_clips: int = 20  # held-out clips that the PSNR is measured on
+    fps: float | None = None  # clips are resampled to this rate; None: that of the first clip
+    height: int | None = None  # clips are scaled and cropped to this size; None: about that of the first clip
+    width: int | None = None
+    excerpt_frames: int | None = None  # see `starflow.train.vae.VAEStep`
+    decoder_of: str | None = None  # folder of a trained VAE: train its decoder only, its latents stay as they are
     model: VAEModelConfig = field(default_factory=VAEModelConfig)
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    stages: list[Stage] = MISSING
-    num_test_clips: int = 200
-
-
-@dataclass
-class FlowDataConfig:
-    """The toyworld clips whose latents are cached and trained on."""
-
-    cache: str = MISSING  # folder of the latent cache
-    num_clips: int = MISSING
-    num_edits: int = MISSING  # so many of the clips also have an edited version, for video-to-video
-    num_long_clips: int = MISSING  # so many of the clips are there at 81 frames too, for continuation and long videos
-    paraphrases: int = 4  # captions of each clip
-    seed: int = 1
+    phases: list[Phase] = MISSING
 
 
 @dataclass
@@ -105,7 +100,7 @@ class FlowModelConfig:
     shallow_width: int = 192
     deep_width: int = 256
     head_dim: int = 64
-    position_length: float = 4
+    position_length: float | None = None  # None: the side of a square with as many tokens as a frame has
     soft_clip: float = 4
 
 
@@ -123,45 +118,57 @@ class TextModelConfig:
     """The small T5 that reads the captions."""
 
     vocab_size: int = 1024
-    max_tokens: int = 48
     width: int = 128
     num_layers: int = 2
 
 
 @dataclass
-class TextTrainConfig:
-    """The keys of `starflow train text`."""
+class PipelineConfig:
+    """Settings of the model, those of `starflow.pipeline.pipeline.StarFlowPipeline`, in its words.
 
-    output: str = MISSING
-    batch_size: int = 128  # of a micro step
-    text: TextModelConfig = field(default_factory=TextModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
+    None: as in the model that training starts from (`init`), or else the pipeline's own default.
+    """
+
+    noise_std: float | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+    guidance_scale: float | None = None
+    max_text_tokens: int | None = None
+    later_frame_scale: float | None = None
+    caption_has_fps: bool | None = None
+    caption_has_noise_level: bool | None = None
+    caption_has_aspect_ratio: bool | None = None
+    sampler: str | None = None
+    block_size: int | None = None
+    shallow_block_size: int | None = None
+    tolerance: float | None = None
 
 
 @dataclass
 class FlowTrainConfig:
     """The keys of `starflow train flow`.
 
-    With `init` the autoencoder, the tokenizer and the architecture (`flow`, `denoiser`, `text`) are those of the model
-    there; without it they are what the config says.
+    With `init` all parts and settings are those of the model there, and the config says what is to be different.
+    Without it `vae` and the pipeline's num_frames, fps, height and width are needed, and `flow`, `denoiser` and `text`
+    say how large the new networks are.
     """
 
-    output: str = MISSING
-    init: str | None = None  # a trained model, folder or name, to go on from: also in its autoencoder and architecture
-    vae: str | None = None  # folder of the trained autoencoder; for training from the start
-    later_frame_scale: float = 1.0  # the same; see `starflow.encoders.video.VideoCodec`
-    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, to start from instead
-    noise_std: float = 0.3
+    output: str = MISSING  # folder of the run: its checkpoints, its log, and in the end the model in `final`
+    data: dict[str, Any] = MISSING  # `source`, a name, and that source's own arguments: see `starflow.data.sources`
+    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
+    init: str | None = None  # model to start from: a name, a folder or a hub id
+    vae: str | None = None  # folder of a trained autoencoder
+    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer
+    train_text_encoder: bool = True
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    batch_size: int = 32  # of a micro step
+    tasks: TaskWeights = field(default_factory=TaskWeights)
     caption_dropout: float = 0.1
     short_clips: float = 0.0  # share of the batches that end after the first frames: see `starflow.data.tasks`
-    grounding: float = (
-        0.0  # weight of what is seen where, beside the clip's -log p: see `starflow.toyworld.teaching.grounding`
-    )
-    guidance_scale: float = 2.0  # the trained model's default
-    batch_size: int = 32
-    data: FlowDataConfig = field(default_factory=FlowDataConfig)
-    tasks: TaskWeights = field(default_factory=TaskWeights)
+    auxiliary_loss: str | None = None  # a name: see `starflow.train.auxiliary`
+    auxiliary_weight: float = 1.0  # of its nats beside those of the clip
     flow: FlowModelConfig = field(default_factory=FlowModelConfig)
     denoiser: DenoiserModelConfig = field(default_factory=DenoiserModelConfig)
     text: TextModelConfig = field(default_factory=TextModelConfig)

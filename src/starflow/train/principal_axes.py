@@ -1,11 +1,11 @@
 """The basis of the latents: principal axes, in which a trained autoencoder's channels are uncorrelated.
 
 An affine block of the flow predicts a Gaussian with independent channels for each token. The channels of a freshly
-trained autoencoder are strongly correlated, and such a Gaussian fits them badly; turned to their principal axes, which
-changes nothing about the autoencoder's reconstructions, they suit it. All channels keep one common scale, so that the
-noise added in training stays isotropic and drowns the axes along which the latents hardly vary.
+trained autoencoder are strongly correlated, and such a Gaussian fits them badly. It fits well once the channels are the
+principal axes of the latents, and the autoencoder's reconstructions do not change. All channels keep one scale: the
+noise added in training stays isotropic, and covers the axes along which the latents hardly vary.
 
-Legend: n tokens, D latent channels.
+Legend: B batch, T latent frames, H W latent rows and columns, D latent channels, n tokens.
 """
 
 import torch
@@ -35,3 +35,19 @@ def turn_to_principal_axes(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     encode.bias[:channels] = (axes.T @ bias).to(encode.bias)
     decode.weight.copy_(torch.einsum("okxyz,kj->ojxyz", decode.weight.double(), axes))
     return latents @ axes
+
+
+def normalise_latents(vae: AutoencoderKLWan, latents: Tensor) -> None:
+    """Turn the latents to their principal axes, and store their mean and scale in the config (`VideoCodec` uses them).
+
+    The first frames of clips then have mean 0 and variance 1, with one scale for all channels.
+
+    Args:
+        vae: changed in place; its reconstructions stay what they are.
+        latents: (B, D, T, H, W) posterior means of training clips, float64.
+    """
+    turned = turn_to_principal_axes(vae, latents.movedim(1, -1).flatten(0, 3))
+    mean = turned.mean(dim=0)
+    first_frames = turned.view(latents.shape[0], latents.shape[2], -1, len(mean))[:, 0]
+    std = (first_frames - mean).square().mean().sqrt().item()
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=[std] * len(mean))

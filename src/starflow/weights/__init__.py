@@ -1,1 +1,1 @@
-"""Where models come from: the hub, folders, bundled models, and whether their weights are finite."""
+"""Finding models: bundled models, folders and the hub; and checking that weights are finite."""

@@ -1,11 +1,11 @@
-"""The parts of a pipeline that a model's folder names instead of holding: the VAE and the text encoder.
+"""Components of a pipeline that are not in the folder of the model: the VAE and the text encoder.
 
-A folder's `model_index.json` may say, under `_components`, where they are:
+The `model_index.json` of the model says where they are:
 
     "_components": {"vae": "Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae", "text_encoder": "google/flan-t5-xl"}
 
-each a folder, or on the Hugging Face hub `owner/name`, or `owner/name/subfolder`. The tokenizer lies with the text
-encoder. `load_components` loads them, `StarFlowPipeline.from_pretrained` calls it.
+Each is a folder, or `owner/name` or `owner/name/subfolder` on the Hugging Face hub. The tokenizer is in the folder of
+the text encoder.
 """
 
 import json
@@ -20,7 +20,7 @@ from starflow.weights.hub import hub_file
 if TYPE_CHECKING:
     import torch
 
-# What the released models use, as far as it decides sizes: known without a network.
+# The configurations of the released models' components, known without a network, as far as they decide sizes.
 KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae": {
         "_class_name": "AutoencoderKLWan",
@@ -63,14 +63,14 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Component:
-    """Where a VAE or a text encoder is: a folder, or a repository of the hub and a folder in it."""
+    """The place of a VAE or a text encoder: a folder, or a repository on the hub and a subfolder in it."""
 
     source: str
     subfolder: str = ""
 
     @classmethod
     def parse(cls, name: str) -> "Component":
-        """A folder's path, `owner/name` or `owner/name/subfolder`. Raises UsageError for anything else."""
+        """Parse the path of a folder, `owner/name` or `owner/name/subfolder`. Raises UsageError for anything else."""
         if name and Path(name).is_dir():
             return cls(str(Path(name).resolve()))
         owner, _, rest = name.partition("/")
@@ -84,27 +84,25 @@ class Component:
 
     @property
     def is_local(self) -> bool:
-        return Path(self.source).is_absolute()
+        return Path(self.source).is_dir()
 
     def config(self) -> dict[str, Any]:
-        """Its `config.json`; of the released models' components what decides their sizes, without a network.
+        """The content of its `config.json`, or its entry in `KNOWN_CONFIGS`.
 
-        Raises StarflowError if it cannot be had.
+        Raises StarflowError if the file cannot be downloaded or read.
         """
         if str(self) in KNOWN_CONFIGS:
             return KNOWN_CONFIGS[str(self)]
-        path = Path(self.source) / "config.json" if self.is_local else self._download("config.json")
+        filename = f"{self.subfolder}/config.json" if self.subfolder else "config.json"
+        path = Path(self.source) / filename if self.is_local else hub_file(self.source, filename)
         try:
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise StarflowError(f"there is no model in {self}: no readable config.json") from error
-
-    def _download(self, filename: str) -> Path:
-        return hub_file(self.source, f"{self.subfolder}/{filename}" if self.subfolder else filename)
+            raise StarflowError(f"there is no model in {self}: its config.json is missing or damaged") from error
 
 
 def spatial_factor(vae_config: Mapping[str, Any]) -> int:
-    """Pixels per latent, along a side, of an `AutoencoderKLWan` or an `AutoencoderKL`, from its config."""
+    """Pixels per latent along each side of a frame, from the config of an `AutoencoderKLWan` or `AutoencoderKL`."""
     if "dim_mult" in vae_config:
         return 2 ** (len(vae_config["dim_mult"]) - 1) * (vae_config.get("patch_size") or 1)
     if "block_out_channels" in vae_config:
@@ -113,29 +111,29 @@ def spatial_factor(vae_config: Mapping[str, Any]) -> int:
 
 
 def text_width(text_config: Mapping[str, Any]) -> int:
-    """Width of the encodings of a T5 encoder, from its config."""
+    """The width of the encodings of a T5 encoder, from its config."""
     if "d_model" not in text_config:
         raise StarflowError("the text encoder is not a T5")
     return text_config["d_model"]
 
 
 def named_components(index: Mapping[str, Any]) -> dict[str, Component]:
-    """What a `model_index.json` names under `_components`, by the part's name."""
+    """The components that a `model_index.json` names, by the names of the parts."""
     return {name: Component.parse(source) for name, source in index.get("_components", {}).items()}
 
 
 def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None) -> dict[str, Any]:
-    """The components that a `model_index.json` names, as arguments for `DiffusionPipeline.from_pretrained`.
+    """Load the components that a `model_index.json` names.
 
     Args:
-        index: what is in the file.
-        dtype: of their weights; None for the files' own.
+        index: the content of the file.
+        dtype: of the weights; None keeps that of the files.
 
     Returns:
-        `vae`, `text_encoder` and `tokenizer`, as far as they are named; nothing for a folder that holds everything.
+        Those of `vae`, `text_encoder` and `tokenizer` that are named, as arguments for `from_pretrained`.
 
     Raises:
-        StarflowError: one of them cannot be found, downloaded or read.
+        StarflowError: a component cannot be found, downloaded or read.
     """
     from diffusers import AutoModel
     from transformers import AutoTokenizer, T5EncoderModel
@@ -159,6 +157,6 @@ def _reason(error: Exception, component: Component) -> str:
     if component.is_local:
         return first_line
     return (
-        f"{first_line} (without a network, run `hf download {component.source}` first where there is one, or name a "
-        "folder with `starflow convert --vae … --text-encoder …`)"
+        f"{first_line} (for use without a network, run `hf download {component.source}` on a machine that has one, or "
+        "name a folder with `starflow convert --vae … --text-encoder …`)"
     )

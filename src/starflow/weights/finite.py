@@ -1,12 +1,11 @@
-"""Whether weights are numbers."""
+"""Checking that weights are finite."""
 
 from torch import Tensor
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor (of a floating-point dtype, not empty) has neither NaN nor infinities.
+    """Whether a floating-point tensor, which must not be empty, has neither NaN nor infinities.
 
-    In one pass and no memory of its own, unlike `torch.isfinite(tensor).all()`: the weights of a large model take
-    seconds, and may lie in a file that is mapped.
+    Unlike `torch.isfinite(tensor).all()` it allocates nothing, which matters for large weights in mapped files.
     """
-    return all(extreme.isfinite().item() for extreme in tensor.aminmax())  # a NaN is both
+    return all(extreme.isfinite().item() for extreme in tensor.aminmax())  # with a NaN, both extremes are NaN

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, and what to do when they cannot be had."""
+"""Downloading files from the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ from starflow.errors import StarflowError
 
 
 def hub_file(repository: str, filename: str) -> Path:
-    """Where a file of a repository of models lies on this machine, downloaded if need be.
+    """The path of a file of a model repository in the local cache, downloaded if it is not there.
 
-    Raises StarflowError: there is no such repository or file, or no network (or offline mode) and no copy here.
+    Raises StarflowError if the repository or the file does not exist, or cannot be downloaded and is not in the cache.
     """
     from huggingface_hub import constants, errors, hf_hub_download
 
@@ -17,17 +17,17 @@ def hub_file(repository: str, filename: str) -> Path:
     except errors.LocalEntryNotFoundError as error:
         why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise StarflowError(
-            f"cannot download {filename} of {repository}: {why}, and there is no copy here; run `hf download "
-            f"{repository} {filename}` where there is a network, or give a folder"
+            f"cannot download {filename} of {repository}: {why}, and it is not in the cache; run `hf download "
+            f"{repository} {filename}` with a network, or give a folder"
         ) from error
     except errors.GatedRepoError as error:
         raise StarflowError(
-            f"{repository} wants its terms accepted: do so on huggingface.co/{repository}, then run `hf auth login`"
+            f"{repository} asks you to accept its terms: do so on huggingface.co/{repository}, then run `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise StarflowError(f"there is no model {repository} on the hub, or it is private") from error
+        raise StarflowError(f"the hub has no model {repository}, or it is private") from error
     except errors.EntryNotFoundError as error:
-        raise StarflowError(f"{repository} on the hub has no file {filename}") from error
+        raise StarflowError(f"the model {repository} on the hub has no file {filename}") from error
     except (errors.HFValidationError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise StarflowError(f"cannot download {filename} of {repository}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The bundled models, and where a model that a user names is."""
+"""Finding the model that a user names."""
 
 import json
 import logging
@@ -13,24 +13,27 @@ ZOO = Path(__file__).parents[1] / "zoo"
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """The names of the models that come with the package."""
     return sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
 
 
 def resolve_model(name: str) -> str:
-    """The folder of a bundled model, of a path or of a released model; a hub id (`owner/name`) as it is.
+    """The folder of a model, or its hub id.
 
-    A released model is named by its preset (`starflow-v-7b`) or by its file on the hub (`apple/starflow/FILE.pth`); it
-    is downloaded and converted when it is first asked for, into `~/.cache/starflow` or `STARFLOW_CACHE`.
+    Args:
+        name: a bundled model, a folder, a hub id (`owner/name`), or a released model: its preset (`starflow-v-7b`) or
+            its file on the hub (`apple/starflow/FILE.pth`). A released model is downloaded and converted once, into
+            `~/.cache/starflow` or `STARFLOW_CACHE`.
 
     Raises:
+        UsageError: the name stands for several released models.
         StarflowError: there is no such model, or it cannot be downloaded.
     """
     if name in bundled_models():
         return str(ZOO / name)
     if Path(name).is_dir():
         if not (Path(name) / "model_index.json").is_file():
-            raise StarflowError(f"{name} holds no model: there is no model_index.json in it")
+            raise StarflowError(f"{name} does not hold a model: it has no model_index.json")
         return name
     if (released := _released(name)) is not None:
         return str(_converted(released))
@@ -42,9 +45,13 @@ def resolve_model(name: str) -> str:
 
 
 def read_index(model: str) -> dict[str, Any]:
-    """The `model_index.json` of a model that `resolve_model` found: its parts and settings.
+    """The content of a model's `model_index.json`: its parts and settings.
 
-    Raises StarflowError if it cannot be had or read.
+    Args:
+        model: a folder or a hub id, as `resolve_model` returns it.
+
+    Raises:
+        StarflowError: the file cannot be downloaded or read.
     """
     path = Path(model) / "model_index.json" if Path(model).is_dir() else hub_file(model, "model_index.json")
     try:
@@ -54,13 +61,13 @@ def read_index(model: str) -> dict[str, Any]:
 
 
 def released_preset(name: str) -> str | None:
-    """The preset of a released model named by its preset or its file on the hub; None for any other model."""
+    """The preset of a released model, given its preset or its file on the hub; None for any other model."""
     released = None if Path(name).is_dir() else _released(name)
     return None if released is None else released.preset
 
 
 class _Released(NamedTuple):
-    """A released model's file on the hub, and the preset that it is converted with."""
+    """A released model: its file on the hub, and the preset to convert it with."""
 
     preset: str
     repository: str
@@ -68,20 +75,20 @@ class _Released(NamedTuple):
 
 
 def _released(name: str) -> _Released | None:
-    """What a name stands for, a preset or a file on the hub; None for no released model."""
+    """The released model that a preset or a file on the hub names, or None."""
     from starflow.convert.presets import PRESETS, preset_of_file
 
     if name in PRESETS:
         return _Released(name, PRESETS[name].repository, PRESETS[name].filename)
     if choices := [preset for preset, about in PRESETS.items() if about.repository == name]:
-        raise UsageError(f"{name} holds several models: choose {' or '.join(choices)}")
+        raise UsageError(f"{name} has several models: choose {' or '.join(choices)}")
     repository, _, filename = name.rpartition("/")
     preset = preset_of_file(filename) if repository.count("/") == 1 and filename.endswith(".pth") else None
     return None if preset is None else _Released(preset, repository, filename)
 
 
 def _converted(released: _Released) -> Path:
-    """The folder of a released model, downloaded and converted if it is not there yet."""
+    """The folder of a released model, which is downloaded and converted if it does not exist."""
     cache = Path(os.environ.get("STARFLOW_CACHE", "~/.cache/starflow")).expanduser()
     folder = cache / Path(released.filename).stem
     if not (folder / "model_index.json").is_file():
@@ -89,6 +96,6 @@ def _converted(released: _Released) -> Path:
         from starflow.convert.presets import released_model
 
         checkpoint = hub_file(released.repository, released.filename)
-        logging.getLogger(__name__).warning("converting %s, once, to %s", released.filename, folder)
+        logging.getLogger(__name__).warning("converting %s to %s (only once)", released.filename, folder)
         convert(checkpoint, released_model(released.preset), folder)
     return folder

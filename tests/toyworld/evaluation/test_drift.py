@@ -3,21 +3,21 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from starflow.evaluation.generation import SamplingSettings
+from starflow.evaluation.settings import EvaluationSettings
 from starflow.toyworld.evaluation.drift import evaluate_drift, measure_second, sharpness
-from starflow.toyworld.evaluation.page_tasks import drift_section
+from starflow.toyworld.evaluation.page import drift_section
 from starflow.toyworld.evaluation.prompts import held_out_prompts
 from starflow.toyworld.world.render import render
 from starflow.toyworld.world.vocabulary import FPS
 from tiny_pipeline import tiny_pipeline
 
-SAMPLING = SamplingSettings(seed=0, guidance_scale=0.0, sampler=None, tolerance=1e-2)
+SETTINGS = EvaluationSettings(seed=0, guidance_scale=0.0, tolerance=1e-2)
 
 
 def test_the_sharpness_of_a_known_edge():
     clip = np.zeros((2, 64, 64, 3), np.uint8)
     clip[:, :, 32:] = 255
-    # Central differences see half of the step in each of the two columns beside it, in three channels.
+    # Each of the two columns beside the edge has half of the step, in three channels.
     np.testing.assert_allclose(sharpness(clip), np.sqrt(3) / 2, rtol=1e-6)
     blurred = gaussian_filter(clip.astype(float), (0, 2, 2, 0)).astype(np.uint8)
     assert (sharpness(blurred) < 0.5 * sharpness(clip)).all()
@@ -40,7 +40,7 @@ def test_a_second_of_true_clips_and_of_nothing():
     assert empty["sharpness"] is empty["color"]["value"] is empty["shape"]["value"] is None
 
 
-def test_what_becomes_of_a_clip_that_fades(monkeypatch: pytest.MonkeyPatch):
+def test_an_object_that_vanishes_after_two_seconds(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     pipeline = tiny_pipeline(num_frames=17, height=64, width=64, max_text_tokens=12)
     prompts = held_out_prompts(0, 2, 1)
@@ -56,13 +56,12 @@ def test_what_becomes_of_a_clip_that_fades(monkeypatch: pytest.MonkeyPatch):
         return output
 
     monkeypatch.setattr(type(pipeline), "__call__", fading)
-    measured = evaluate_drift(pipeline, prompts, 3, SAMPLING, 2, num_shown=1)
+    measured = evaluate_drift(pipeline, prompts, 3, SETTINGS)
     generated = measured.results["generated"]
     assert [each["value"] for each in generated["present"]] == [1, 1, 0]
     assert [each["value"] for each in generated["background"]] == [1, 1, 1]
     assert [each is None for each in generated["sharpness"]] == [False, False, True]
     assert len(measured.results["ceiling"]["sharpness"]) == 3
-    assert drift_section(None, []) == ""
-    section = drift_section(measured.results, measured.cards)
+    section = drift_section(measured)
     assert "Long videos: 2 of 3 s" in section
     assert section.count("data:image/svg+xml") == 1

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from starflow.errors import UsageError
-from starflow.toyworld.evaluation.prompts import held_out_prompts, read_prompts, scene_of
+from starflow.toyworld.evaluation.prompts import held_out_clips, held_out_prompts, read_prompts, scene_of
 from starflow.toyworld.reader.checker import check
 from starflow.toyworld.world.captions import describe_scene, parse
 from starflow.toyworld.world.render import render
 from starflow.toyworld.world.vocabulary import HELD_OUT
 
 
-def test_held_out_prompts_are_held_out_and_the_seed_decides():
+def test_held_out_prompts_are_held_out_and_depend_on_the_seed():
     for num_objects in (1, 2):
         prompts = held_out_prompts(0, 5, num_objects)
         for prompt in prompts:
@@ -21,6 +21,23 @@ def test_held_out_prompts_are_held_out_and_the_seed_decides():
         assert prompts == held_out_prompts(0, 5, num_objects)
         assert prompts[:2] == held_out_prompts(0, 2, num_objects)
         assert prompts != held_out_prompts(1, 5, num_objects)
+
+
+def test_held_out_clips_are_held_out_and_their_captions_are_theirs():
+    source = held_out_clips(3, 6)
+    assert len(source) == 6
+    for index in range(6):
+        clip = source[index]
+        (caption,) = clip.captions
+        scene = source.scene(index)
+        assert {(o.color, o.shape, o.motion) for o in scene.objects} <= HELD_OUT
+        assert check(clip.video, caption).all_correct
+
+
+# Published figures were measured on these clips, so they must stay the same.
+def test_the_first_held_out_clip_is_the_one_that_published_figures_were_measured_on():
+    clip = held_out_clips(0, 1)[0]
+    assert clip.captions == ["a clip of one huge blue box that glides in a circle"]
 
 
 def test_a_file_of_captions(tmp_path: Path):
@@ -60,7 +77,7 @@ def test_bad_files(tmp_path: Path, content: str | bytes, message: str):
         "a small blue circle orbits and a yellow square stays still",
     ],
 )
-def test_a_scene_of_a_description_shows_it(caption: str):
+def test_a_scene_fits_its_description(caption: str):
     said = parse(caption)
     scene = scene_of(said, np.random.default_rng(0))
     for item, shown in zip(said.objects, describe_scene(scene).objects, strict=True):
@@ -69,6 +86,6 @@ def test_a_scene_of_a_description_shows_it(caption: str):
     assert check(render(scene), said).all_correct
 
 
-def test_a_scene_that_leaves_no_room_is_found_all_the_same():
+def test_objects_that_cannot_stay_apart_still_get_a_scene():
     scene = scene_of(parse("a large red circle grows and a large red circle grows"), np.random.default_rng(0))
     assert len(scene.objects) == 2

@@ -15,7 +15,7 @@ COUNT = 50
 
 @pytest.fixture(scope="module")
 def samples():
-    """Scenes with one and with two objects, and their clips."""
+    """Scenes of one and of two objects, and their clips."""
     scenes = [
         sample_scene(np.random.default_rng([5, i]), split="test", num_objects=1 + i % 2) for i in range(2 * COUNT)
     ]
@@ -26,11 +26,11 @@ def share_correct(pairs):
     return np.mean([check(clip, describe_scene(scene)).all_correct for scene, clip in pairs])
 
 
-def test_reads_rendered_clips(samples):
+def test_the_checker_is_right_on_rendered_clips(samples):
     assert share_correct(samples) >= 0.99
 
 
-def test_reads_degraded_clips(samples):
+def test_the_checker_is_right_on_blurred_and_noisy_clips(samples):
     def degraded(clip):
         blurred = ndimage.gaussian_filter(clip.astype(np.float32), (0, 1, 1, 0))
         return np.clip(blurred + np.random.default_rng(0).normal(0, 6, clip.shape), 0, 255).astype(np.uint8)
@@ -38,7 +38,7 @@ def test_reads_degraded_clips(samples):
     assert share_correct([(scene, degraded(clip)) for scene, clip in samples[::2]]) >= 0.97
 
 
-def test_is_near_chance_on_shuffled_captions(samples):
+def test_shuffled_captions_are_right_only_by_chance(samples):
     single = samples[::2]
     scenes = [scene for scene, _ in single]
     shifted = scenes[7:] + scenes[:7]
@@ -51,7 +51,7 @@ def test_tracks_follow_the_object(samples):
     for scene, clip in samples[:20:2]:
         (found,) = describe(clip)
         truth = track(scene.objects[0])
-        # The triangle's centre of mass lies below the middle of its bounding box.
+        # The triangle's center of mass is below the middle of its bounding box.
         offset = 0.35 * truth[:, 2:] * [0, 1] if found.shape == "triangle" else 0
         assert np.abs(found.centers - truth[:, :2] - offset).max() < 0.3
         assert np.nanstd(np.sqrt(found.areas) / truth[:, 2]) < 0.05
@@ -62,7 +62,7 @@ def still(color="red", shape="circle", x=32.0, y=32.0, radius=9.0):
 
 
 def drawn(coverage):
-    """A clip of a green something on black, from coverages (height, width) or (F, height, width)."""
+    """A clip of a green object on black, from its coverage (height, width) or (F, height, width)."""
     coverage = ndimage.gaussian_filter(coverage.astype(np.float64), [0] * (coverage.ndim - 2) + [0.6, 0.6])
     clip = np.broadcast_to(coverage, (17, 64, 64))[..., None] * [40, 200, 80]
     return clip.astype(np.uint8)
@@ -73,7 +73,7 @@ def disc(x, y, radius):
     return np.hypot(columns - x, rows - y) < radius
 
 
-def test_refuses_other_shapes():
+def test_other_shapes_have_no_name():
     rows, columns = np.indices((64, 64)) + 0.5 - 32
     diamond = abs(rows) + abs(columns) < 12
     ellipse = np.hypot(rows / 7, columns / 13) < 1
@@ -84,7 +84,7 @@ def test_refuses_other_shapes():
         assert (found.color, found.shape, found.motion) == ("green", None, "still")
 
 
-def test_refuses_a_shape_that_changes_half_way():
+def test_a_shape_that_changes_halfway_has_no_name():
     circle = drawn(disc(32, 32, 10))
     square = drawn(ndimage.maximum_filter(disc(32, 32, 1), 17))
     assert describe(circle)[0].shape == "circle"
@@ -98,14 +98,14 @@ def test_refuses_a_shape_that_changes_half_way():
         ([(20 + 2 * t, 32) for t in range(17)], "right"),
         ([(20 if t < 8 else 48, 32) for t in range(17)], None),  # jumps
         ([(16 + 2 * t, 16 + 2 * t) for t in range(17)], None),  # along the diagonal
-        ([(32 + 14 * np.sin(t / 16 * 2 * np.pi), 32) for t in range(17)], None),  # to and fro
-        ([(32, 50 - 10 * t + 0.6 * t**2) for t in range(17)], None),  # thrown up: falls, but never rebounds
+        ([(32 + 14 * np.sin(t / 16 * 2 * np.pi), 32) for t in range(17)], None),  # back and forth
+        ([(32, 50 - 10 * t + 0.6 * t**2) for t in range(17)], None),  # falls, but does not rebound
         ([(32 + 12 * np.cos(t / 10), 32 + 12 * np.sin(t / 10)) for t in range(17)], None),  # a quarter of a circle
         ([(32 + 12 * np.cos(t / 3), 32 + 12 * np.sin(t / 3)) for t in range(17)], "orbit"),
         ([(32, 48 - abs(30 * np.cos(t / 5))) for t in range(17)], "bounce"),
     ],
 )
-def test_names_motions_and_refuses_others(path, motion):
+def test_motions_are_named_and_others_are_not(path, motion):
     (found,) = describe(drawn(np.stack([disc(x, np.clip(y, 8, 56), 7) for x, y in path])))
     assert found.motion == motion
 
@@ -117,14 +117,14 @@ def test_a_bounce_that_passes_behind_another_object_is_still_a_bounce():
     assert check(render(scene), describe_scene(scene)).all_correct
 
 
-def test_two_objects_of_one_color_are_told_apart_after_they_ran_into_each_other():
+def test_two_objects_of_one_color_are_told_apart_after_they_touch():
     orbiting = SceneObject("blue", "square", "small", "orbit", 33.4, 36.3, 5.7, -0.38, orbit_radius=13.0, phase=6.18)
     rising = SceneObject("blue", "circle", "small", "up", 14.3, 52.1, 5.9, rate=2.25)
     scene = Scene((orbiting, rising), "charcoal")
     assert check(render(scene), describe_scene(scene)).all_correct
 
 
-def test_an_object_too_many_or_too_few_is_wrong():
+def test_the_number_of_objects_is_checked():
     one, two = Scene((still(),), "black"), Scene((still(), still("blue", "square", x=12.0, radius=8.0)), "black")
     assert check(render(two), "a red circle and a blue square").all_correct
     extra = check(render(two), "a red circle stays still")
@@ -140,7 +140,7 @@ def test_an_object_too_many_or_too_few_is_wrong():
     assert not empty.all_correct
 
 
-def test_what_the_caption_leaves_out_is_not_judged():
+def test_attributes_that_the_caption_does_not_mention_are_not_checked():
     result = check(render(Scene((still(),), "gray")), "a circle")
     (item,) = result.objects
     assert (item.color, item.shape, item.size, item.motion) == (None, True, None, None)
@@ -156,13 +156,13 @@ def test_a_single_image_has_no_motion():
     assert name_background(image) == "charcoal"
 
 
-def test_refuses_arrays_that_are_no_clips():
+def test_an_array_that_is_not_a_clip_is_an_error():
     with pytest.raises(ValueError, match="a clip is uint8"):
         describe(np.zeros((17, 3, 64, 64), np.uint8))
 
 
 @pytest.mark.parametrize("module", [blobs, tracks, checker])
-def test_measures_without_the_renderer(module):
+def test_the_reader_does_not_use_the_renderer(module):
     source = inspect.getsource(module)
     assert "starflow.toyworld.world.vocabulary" in source
     assert "starflow.toyworld.world.render" not in source

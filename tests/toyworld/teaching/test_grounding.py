@@ -1,9 +1,15 @@
 import pytest
 import torch
 
+from clip_sources import ClipList
 from invertible_maps import randomize
+from starflow.data.tasks import Batch
+from starflow.errors import UsageError
 from starflow.flow.model import StarFlow
-from starflow.toyworld.teaching.grounding import GroundingHead, states_halfway
+from starflow.toyworld.source import Toyworld
+from starflow.toyworld.teaching.cells import ground
+from starflow.toyworld.teaching.grounding import GroundingHead, GroundingLoss, states_halfway
+from starflow.train.auxiliary import build_auxiliary_loss
 
 T, H, W, M = 3, 2, 3, 5
 
@@ -48,3 +54,50 @@ def test_what_is_not_to_be_told_costs_nothing():
     cells[1, 2, 0, 1] = 4
     expected = -head.heads[2](torch.nn.functional.layer_norm(states, (8,)))[1, 1].log_softmax(dim=0)[4]
     torch.testing.assert_close(head(states, cells), torch.stack([torch.zeros(()), expected]))
+
+
+SOURCE = Toyworld(8, edited=1.0)
+
+
+def batch_of(task: str, num_given: int = 0, dropped: tuple[bool, ...] = (False, False)) -> Batch:
+    return Batch(task, torch.randn(2, num_given + 1, 4, 4, 4), ["", ""], [3, 5], [], num_given, list(dropped))
+
+
+@pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", 2), ("last", 1)])
+def test_what_is_to_be_told_is_what_the_first_frame_that_is_made_shows(flow: StarFlow, task: str, num_given: int):
+    cells = GroundingLoss(flow, SOURCE).cells(batch_of(task, num_given))
+    for got, index in zip(cells, (3, 5), strict=True):
+        scene = SOURCE.edited_scene(index)[1] if task == "video_to_video" else SOURCE.scene(index)
+        assert torch.equal(got, torch.from_numpy(ground(scene, 4, 4)))
+    assert (cells >= 0).any()
+
+
+def test_nothing_is_to_be_told_that_the_caption_does_not_say(flow: StarFlow):
+    loss = GroundingLoss(flow, SOURCE)
+    whole = loss.cells(batch_of("text_to_video"))
+    image = loss.cells(batch_of("image"))
+    assert torch.equal(image[:, :2], whole[:, :2]) and (image[:, 2] == -1).all()
+    dropped = loss.cells(batch_of("text_to_video", dropped=(True, False)))
+    assert (dropped[0] == -1).all() and torch.equal(dropped[1], whole[1])
+    assert (loss.cells(batch_of("extend")) == -1).all()
+
+
+@pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", 2)])
+def test_the_loss_is_that_of_the_head_on_the_flows_own_states(flow: StarFlow, task: str, num_given: int):
+    loss = build_auxiliary_loss("toyworld-grounding", flow.requires_grad_(), SOURCE)
+    loss.module.double()
+    batch, text = batch_of(task, num_given), torch.randn(2, M, 16, dtype=torch.float64, requires_grad=True)
+    noisy = torch.randn(2, num_given + 1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    got = loss(batch, noisy, text)
+    states = states_halfway(flow, flow.encode_shallow(noisy), text, num_given)
+    torch.testing.assert_close(got, loss.module(states, loss.cells(batch)))
+    got.sum().backward()
+    assert noisy.grad is None
+    assert text.grad is not None and text.grad.abs().sum() > 0
+    assert flow.deep.proj_in.weight.grad is not None
+    assert all(parameter.grad is None for block in flow.shallow for parameter in block.parameters())
+
+
+def test_it_needs_toyworld(flow: StarFlow):
+    with pytest.raises(UsageError, match="needs the clips of toyworld"):
+        build_auxiliary_loss("toyworld-grounding", flow, ClipList([]))

@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from starflow.encoders.text import tiny_text_encoder
-from starflow.errors import UsageError
+from starflow.encoders.text import load_text_encoder, tiny_text_encoder
 from starflow.toyworld.teaching.readings import ASPECTS
-from starflow.toyworld.teaching.text import PADDING, Reader, build_tokenizer, lesson, load_text, train_text, words_read
-from starflow.train.config import LoopConfig, OptimizerConfig, TextModelConfig, TextTrainConfig
+from starflow.toyworld.teaching.text import (
+    PADDING,
+    Reader,
+    TextTrainConfig,
+    build_tokenizer,
+    lesson,
+    token_accuracy,
+    train_text,
+)
+from starflow.train.config import LoopConfig, OptimizerConfig, TextModelConfig
 
 WIDTH = 32
 
@@ -28,7 +35,7 @@ def tiny_config(folder: Path, **loop: int) -> TextTrainConfig:
     )
 
 
-def test_every_word_is_labelled_with_what_it_is_about():
+def test_every_token_is_labelled_with_what_it_is_about():
     tokenizer = build_tokenizer(400, 0)
     texts = lesson(tokenizer, np.random.default_rng(2), "train", 64, torch.device("cpu"))
     color = list(ASPECTS).index("color")
@@ -46,22 +53,22 @@ def test_every_word_is_labelled_with_what_it_is_about():
     assert seen > 20
 
 
-def test_guesses_are_right_or_wrong_by_word():
+def test_a_token_counts_if_all_its_aspects_are_predicted():
     tokenizer = build_tokenizer(400, 0)
     reader = Reader(tiny_text_encoder(len(tokenizer), WIDTH, 1)).eval()
     torch.nn.init.zeros_(reader.head.weight)
     torch.nn.init.zeros_(reader.head.bias)
-    assert words_read(reader, tokenizer) == 0  # every text says something
+    assert token_accuracy(reader, tokenizer) == 0  # every text says something
     reader.head.bias.data[:] = torch.randn(len(reader.head.bias))
-    assert words_read(reader, tokenizer) < 0.1
+    assert token_accuracy(reader, tokenizer) < 0.1
 
 
-def test_training_teaches_to_read_and_leaves_an_encoder_that_a_flow_can_start_from(tmp_path: Path):
+def test_training_makes_an_encoder_whose_tokens_tell_which_object_they_are_about(tmp_path: Path):
     losses = []
     for steps in (1, 60):
         config = tiny_config(tmp_path / str(steps), num_steps=steps)
         folder = train_text(config)
-        tokenizer, encoder = load_text(str(folder), WIDTH)
+        tokenizer, encoder = load_text_encoder(str(folder))
         losses.append(_best_linear_guess(encoder, tokenizer))
     assert losses[1] < 0.7 * losses[0]
 
@@ -77,19 +84,11 @@ def _best_linear_guess(encoder, tokenizer) -> float:
     return (x @ torch.linalg.lstsq(x, y).solution - y).square().mean().item()
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path: Path):
+def test_training_resumes_exactly(tmp_path: Path):
     whole = train_text(tiny_config(tmp_path / "whole", num_steps=4, checkpoint_every=2))
     config = tiny_config(tmp_path / "parts", num_steps=2, checkpoint_every=2)
     config.loop.decay_steps = 0
     train_text(config)
     parts = train_text(tiny_config(tmp_path / "parts", num_steps=4, checkpoint_every=2), resume=True)
-    one, two = (load_text(str(folder), WIDTH)[1].state_dict() for folder in (whole, parts))
+    one, two = (load_text_encoder(str(folder))[1].state_dict() for folder in (whole, parts))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
-def test_a_text_encoder_that_does_not_fit_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="no text encoder"):
-        load_text(str(tmp_path), WIDTH)
-    folder = train_text(tiny_config(tmp_path))
-    with pytest.raises(UsageError, match="32 wide, and the flow reads 128"):
-        load_text(str(folder), 128)

@@ -26,7 +26,7 @@ def parts(description, *names):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_caption_reads_back(split):
+def test_captions_parse_to_their_scene(split):
     for scene, text, image_text in samples(split):
         truth, read, read_image = describe_scene(scene), parse(text), parse(image_text)
         assert parts(read, "color", "shape", "motion") == parts(truth, "color", "shape", "motion"), text
@@ -39,7 +39,7 @@ def test_every_caption_reads_back(split):
                 assert item.size in {None, *sizes}
 
 
-def test_objects_are_mostly_named_from_left_to_right():
+def test_objects_are_usually_named_from_left_to_right():
     in_order = []
     for scene, text, image_text in samples("train"):
         if len(scene.objects) == 2:
@@ -50,13 +50,13 @@ def test_objects_are_mostly_named_from_left_to_right():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_canonical_captions_read_back(split):
+def test_canonical_captions_parse_to_their_description(split):
     for scene, text, _ in samples(split, 200):
         assert parse(canonical(parse(text))) == parse(text)
         assert parse(canonical(describe_scene(scene))) == describe_scene(scene)
 
 
-def test_held_out_paraphrases_are_in_the_test_split_only():
+def test_held_out_paraphrases_occur_only_in_the_test_split():
     texts = {split: [text for _, *both in samples(split, 1500) for text in both] for split in SPLITS}
     for phrase in HELD_OUT:
         pattern = re.compile(rf"{phrase}\b")
@@ -67,7 +67,7 @@ def test_held_out_paraphrases_are_in_the_test_split_only():
     assert words["test"] <= words["train"]  # new combinations of known words
 
 
-def test_no_phrase_means_two_things():
+def test_every_phrase_has_one_meaning():
     for table in (grammar.COLOR_WORDS, grammar.SHAPE_WORDS, grammar.SIZE_WORDS):
         words = [word for row in table.values() for word in row]
         assert len(words) == len(set(words))
@@ -75,7 +75,7 @@ def test_no_phrase_means_two_things():
     assert len(phrases) == len(set(phrases))
 
 
-def test_people_may_write_freely():
+def test_parsing_ignores_case_spaces_and_missing_words():
     read = parse("  A RED ball  Moves right on a dark grey background. ")
     assert canonical(read) == "a red circle moves right on a dark gray background"
     assert canonical(parse("circle bounces")) == "a circle bounces"

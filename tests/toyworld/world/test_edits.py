@@ -21,12 +21,12 @@ def samples(split, count=300):
 
 
 def fits(edit, item):
-    said = edit.target
-    return item.shape == said.shape and said.color in (None, item.color)
+    target = edit.target
+    return item.shape == target.shape and target.color in (None, item.color)
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_instructions_are_unambiguous_and_lead_to_the_target(split):
+def test_instructions_are_unambiguous_and_describe_the_edited_scene(split):
     kinds = Counter()
     for scene, text, target in samples(split):
         edit = parse_edit(text)
@@ -52,7 +52,7 @@ def test_instructions_are_unambiguous_and_lead_to_the_target(split):
     assert set(kinds) == {"recolor", "reshape", "remove", "background"}
 
 
-def test_the_checker_sees_each_edit():
+def test_the_checker_detects_each_edit():
     for scene, text, target in samples("train", 30):
         assert check(render(target), describe_scene(target)).all_correct, text
         assert not check(render(target), describe_scene(scene)).all_correct, text
@@ -67,6 +67,6 @@ def test_parse_edit():
 
 
 @pytest.mark.parametrize("text", ["", "make it nicer", "make the circle pink", "remove the background"])
-def test_other_instructions_are_an_error(text):
+def test_text_outside_the_grammar_is_an_error(text):
     with pytest.raises(StarflowError, match="not a toyworld edit"):
         parse_edit(text)

@@ -5,7 +5,7 @@ from starflow.toyworld.world.render import BACKGROUND_VALUES, COLOR_VALUES, rend
 from starflow.toyworld.world.scene import Scene, SceneObject, scene_at
 from starflow.toyworld.world.vocabulary import BACKGROUNDS, SHAPES
 
-AREAS = {"circle": np.pi, "square": 1.8**2, "triangle": np.sqrt(3) / 4 * 2.4**2}  # over the squared radius
+AREAS = {"circle": np.pi, "square": 1.8**2, "triangle": np.sqrt(3) / 4 * 2.4**2}  # in units of the squared radius
 
 
 def still(color, shape, x=32.0, y=32.0, radius=10.0):
@@ -23,7 +23,7 @@ def test_clip_layout():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_shapes_have_their_area_and_soft_edges(shape):
+def test_shapes_have_the_right_area_and_soft_edges(shape):
     image = render_image(Scene((still("white", shape, x=31.3, y=32.8),), "black")).astype(np.float64)
     coverage = (image[..., 0] - 8) / (245 - 8)
     assert coverage.sum() == pytest.approx(100 * AREAS[shape], rel=0.03)
@@ -34,16 +34,16 @@ def test_shapes_have_their_area_and_soft_edges(shape):
     assert width_below > 2 * width_above if shape == "triangle" else abs(width_below - width_above) <= 2
 
 
-def test_the_nearer_hides_the_farther():
+def test_a_near_object_hides_a_far_one():
     red, blue = still("red", "square"), still("blue", "circle", x=36.0)
     for farther, nearer in ((red, blue), (blue, red)):
         image = render_image(Scene((farther, nearer), "black"))
-        assert tuple(image[32, 34]) == COLOR_VALUES[nearer.color]  # where both are
+        assert tuple(image[32, 34]) == COLOR_VALUES[nearer.color]  # where both overlap
         assert tuple(image[32, 24]) == COLOR_VALUES["red"]
         assert tuple(image[32, 44]) == COLOR_VALUES["blue"]
 
 
-def test_backgrounds_get_lighter_in_their_order():
+def test_backgrounds_are_ordered_from_dark_to_light():
     shades = [render_image(Scene((still("red", "circle"),), name))[0, 0].astype(int) for name in BACKGROUNDS]
     assert [tuple(shade) for shade in shades] == [BACKGROUND_VALUES[name] for name in BACKGROUNDS]
     assert (np.diff(shades, axis=0) > 20).all()

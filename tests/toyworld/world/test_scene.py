@@ -17,7 +17,7 @@ def test_scenes_are_deterministic_and_random_access():
     assert scene_at(8, 0, "train") != scene_at(7, 0, "train") != scene_at(7, 0, "test")
 
 
-def test_a_tenth_of_the_combinations_is_held_out_spread_evenly():
+def test_a_tenth_of_the_combinations_is_held_out_evenly():
     assert len(COMBINATIONS["train"]) + len(COMBINATIONS["test"]) == 162
     assert len(HELD_OUT) == 16
     colors, shapes, motions = (Counter(parts) for parts in zip(*HELD_OUT, strict=True))
@@ -45,7 +45,7 @@ def test_objects_stay_within_the_frame(split):
             assert (np.maximum(x, y) <= FRAME_SIZE - margin).all(), item
 
 
-def test_two_objects_differ_and_are_mostly_apart():
+def test_two_objects_differ_and_are_apart_in_most_frames():
     for i in range(200):
         first, second = sample_scene(np.random.default_rng(i), split="train", num_objects=2).objects
         assert (first.color, first.shape) != (second.color, second.shape)
@@ -68,7 +68,7 @@ def test_straight_motions_keep_their_speed_until_the_edge(motion, axis, sign):
         assert not np.delete(steps, axis, axis=1).any()
 
 
-def test_orbits_go_around():
+def test_orbits_are_circles():
     for item in objects_that("orbit"):
         path = track(item)[:, :2].astype(np.float64)
         center = (item.x, item.y) - item.orbit_radius * np.array([np.cos(item.phase), np.sin(item.phase)])
@@ -76,7 +76,7 @@ def test_orbits_go_around():
         assert abs(item.rate) * 16 >= 0.75 * 2 * np.pi
 
 
-def test_bounces_fall_with_gravity_and_rebound_lower_each_time():
+def test_bounces_fall_with_gravity_and_lose_height():
     for item in objects_that("bounce"):
         y = track(item, num_frames=200)[:, 1].astype(np.float64)
         assert np.allclose(np.diff(y[:4], n=2), item.rate, atol=1e-3)
@@ -88,7 +88,7 @@ def test_bounces_fall_with_gravity_and_rebound_lower_each_time():
 
 
 @pytest.mark.parametrize("motion", ["grow", "shrink"])
-def test_what_grows_or_shrinks_changes_by_1_8_at_least(motion):
+def test_growing_and_shrinking_change_the_radius_by_at_least_1_8(motion):
     for item in objects_that(motion):
         radius = track(item, num_frames=33)[:, 2]
         ratio = radius[16] / radius[0]

@@ -14,7 +14,7 @@ def planted(kind: Violation) -> list[PlantedViolation]:
 
 
 @pytest.mark.parametrize("kind", VIOLATIONS)
-def test_right_before_the_frame_and_wrong_in_it(kind: Violation):
+def test_a_clip_follows_its_scene_until_the_violation(kind: Violation):
     for each in planted(kind):
         normal = render(each.scene)
         assert each.frames.shape == normal.shape
@@ -25,7 +25,7 @@ def test_right_before_the_frame_and_wrong_in_it(kind: Violation):
 
 
 @pytest.mark.parametrize("kind", VIOLATIONS)
-def test_the_same_seed_plants_the_same(kind: Violation):
+def test_the_same_seed_gives_the_same_violation(kind: Violation):
     for each, again in zip(planted(kind)[:2], planted(kind)[:2], strict=True):
         assert each.scene == again.scene
         np.testing.assert_array_equal(each.frames, again.frames)
@@ -35,7 +35,7 @@ def center(frame: np.ndarray, background: np.ndarray) -> np.ndarray:
     return np.argwhere((frame != background).any(axis=-1)).mean(axis=0)
 
 
-def test_a_jump_is_far_and_stays_within_the_frame():
+def test_a_jump_is_long_and_stays_within_the_frame():
     for each in planted("jump"):
         background = render(Scene((), each.scene.background), 1)[0]
         normal = render(each.scene)
@@ -43,10 +43,10 @@ def test_a_jump_is_far_and_stays_within_the_frame():
             moved = center(each.frames[index], background) - center(normal[index], background)
             assert np.hypot(*moved) > min(MIN_JUMP, 8) - 1
             area, normal_area = ((frames[index] != background).sum() for frames in (each.frames, normal))
-            assert area == pytest.approx(normal_area, rel=0.3)  # none of it is outside
+            assert area == pytest.approx(normal_area, rel=0.3)  # no part is outside the frame
 
 
-def test_a_recolored_object_is_the_same_in_shape_and_place():
+def test_a_recolored_object_keeps_shape_and_position():
     for each in planted("recolor"):
         background = render(Scene((), each.scene.background), 1)[0]
         normal = render(each.scene)
@@ -54,19 +54,19 @@ def test_a_recolored_object_is_the_same_in_shape_and_place():
         assert np.abs(covered.astype(int) - (normal != background).any(axis=-1)).sum() < 0.1 * covered.sum()
 
 
-def test_what_vanishes_leaves_the_background():
+def test_a_vanished_object_leaves_the_background():
     for each in planted("vanish"):
         rest = each.frames[each.frame :]
         np.testing.assert_array_equal(rest, render(Scene((), each.scene.background), len(rest)))
 
 
-def test_what_falls_through_the_floor_is_gone_in_the_end():
+def test_an_object_that_falls_through_the_floor_disappears():
     for each in planted("fall through the floor"):
         assert each.scene.objects[0].motion == "bounce"
         background = render(Scene((), each.scene.background))
         seen, normal = ((frames != background).any(axis=-1) for frames in (each.frames, render(each.scene)))
         assert not seen[-1].any()
-        # In the frame itself it is still to be seen, lower than it should be, or already gone.
+        # In the frame of the violation, the object is lower than it should be or already gone.
         assert (
             seen[each.frame].any(axis=1).argmax() > normal[each.frame].any(axis=1).argmax()
             or not seen[each.frame].any()

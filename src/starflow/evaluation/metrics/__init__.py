@@ -1,1 +1,1 @@
-"""Measurements that any model and any source of clips allow, one in each module."""
+"""Measurements that need only a model and captioned clips, one in each module."""

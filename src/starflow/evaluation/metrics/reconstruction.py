@@ -1,4 +1,7 @@
-"""What the autoencoder keeps of a clip."""
+"""How well the autoencoder reconstructs clips.
+
+Legend: `n` clips, `F` video frames, `T` latent frames, `H W` latent rows and columns, `D` latent channels.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,40 +11,38 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.encoders.video import VideoCodec
-from starflow.evaluation.clips import Frames, batches, to_frames, to_video
+from starflow.evaluation.clips import batches
 from starflow.evaluation.statistics import summary
+from starflow.media.frames import Frames, psnr, to_frames, to_tensor
+from starflow.pipeline.pipeline import StarFlowPipeline
+
+TOKENS_AT_ONCE = 800
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Latents `(n, T, D, H, W)` of clips, their decoded frames `(n, F, height, width, 3)`, and PSNR in dB `(n,)`."""
+    """Latents `(n, T, D, H, W)` of clips, decoded frames `(n, F, height, width, 3)`, and their PSNR in dB `(n,)`."""
 
     latents: Tensor
     frames: Frames
     psnr: Tensor
 
+    @property
     def results(self) -> dict[str, Any]:
-        """What `evaluation.json` says of it."""
+        """For `evaluation.json`."""
         return {"num_clips": len(self.psnr), "psnr": summary(self.psnr)}
 
 
-def clip_psnr(video: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each clip in dB, `(B,)`, from its mean squared error; values span 2."""
-    error = (video - truth).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(4 / error.clamp(min=1e-10))
-
-
-def reconstruct(codec: VideoCodec, clips: Frames, batch_size: int, description: str) -> Reconstruction:
-    """Encode and decode clips `(n, F, height, width, 3)`."""
-    latents, frames, psnr = [], [], []
+def reconstruct(pipeline: StarFlowPipeline, clips: Frames, description: str) -> Reconstruction:
+    """Encode and decode clips `(n, F, height, width, 3)`; the description is for the progress bar."""
+    latents, frames, values = [], [], []
     with tqdm(total=len(clips), desc=description, unit="clip", disable=None) as bar:
-        for batch in batches(len(clips), batch_size):
-            video = to_video(clips[batch]).to(codec.vae.device)
-            encoded = codec.encode(video)
-            decoded = codec.decode(encoded)
+        for batch in batches(pipeline, len(clips), TOKENS_AT_ONCE):
+            video = to_tensor(clips[batch])
+            encoded = pipeline.codec.encode(video)
+            decoded = pipeline.codec.decode(encoded).cpu()
             latents.append(encoded)
             frames.append(to_frames(decoded))
-            psnr.append(clip_psnr(decoded, video).cpu())
+            values.append(psnr(decoded, video))
             bar.update(len(video))
-    return Reconstruction(torch.cat(latents), np.concatenate(frames), torch.cat(psnr))
+    return Reconstruction(torch.cat(latents), np.concatenate(frames), torch.cat(values))

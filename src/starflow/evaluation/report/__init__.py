@@ -1,1 +1,1 @@
-"""The HTML page that shows an evaluation."""
+"""The page of an evaluation: one HTML file that holds its pictures."""

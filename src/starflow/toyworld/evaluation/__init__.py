@@ -1,1 +1,1 @@
-"""Measurements that only toyworld allows, because what its clips show can be checked."""
+"""What only toyworld's clips allow to be measured, because a program can check what they show."""

@@ -1,6 +1,6 @@
-"""What becomes of long videos: sharpness, and what the checker sees, second by second.
+"""How long videos change: their sharpness and what the checker finds, second by second.
 
-The model makes them through its rolling window, which moves on many times: errors may add up.
+The model makes them with its rolling window, which moves many times, so that errors can accumulate.
 
 Legend: `n` clips, `F` video frames, `S` seconds.
 """
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from starflow.evaluation.clips import Frames
-from starflow.evaluation.generation import SamplingSettings, generate, sampling_results
-from starflow.evaluation.measured import Card, Measured
+from starflow.evaluation.contract import Card, Measured
+from starflow.evaluation.generation import generate, sampling_results
 from starflow.evaluation.metrics.reconstruction import reconstruct
+from starflow.evaluation.settings import EvaluationSettings
 from starflow.evaluation.statistics import proportion, summary
+from starflow.media.frames import Frames
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.evaluation.prompts import Prompt
 from starflow.toyworld.reader.checker import describe, name_background
@@ -24,30 +25,27 @@ from starflow.toyworld.world.render import render
 from starflow.toyworld.world.vocabulary import FPS
 
 PURPOSE = 8  # of noise
-STEEPEST = 0.01  # the share of a frame's pixels that its edges are judged by
+NUM_SHOWN = 2
+STEEPEST = 0.01  # share of the pixels of a frame that count as edges
 
 
 def evaluate_drift(
-    pipeline: StarFlowPipeline,
-    prompts: Sequence[Prompt],
-    seconds: int,
-    settings: SamplingSettings,
-    codec_batch: int,
-    num_shown: int,
+    pipeline: StarFlowPipeline, prompts: Sequence[Prompt], seconds: int, settings: EvaluationSettings
 ) -> Measured:
-    """Make videos of `seconds` seconds from the captions of prompts, each of one object.
+    """Generate a video of `seconds` seconds for each prompt; all have one object.
 
     Returns:
-        For `generated`, and for `ceiling`, videos of the same scenes and length through the VAE, see `measure_seconds`.
+        `num_clips`; `seconds`; `generated`, and `ceiling`, the autoencoder's reconstructions of true videos of the same
+        scenes and length, see `measure_seconds`; and `sampling`.
 
     Raises:
-        StarflowError: NaN in what was sampled.
+        StarflowError: NaN in a sample.
     """
     captions = [prompt.caption for prompt in prompts]
     num_frames = seconds * FPS + 1
     generated, report = generate(pipeline, captions, settings, "long videos", purpose=PURPOSE, num_frames=num_frames)
     truth = np.stack([render(prompt.scene, num_frames) for prompt in prompts])
-    ceiling = reconstruct(pipeline.codec, truth, codec_batch, "long videos: ceiling").frames
+    ceiling = reconstruct(pipeline, truth, "long videos: ceiling").frames
     results = {
         "num_clips": len(prompts),
         "seconds": seconds,
@@ -55,15 +53,16 @@ def evaluate_drift(
         "ceiling": measure_seconds(ceiling, prompts),
         "sampling": sampling_results(report),
     }
-    return Measured(
-        results, [Card(text, {"": made}) for text, made in zip(captions[:num_shown], generated, strict=False)]
-    )
+    shown = zip(captions[:NUM_SHOWN], generated, strict=False)
+    return Measured(results, [Card(caption, {"": made}) for caption, made in shown])
 
 
 def measure_seconds(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What is seen in each whole second of `(n, F, height, width, 3)`: lists of what `measure_second` returns.
+    """Measure each whole second of clips `(n, F, height, width, 3)`.
 
-    The background is to stay what it is in the first second.
+    Returns:
+        A list over the seconds for each key of `measure_second`. The shade that the background should have is that of
+        the first second.
     """
     shades = [name_background(clip[:FPS]) for clip in clips]
     starts = range(0, clips.shape[1] - FPS + 1, FPS)
@@ -72,12 +71,13 @@ def measure_seconds(clips: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[str]) -> dict[str, Any]:
-    """What is seen in `(n, F, height, width, 3)`.
+    """Measure clips of one second `(n, F, height, width, 3)`.
 
     Returns:
-        `sharpness`: summary over the clips in which any object is found, see `sharpness`; None if there are none.
-        Proportions of the clips: `present`, any object is found; `alone`, exactly one; of those with any, `color` and
-        `shape`, the largest has the caption's; `background`, it has the shade that `shades` names.
+        `sharpness`: summary over the clips in which an object is found, None if there are none.
+        `present`, `alone`: proportions of the clips with any object, and with exactly one.
+        `color`, `shape`: proportions of the clips with an object whose largest one is as the caption says.
+        `background`: proportion of the clips whose background has the shade in `shades`.
     """
     found = [describe(clip) for clip in clips]
     largest = [objects[0] if objects else None for objects in found]
@@ -95,9 +95,9 @@ def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[st
 
 
 def sharpness(clip: Frames) -> NDArray[np.float32]:
-    """How steep the edges are in each frame of `(F, height, width, 3)`: `(F,)`, in the range of values per px.
+    """How steep the edges are in each frame of a clip `(F, height, width, 3)`: `(F,)`, in units of white per px.
 
-    The gradient (central differences, norm over channels and both directions), mean over the `STEEPEST` pixels.
+    This is the mean over the `STEEPEST` pixels of the norm of the gradient (central differences, all channels).
     """
     across = np.gradient(clip.astype(np.float32) / 255, axis=(1, 2))
     steepness = np.sqrt(sum((part**2).sum(axis=-1) for part in across)).reshape(len(clip), -1)

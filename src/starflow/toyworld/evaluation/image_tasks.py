@@ -1,6 +1,6 @@
-"""Videos from pictures: image-to-video, and videos that end with a picture.
+"""Videos from pictures: image-to-video, and videos that end with a given picture.
 
-The pictures are the first and the last frames of held-out clips, the captions are those of the clips.
+The pictures are the first and the last frames of held-out clips, and the captions are those of the clips.
 
 Legend: `n` clips, `F` video frames.
 """
@@ -12,49 +12,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starflow.evaluation.clips import CaptionedClips, Frames, to_video
-from starflow.evaluation.generation import SamplingSettings, generate, sampling_results
-from starflow.evaluation.measured import Card, Measured
-from starflow.evaluation.metrics.reconstruction import clip_psnr, reconstruct
+from starflow.evaluation.clips import CaptionedClips
+from starflow.evaluation.contract import Card, Measured
+from starflow.evaluation.generation import generate, sampling_results
+from starflow.evaluation.metrics.reconstruction import reconstruct
+from starflow.evaluation.settings import EvaluationSettings
 from starflow.evaluation.statistics import summary
+from starflow.media.frames import Frames, psnr, to_tensor
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.evaluation.compliance import score
 from starflow.toyworld.reader.checker import check
 
 IMAGE_TO_VIDEO, LAST, FIRST_AND_LAST = 3, 4, 5  # purposes of noise
+NUM_SHOWN = 4
 
 
 def evaluate_image_to_video(
-    pipeline: StarFlowPipeline,
-    clips: CaptionedClips,
-    reconstructions: Frames,
-    settings: SamplingSettings,
-    num_shown: int,
+    pipeline: StarFlowPipeline, clips: CaptionedClips, settings: EvaluationSettings
 ) -> Measured:
-    """Whether a video begins with the picture given, goes on from it without a flicker, and follows its caption.
+    """Measure whether a video starts with the given picture, continues without a flicker, and follows its caption.
 
-    Args:
-        pipeline: the model.
-        clips: held-out clips, whose first frames are the pictures.
-        reconstructions: the clips through the VAE, `(n, F, height, width, 3)`.
-        settings: how to generate.
-        num_shown: how many clips to show.
+    The pictures are the first frames of the clips. The ceiling is the autoencoder's reconstruction of the clips.
 
     Returns:
-        `first_frame`: summaries, in dB, of its PSNR to the picture, of that of the VAE's reconstruction of the picture,
-        of the former less the latter, and the largest difference either way; `change` from frame to frame, of the
-        generated clips and of the true ones through the VAE, see `change_at_joint`; `generated` and `ceiling`, of the
-        VAE's reconstructions: see `score`.
+        `first_frame`: summaries in dB of its PSNR to the picture (`psnr`), of the PSNR of the picture's reconstruction
+        (`vae_psnr`) and of the former minus the latter (`difference`), and the `largest_difference` in absolute value;
+        `change` from frame to frame, of `generated` clips and of the ceiling (`true`), see `change_at_joint`;
+        `generated` and `ceiling`, see `score`; and `sampling`.
 
     Raises:
-        StarflowError: NaN in what was sampled.
+        StarflowError: NaN in a sample.
     """
     pictures = clips.frames[:, 0]
+    ceiling = reconstruct(pipeline, clips.frames, "image to video: ceiling").frames
     generated, report = generate(
         pipeline, clips.captions, settings, "image to video", purpose=IMAGE_TO_VIDEO, given={"image": pictures}
     )
-    # The VAE is causal: the first frame of a clip's reconstruction is that of the frame alone.
-    own, vae = frame_psnr(generated[:, 0], pictures), frame_psnr(reconstructions[:, 0], pictures)
+    # The autoencoder is causal: the first frame of a clip's reconstruction is that of the frame alone.
+    own, vae = frame_psnr(generated[:, 0], pictures), frame_psnr(ceiling[:, 0], pictures)
     results = {
         "num_clips": len(pictures),
         "first_frame": {
@@ -63,42 +58,41 @@ def evaluate_image_to_video(
             "difference": summary(own - vae),
             "largest_difference": (own - vae).abs().max().item(),
         },
-        "change": {"generated": change_at_joint(generated), "true": change_at_joint(reconstructions)},
+        "change": {"generated": change_at_joint(generated), "true": change_at_joint(ceiling)},
         "generated": score_all(generated, clips.captions),
-        "ceiling": score_all(reconstructions, clips.captions),
+        "ceiling": score_all(ceiling, clips.captions),
         "sampling": sampling_results(report),
     }
-    shown = zip(clips.captions[:num_shown], pictures, generated, clips.frames, strict=False)
+    shown = zip(clips.captions[:NUM_SHOWN], pictures, generated, clips.frames, strict=False)
     cards = [Card(text, {"given": picture[None], "made": made, "true": true}) for text, picture, made, true in shown]
     return Measured(results, cards)
 
 
-def evaluate_last_frame(
-    pipeline: StarFlowPipeline, clips: CaptionedClips, settings: SamplingSettings, num_shown: int
-) -> Measured:
-    """Whether a video ends with the picture given, alone or together with the first frame.
-
-    Args, Raises: as `evaluate_image_to_video`.
+def evaluate_last_frame(pipeline: StarFlowPipeline, clips: CaptionedClips, settings: EvaluationSettings) -> Measured:
+    """Measure whether a video ends with the given picture, which is given alone or with the first frame.
 
     Returns:
-        `vae_psnr`, of the VAE's reconstruction of the pictures, and for `last` and `first_and_last`: summaries in dB of
-        `psnr`, of the final frame to the picture, and `other_psnr`, to the picture of another clip (None for a single
-        clip); `generated`, see `score`.
+        `vae_psnr`, of the autoencoder's reconstruction of the pictures, and for `last` and `first_and_last`: summaries
+        in dB of the PSNR of the final frame to the picture (`psnr`) and to that of another clip (`other_psnr`, None for
+        a single clip); `generated`, see `score`; and `sampling`.
+
+    Raises:
+        StarflowError: NaN in a sample.
     """
     pictures = clips.frames[:, -1]
     given: dict[str, dict[str, Frames]] = {
         "last": {"last_image": pictures},
         "first_and_last": {"last_image": pictures, "image": clips.frames[:, 0]},
     }
-    through_vae = reconstruct(pipeline.codec, pictures[:, None], len(pictures), "last frame: ceiling").frames[:, 0]
+    through_vae = reconstruct(pipeline, pictures[:, None], "last frame: ceiling").frames[:, 0]
     results: dict[str, Any] = {
         "num_clips": len(pictures),
         "vae_psnr": summary(frame_psnr(through_vae, pictures)),
     }
     made = {}
-    for purpose, (name, things) in enumerate(given.items(), LAST):
+    for purpose, (name, options) in enumerate(given.items(), LAST):
         description = name.replace("_", " ")
-        made[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, given=things)
+        made[name], report = generate(pipeline, clips.captions, settings, description, purpose=purpose, given=options)
         final = made[name][:, -1]
         results[name] = {
             "psnr": summary(frame_psnr(final, pictures)),
@@ -106,7 +100,7 @@ def evaluate_last_frame(
             "generated": score_all(made[name], clips.captions),
             "sampling": sampling_results(report),
         }
-    shown = zip(clips.captions[:num_shown], pictures, made["last"], made["first_and_last"], strict=False)
+    shown = zip(clips.captions[:NUM_SHOWN], pictures, made["last"], made["first_and_last"], strict=False)
     cards = [
         Card(caption, {"given": picture[None], "made": last, "first given too": both})
         for caption, picture, last, both in shown
@@ -115,19 +109,20 @@ def evaluate_last_frame(
 
 
 def change_at_joint(clips: Frames) -> dict[str, Any]:
-    """How much pictures change from one frame to the next: mean absolute difference, of 255.
+    """The mean absolute difference between successive frames, in gray levels from 0 to 255.
 
-    Returns summaries over clips of `first_step`, from frame 0 to 1, and of `later_steps`, the mean of all others.
+    Returns:
+        Summaries over clips of `first_step`, from frame 0 to frame 1, and of `later_steps`, the mean of all others.
     """
     steps = torch.from_numpy(np.abs(np.diff(clips.astype(np.float32), axis=1)).mean(axis=(2, 3, 4)))
     return {"first_step": summary(steps[:, 0]), "later_steps": summary(steps[:, 1:].mean(dim=1))}
 
 
 def frame_psnr(frames: Frames, truth: Frames) -> Tensor:
-    """PSNR in dB of each of `(n, height, width, 3)`: `(n,)`."""
-    return clip_psnr(to_video(frames[:, None]), to_video(truth[:, None]))
+    """PSNR in dB of each of the frames `(n, height, width, 3)`: `(n,)`."""
+    return psnr(to_tensor(frames), to_tensor(truth))
 
 
 def score_all(clips: Frames, captions: Sequence[str]) -> dict[str, Any]:
-    """What the checker says of clips `(n, F, height, width, 3)` and their captions, see `score`."""
+    """`score` of clips `(n, F, height, width, 3)` and their captions."""
     return score([check(clip, caption) for clip, caption in zip(clips, captions, strict=True)])

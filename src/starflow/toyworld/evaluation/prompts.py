@@ -1,4 +1,4 @@
-"""The captions that a model is asked to follow, each with a scene that it is true of."""
+"""Captions for a model to follow, each with a scene that fits it, and held-out clips."""
 
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from starflow.errors import StarflowError, UsageError
+from starflow.toyworld.source import Toyworld
 from starflow.toyworld.world.captions import caption, parse
 from starflow.toyworld.world.grammar import Description, ObjectDescription
 from starflow.toyworld.world.scene import REACH, Scene, SceneObject, sample_scene, track
@@ -18,15 +19,20 @@ PLACEMENT_TRIES = 40
 
 @dataclass(frozen=True)
 class Prompt:
-    """A caption, what it says, and a scene that it is true of."""
+    """A caption, what it says, and a scene that fits it."""
 
     caption: str
     description: Description
     scene: Scene
 
 
+def held_out_clips(seed: int, num_clips: int) -> Toyworld:
+    """The first clips of the test split, with one or two objects in combinations that training never shows."""
+    return Toyworld(num_clips, seed, split="test", paraphrases=1)
+
+
 def held_out_prompts(seed: int, num_prompts: int, num_objects: int) -> list[Prompt]:
-    """Captions of the test split: combinations that training never shows, half of the words in new phrases."""
+    """Captions of the test split, with combinations, and often phrases, that training never shows."""
     prompts = []
     for index in range(num_prompts):
         rng = np.random.default_rng([seed, num_objects, index])
@@ -37,11 +43,11 @@ def held_out_prompts(seed: int, num_prompts: int, num_objects: int) -> list[Prom
 
 
 def read_prompts(path: Path, seed: int) -> list[Prompt]:
-    """The captions of a file, one a line; blank lines and lines that begin with # are skipped.
+    """The captions in a text file, one per line. Blank lines and lines that begin with # are skipped.
 
     Raises:
-        UsageError: a caption is outside the grammar, or names more objects than a scene has; the file holds none, or is
-            not text. OSError: it cannot be read.
+        UsageError: a caption is not in the grammar or has too many objects; the file has no captions or is not text.
+        OSError: the file cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -60,14 +66,14 @@ def read_prompts(path: Path, seed: int) -> list[Prompt]:
             raise UsageError(f"{path}, line {number}: a toyworld clip has at most {MAX_OBJECTS} objects: {text!r}")
         prompts.append(Prompt(text, description, scene_of(description, np.random.default_rng([seed, number]))))
     if not prompts:
-        raise UsageError(f"{path} holds no captions: write one a line")
+        raise UsageError(f"{path} holds no captions: write one per line")
     return prompts
 
 
 def scene_of(description: Description, rng: np.random.Generator) -> Scene:
-    """A scene that a description is true of; what it leaves open is drawn at random.
+    """A scene that fits a description; what the description leaves open is drawn at random.
 
-    Of some tries the one whose objects keep apart longest: large ones that grow cannot always.
+    Two objects are drawn several times, and those that stay apart longest are taken: some cannot stay apart throughout.
     """
     num_tries = PLACEMENT_TRIES if len(description.objects) > 1 else 1
     tries = [tuple(_draw(said, rng) for said in description.objects) for _ in range(num_tries)]
@@ -76,7 +82,7 @@ def scene_of(description: Description, rng: np.random.Generator) -> Scene:
 
 
 def _draw(said: ObjectDescription, rng: np.random.Generator) -> SceneObject:
-    """An object as described. Motion and size decide where it can be, so they are waited for; the rest is replaced."""
+    """An object as described. Its place depends on motion and size, so objects are drawn until these fit."""
     while True:
         (item,) = sample_scene(rng, split="train", num_objects=1).objects
         if said.motion in (None, item.motion) and said.size in (None, item.size):

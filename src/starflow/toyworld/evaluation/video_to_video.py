@@ -1,7 +1,7 @@
-"""Video-to-video: how often an edit happens, and how often everything else stays as it was.
+"""Video-to-video: how often an edit happens, and how often everything else stays the same.
 
-The sources are held-out clips, the instructions those of `toyworld.world.edits`. Beside the edited clips stand a
-ceiling, the VAE's reconstructions of what the edits should lead to, and a floor, the sources as they are.
+The sources are held-out clips. The ceiling is the autoencoder's reconstructions of the correctly edited clips. The
+floor is the sources without any edit.
 
 Legend: `n` edits, `F` video frames.
 """
@@ -13,27 +13,30 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from starflow.evaluation.clips import Frames
-from starflow.evaluation.generation import SamplingSettings, generate, sampling_results
-from starflow.evaluation.measured import Card, Measured
+from starflow.evaluation.contract import Card, Measured
+from starflow.evaluation.generation import generate, sampling_results
 from starflow.evaluation.metrics.reconstruction import reconstruct
+from starflow.evaluation.settings import EvaluationSettings
 from starflow.evaluation.statistics import proportion, summary
+from starflow.media.frames import Frames
 from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.toyworld.evaluation.prompts import held_out_clips
 from starflow.toyworld.reader.checker import ATTRIBUTES, CheckResult, check
 from starflow.toyworld.world.captions import describe_scene
-from starflow.toyworld.world.edits import EditKind, parse_edit, sample_edit
+from starflow.toyworld.world.edits import EditKind, parse_edit
 from starflow.toyworld.world.render import render
-from starflow.toyworld.world.scene import Scene, scene_at
+from starflow.toyworld.world.scene import Scene
 
 PURPOSE = 7  # of noise
+NUM_SHOWN = 4
 KINDS: tuple[EditKind, ...] = get_args(EditKind)
-SOURCES = ("one object", "two objects")  # what is in a clip that is edited
+SOURCES = ("one object", "two objects")  # by the number of objects in the source
 EDITED_ATTRIBUTE: dict[EditKind, str] = {"recolor": "color", "reshape": "shape"}  # of one object
 
 
 @dataclass(frozen=True)
 class EditTask:
-    """An instruction, the scene that it is about, and the one that it leads to."""
+    """An instruction, the scene before the edit, and the scene after it."""
 
     instruction: str
     source: Scene
@@ -41,30 +44,30 @@ class EditTask:
 
     @property
     def kind(self) -> EditKind:
-        """What is edited."""
+        """The kind of the edit."""
         return parse_edit(self.instruction).kind
 
 
 def held_out_edits(seed: int, num_edits: int) -> list[EditTask]:
-    """An edit of each of the first scenes of toyworld's test split."""
+    """An edit of each of the first held-out clips."""
+    clips = held_out_clips(seed, num_edits)
     tasks = []
     for index in range(num_edits):
-        source = scene_at(seed, index, "test")
-        instruction, target = sample_edit(source, np.random.default_rng([seed, index, 3]))
-        tasks.append(EditTask(instruction, source, target))
+        instruction, target = clips.edited_scene(index)
+        tasks.append(EditTask(instruction, clips.scene(index), target))
     return tasks
 
 
 def evaluate_video_to_video(
-    pipeline: StarFlowPipeline, tasks: Sequence[EditTask], settings: SamplingSettings, codec_batch: int, num_shown: int
+    pipeline: StarFlowPipeline, tasks: Sequence[EditTask], settings: EvaluationSettings
 ) -> Measured:
-    """Edit the clip of each task's source.
+    """Edit the source of each task.
 
     Returns:
-        For `generated`, `ceiling` and `floor`, see `judge_edits`.
+        `num_edits`; `generated`, `ceiling` and `floor`, see `judge_edits`; and `sampling`.
 
     Raises:
-        StarflowError: NaN in what was sampled.
+        StarflowError: NaN in a sample.
     """
     sources = np.stack([render(task.source) for task in tasks])
     targets = np.stack([render(task.target) for task in tasks])
@@ -72,7 +75,7 @@ def evaluate_video_to_video(
     generated, report = generate(
         pipeline, instructions, settings, "video to video", purpose=PURPOSE, given={"video": sources}
     )
-    ceiling = reconstruct(pipeline.codec, targets, codec_batch, "video to video: ceiling").frames
+    ceiling = reconstruct(pipeline, targets, "video to video: ceiling").frames
     results = {
         "num_edits": len(tasks),
         "generated": judge_edits(generated, tasks),
@@ -80,7 +83,7 @@ def evaluate_video_to_video(
         "floor": judge_edits(sources, tasks),
         "sampling": sampling_results(report),
     }
-    shown = zip(instructions[:num_shown], sources, generated, targets, strict=False)
+    shown = zip(instructions[:NUM_SHOWN], sources, generated, targets, strict=False)
     cards = [
         Card(instruction, {"source": source, "made": made, "true": true}) for instruction, source, made, true in shown
     ]
@@ -88,13 +91,12 @@ def evaluate_video_to_video(
 
 
 def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
-    """What the checker says of clips `(n, F, height, width, 3)` that should show the targets of tasks.
+    """Judge edited clips `(n, F, height, width, 3)`, which should show the targets of the tasks.
 
     Returns:
-        Proportions of the clips: see `judge_edit`; `both`, happened and stayed; these three for each kind of edit in
-        `kinds`, and for clips of one and of two objects in `sources`. `path_error`: summary, in px, of the mean
-        distance of an object's center from where the checker sees it in the target, over the objects that are found;
-        None if none is.
+        Proportions of the clips for each key of `judge_edit`; `happened`, `stayed` and `both` for each kind of edit in
+        `kinds`, and by the number of objects in the source in `sources`; and `path_error`, the distance in px of an
+        object's center from its place in the target, a summary over the objects that are found, or None.
     """
     rows, errors = [], []
     for clip, task in zip(clips, tasks, strict=True):
@@ -113,7 +115,7 @@ def judge_edits(clips: Frames, tasks: Sequence[EditTask]) -> dict[str, Any]:
 def _by_group(
     groups: Sequence[str], group_of: Sequence[str], rows: Sequence[dict[str, bool | None]]
 ) -> dict[str, dict[str, Any]]:
-    """Proportions of the rows of each group; `group_of` says which one a row belongs to."""
+    """Proportions of the rows of each group; `group_of` has the group of each row."""
     own = {group: [row for row, its in zip(rows, group_of, strict=True) if its == group] for group in groups}
     return {
         group: {name: proportion(row[name] for row in own[group]) for name in ("happened", "stayed", "both")}
@@ -122,13 +124,13 @@ def _by_group(
 
 
 def judge_edit(result: CheckResult, task: EditTask) -> dict[str, bool | None]:
-    """Whether an edit happened and the rest stayed, by what the checker says of everything in the target.
+    """Judge one edit by the checker's comparison of the clip with the target.
 
-    An object is removed if as many are left as should be, and one of them has the color of one that should be.
+    An object counts as removed if the number of objects is right and one of them has a color of the target.
 
     Returns:
-        `happened`; `stayed`, that is all of `color`, `shape`, `size` and `motion` (of every object), `count` and
-        `background`, which are None where they are what was edited; and `both`.
+        `happened`: the edit is there. `stayed`: everything else is the same, which is all of `color`, `shape`, `size`
+        and `motion` (of every object), `count` and `background`; each of these is None if the edit changes it. `both`.
     """
     kind = task.kind
     edited = next((i for i, item in enumerate(task.target.objects) if item not in task.source.objects), None)
@@ -153,7 +155,7 @@ def judge_edit(result: CheckResult, task: EditTask) -> dict[str, bool | None]:
 
 
 def _path_errors(result: CheckResult, truth: CheckResult) -> list[float]:
-    """Of each object that is found in both: px, mean over the frames in which it is seen in both."""
+    """For each object found in both, the mean distance in px over the frames in which it is seen in both."""
     errors = []
     for made, true in zip(result.objects, truth.objects, strict=True):
         if made.found is not None and true.found is not None:

@@ -1,8 +1,8 @@
-"""From pixels to blobs: what stands out from a clip's background, where, and in which color.
+"""From pixels to blobs: the regions that differ from a clip's background, and their colors.
 
-Nothing here knows how clips are made. A pixel at an object's edge is a mixture of the object's color and the
-background's, so that its difference from the background keeps its *direction* in RGB and only gets shorter: the
-direction says which color it is, and the length how much of the pixel is covered.
+This does not depend on the renderer. A pixel at an object's edge mixes the object's color with the background's. So its
+difference from the background keeps its direction in RGB and only gets shorter: the direction gives the color, and the
+length gives the fraction of the pixel that the object covers.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from scipy import ndimage
 
 from starflow.toyworld.world.vocabulary import COLORS
 
-# What a viewer would call by these names: bright sRGB colors, saturated but for white.
+# Typical sRGB colors of these names: bright, and saturated except for white.
 REFERENCE_COLORS = np.array(
     [(230, 50, 50), (50, 200, 80), (60, 100, 250), (250, 210, 50), (170, 70, 230), (245, 245, 245)], dtype=np.float32
 )
-BRIGHTEST_BACKGROUND = 130  # of a pixel's largest channel; every color above is brighter
+BRIGHTEST_BACKGROUND = 130  # largest channel of a background pixel; every color above is brighter
 MIN_COVERAGE = 0.4  # of a pixel that counts as part of an object
 MIN_AREA = 12  # px
 MARGIN = 3  # px around a blob in which its soft edge is measured
@@ -31,12 +31,12 @@ _WITHIN_FRAME[1] = True
 class Blob:
     """One connected region of one color in one frame.
 
-    ``center`` is (x, y) in px and ``area`` is in px², both measured with soft edges. ``is_free`` says that no other
-    blob touches this one, so that its outline is its own.
+    `center` is (x, y) in px and `area` is in px², both measured with soft edges. `is_free` is True if no other blob
+    touches this one and hides a part of its outline.
 
-    The outline is told by four moments. ``two_fold`` is its elongation; ``three_fold`` is 1 for an equilateral triangle
-    that points up, ``four_fold`` is 1 for an axis-parallel square, and each is 0 for the other shapes and a disc. They
-    are complex: a turned shape turns their phase. ``spread`` is 1 for a disc, and larger the less compact the shape is.
+    Four moments describe the outline. `two_fold` is its elongation. `three_fold` is 1 for an equilateral triangle that
+    points up, and `four_fold` is 1 for an axis-parallel square; each is 0 for the other shapes and a disc. They are
+    complex: rotating a shape rotates their phase. `spread` is 1 for a disc and larger for less compact shapes.
     """
 
     frame: int
@@ -63,7 +63,7 @@ def find_blobs(clip: NDArray[np.uint8]) -> list[list[Blob]]:
     """The blobs of each frame of a clip (F, height, width, 3), the largest first."""
     coverage, colors = _coverage(clip)
     regions = [_regions(coverage, colors == color) for color in range(len(COLORS))]
-    occupied = np.zeros(colors.shape, dtype=np.int32)  # which region a pixel belongs to, over all colors
+    occupied = np.zeros(colors.shape, dtype=np.int32)  # the region of each pixel, numbered over all colors
     found: list[tuple[int, tuple[slice, ...]]] = []  # color, bounding box
     for color, labels in enumerate(regions):
         boxes = ndimage.find_objects(labels)
@@ -77,7 +77,7 @@ def find_blobs(clip: NDArray[np.uint8]) -> list[list[Blob]]:
 
 
 def _coverage(clip: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """How much of each pixel is not background, about 0 to 1, and the color that it is: both (F, height, width)."""
+    """The fraction of each pixel that is covered, about 0 to 1, and the index of its color: both (F, height, width)."""
     background = find_background(clip)
     difference = clip.astype(np.float32) - background[:, None, None]
     contrast = REFERENCE_COLORS - background[:, None]  # (F, colors, 3)
@@ -90,12 +90,12 @@ def _coverage(clip: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _regions(coverage: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number the connected regions of one color, frame by frame, that are large enough and hold a 3×3 square."""
+    """Number the connected regions of one color in each frame that are large enough and contain a 3×3 square."""
     labels, count = ndimage.label(mask & (coverage > MIN_COVERAGE), structure=_WITHIN_FRAME)
     if not count:
         return labels
     areas = np.bincount(labels.ravel(), minlength=count + 1)
-    # The seam between two overlapping objects may look like a third color; it is too thin to hold a square.
+    # The seam between two overlapping objects may look like a third color; it is too thin to contain a square.
     solid = np.zeros(count + 1, dtype=bool)
     solid[labels[ndimage.binary_erosion(labels > 0, structure=_SQUARE)]] = True
     keep = solid & (areas >= MIN_AREA)
@@ -112,16 +112,16 @@ def _measure(
     inside = nearby == number
     around = ndimage.distance_transform_edt(~inside) <= MARGIN
     values = coverage[frame, rows, columns]
-    # Full coverage is what the object's own core shows, which need not be as bright as the reference color.
+    # The object's core defines full coverage, as it may be darker than the reference color.
     full = np.quantile(values[inside], 0.75)
     weights = np.where(around & (inside | (nearby == 0)), np.clip(values / full, 0, 1), 0)
     area = float(weights.sum())
     y, x = np.indices(weights.shape) + 0.5
     center_x, center_y = float((weights * x).sum() / area), float((weights * y).sum() / area)
     z = (x - center_x) + 1j * (center_y - y)
-    # Σz², Σz³ and Σz⁴ are moments of harmonic functions, which blurring with a round kernel leaves as they are: they
-    # tell the shape even of a soft blob of a few pixels. An upright equilateral triangle has Σz³ = -0.0675i area^(5/2),
-    # an axis-parallel square Σz⁴ = -area³/60, and a disc Σ|z|² = area²/2π.
+    # Σz², Σz³ and Σz⁴ are moments of harmonic functions, which blurring with a round kernel does not change: they
+    # identify the shape even of a soft blob of a few pixels. An upright equilateral triangle has
+    # Σz³ = -0.0675i area^(5/2), an axis-parallel square Σz⁴ = -area³/60, and a disc Σ|z|² = area²/2π.
     second, third, fourth = ((weights * z**n).sum() for n in (2, 3, 4))
     return Blob(
         frame=frame,

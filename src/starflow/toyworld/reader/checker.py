@@ -1,6 +1,6 @@
-"""Says which attributes of a caption hold in a clip, from its pixels alone.
+"""Check which attributes of a caption hold in a clip, from its pixels alone.
 
-Segmentation by color (``blobs``), shapes and tracks (``tracks``), and here the comparison with what the caption says.
+`blobs` segments by color, `tracks` finds objects and their motions, and this module compares them with the caption.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from starflow.toyworld.world.grammar import Description, ObjectDescription
 from starflow.toyworld.world.vocabulary import BACKGROUNDS
 
 ATTRIBUTES = ("color", "shape", "size", "motion")
-# Gray values (0 to 255) between one background's name and the next.
+# Gray values (0 to 255) that separate the backgrounds.
 SHADE_BOUNDARIES = (21, 47, 73)
 
 
 @dataclass(frozen=True)
 class ObjectCheck:
-    """One object of a caption and what was found for it (None if nothing was).
+    """One object of a caption, and the object found for it in the clip, or None.
 
-    Each attribute is True where it holds, False where it does not, and None where the caption leaves it out.
+    Each attribute is True if it holds, False if it does not, and None if the caption does not mention it.
     """
 
     description: ObjectDescription
@@ -37,9 +37,12 @@ class ObjectCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What holds of a caption: its objects in the caption's order, their number, and the background.
+    """Whether a caption holds.
 
-    The background is None where the caption leaves it out.
+    Attributes:
+        objects: one check per object, in the caption's order.
+        count: whether the clip shows as many objects as the caption names.
+        background: whether the background is right; None if the caption does not mention it.
     """
 
     objects: tuple[ObjectCheck, ...]
@@ -57,14 +60,14 @@ def describe(clip: NDArray[np.uint8]) -> list[TrackedObject]:
     """Find the objects of a clip (F, height, width, 3) uint8, the largest first.
 
     Raises:
-        ValueError: the array is no clip.
+        ValueError: the array is not a clip.
     """
     _require_clip(clip)
     return find_objects(find_blobs(clip))
 
 
 def name_background(clip: NDArray[np.uint8]) -> str:
-    """The name of a clip's background, by its median shade."""
+    """The name of a clip's background, from its median shade."""
     _require_clip(clip)
     shade = float(np.median(find_background(clip)))
     return BACKGROUNDS[int(np.searchsorted(SHADE_BOUNDARIES, shade))]
@@ -73,11 +76,11 @@ def name_background(clip: NDArray[np.uint8]) -> str:
 def check(clip: NDArray[np.uint8], caption: str | Description) -> CheckResult:
     """Compare a clip (F, height, width, 3) uint8 with a caption.
 
-    Objects found are matched to those of the caption so that as many attributes as can be agree.
+    The objects found are matched to those of the caption so that as many attributes as possible agree.
 
     Raises:
         StarflowError: the caption is outside the grammar.
-        ValueError: the array is no clip.
+        ValueError: the array is not a clip.
     """
     description = parse(caption) if isinstance(caption, str) else caption
     found = describe(clip)

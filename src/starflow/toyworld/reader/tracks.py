@@ -1,4 +1,4 @@
-"""From blobs to objects: follow each through the clip, and name its shape, its size and how it moves."""
+"""From blobs to objects: follow each blob through the clip, and name its shape, size and motion."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from starflow.toyworld.reader.blobs import Blob
 from starflow.toyworld.world.vocabulary import COLORS
 
 MIN_PRESENCE = 0.6  # share of all frames in which an object must be seen
-SIZE_BOUNDARY = 8.0  # px, radius of a disc as large as the object is at the start
-SHAPE_BOUNDARY = 0.4  # of Blob's moments; below half, as blur lowers them all and raises none
+SIZE_BOUNDARY = 8.0  # px, radius of a disc with the object's area at the start
+SHAPE_BOUNDARY = 0.4  # of Blob's moments; below 0.5, as blur lowers them all and raises none
 MIN_AGREEMENT = 0.6  # share of the frames that must show the same shape
-MAX_SPREAD = 1.6  # of Blob.spread; the least compact of the shapes, the triangle, has 1.21
-WHOLE = 0.8  # of its usual area, above which a touched object counts as whole
-RESIZE_RATIO = 1.35  # of the radius over the clip, from which an object grows or (inverse) shrinks
-STILL_RANGE = 5.0  # px, the most that the center of an object at rest may wander
+MAX_SPREAD = 1.6  # of Blob.spread; the triangle, the least compact shape, has 1.21
+WHOLE = 0.8  # share of its median area above which a touched object counts as whole
+RESIZE_RATIO = 1.35  # of last to first radius above which an object grows; below its inverse it shrinks
+STILL_RANGE = 5.0  # px, largest range of the center of an object at rest
 MIN_TRAVEL = 10.0  # px
-MAX_STEP = 0.35  # of the way in one frame; more is a jump
+MAX_STEP = 0.35  # share of the path in one frame; more is a jump
 MIN_REBOUND = 5.0  # px
 MIN_ORBIT_ANGLE = np.deg2rad(220)
 
@@ -30,10 +30,10 @@ class TrackedObject:
     """An object found in a clip.
 
     Attributes:
-        color: one of ``vocabulary.COLORS``.
-        shape: one of ``vocabulary.SHAPES``, or None where the outline is none of them.
+        color: one of `vocabulary.COLORS`.
+        shape: one of `vocabulary.SHAPES`, or None if the outline is none of them.
         size: "small" or "large", at the start of the clip.
-        motion: one of ``vocabulary.MOTIONS``, or None where it is none of them; None for a single frame.
+        motion: one of `vocabulary.MOTIONS`, or None if it is none of them or the clip is a single frame.
         centers: (F, 2), x and y in px, NaN in frames where the object is not seen.
         areas: (F,) in px², NaN where the object is not seen or partly hidden.
     """
@@ -56,14 +56,14 @@ def find_objects(frames: list[list[Blob]]) -> list[TrackedObject]:
 
 
 def _follow(frames: list[list[Blob]]) -> list[list[Blob]]:
-    """Join blobs of one color into tracks: as many as are seen in most of the frames that show any."""
+    """Join blobs of one color into tracks. Their number is the median over the frames that have such blobs."""
     counts = [len(blobs) for blobs in frames if blobs]
     if len(counts) < MIN_PRESENCE * len(frames):
         return []
     num_tracks = int(np.median(counts))
     tracks: list[list[Blob]] = [[] for _ in range(num_tracks)]
     for blobs in frames:
-        # Fewer blobs than tracks: two objects of one color have run into each other, and their blob is neither's.
+        # Fewer blobs than tracks: two objects of one color touch, and their common blob belongs to neither.
         if len(blobs) < num_tracks:
             continue
         if not tracks[0]:
@@ -79,7 +79,7 @@ def _follow(frames: list[list[Blob]]) -> list[list[Blob]]:
 def _mismatch(track: list[Blob], blob: Blob) -> float:
     last = track[-1]
     x, y = np.subtract(blob.center, last.center)
-    # Two objects of one color differ in shape, which tells them apart where their paths cross.
+    # Two objects of one color differ in shape, which separates them where their paths cross.
     shape = abs(blob.three_fold - last.three_fold) + abs(blob.four_fold - last.four_fold)
     return float(np.hypot(x, y)) + 25 * min(shape, 2) + 10 * abs(float(np.log(blob.area / last.area)))
 
@@ -87,7 +87,7 @@ def _mismatch(track: list[Blob], blob: Blob) -> float:
 def _describe(track: list[Blob], num_frames: int) -> TrackedObject:
     free = [blob for blob in track if blob.is_free]
     if len(free) < 0.3 * len(track):
-        free = track  # never seen whole: judge by what there is
+        free = track  # rarely seen whole: use all blobs
     centers, areas = np.full((num_frames, 2), np.nan), np.full(num_frames, np.nan)
     for blob in track:
         centers[blob.frame] = blob.center
@@ -122,10 +122,10 @@ def _outline(blob: Blob) -> str | None:
 
 
 def _name_motion(track: list[Blob], free: list[Blob]) -> str | None:
-    """Name the motion of a track, of which the blobs in ``free`` are untouched by others."""
+    """Name the motion of a track; `free` are its blobs that no other blob touches."""
     if len(free) < 3:
         return None
-    # A touch costs the outline, but not the place of an object that is in front or still almost whole.
+    # A touched blob has no outline of its own, but its center is right if it is in front or almost whole.
     whole = WHOLE * float(np.median([blob.area for blob in free]))
     placed = [blob for blob in track if blob in free or blob.area >= whole]
     times, path = _times(placed), np.array([blob.center for blob in placed])
@@ -161,7 +161,7 @@ def _radii(blobs: list[Blob]) -> Array:
 
 
 def _growth(times: Array, radii: Array) -> float:
-    """Last radius over first on the line through the radii (Theil and Sen's: the median of all slopes)."""
+    """Last over first radius, on a line fitted to the radii (Theil-Sen: the median of all slopes)."""
     i, j = np.triu_indices(len(times), k=1)
     slope = np.median((radii[j] - radii[i]) / (times[j] - times[i]))
     start = np.median(radii - slope * (times - times[0]))
@@ -181,9 +181,9 @@ def _orbits(path: Array, extent: Array) -> bool:
     return bool(np.ptp(angles) >= MIN_ORBIT_ANGLE and radii.std() < 0.2 * radii.mean())
 
 
-def _rebounds(heights: Array) -> bool:
-    """Whether y, which grows downwards, falls and then rises again by enough to see."""
-    lowest_so_far = np.maximum.accumulate(heights)
-    fallen = lowest_so_far - heights[0]
-    rebound = lowest_so_far - heights
+def _rebounds(y: Array) -> bool:
+    """Whether an object falls and then visibly rises again; y grows downwards."""
+    lowest_so_far = np.maximum.accumulate(y)
+    fallen = lowest_so_far - y[0]
+    rebound = lowest_so_far - y
     return bool(((fallen >= MIN_TRAVEL) & (rebound >= MIN_REBOUND)).any())

@@ -8,13 +8,53 @@ that is seen there. Its cross-entropy trains those layers and the text encoder b
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `C` width, `M` text tokens.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from starflow.data.clip import ClipSource
+from starflow.data.tasks import Batch
+from starflow.errors import UsageError
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import CausalAttend
-from starflow.toyworld.teaching.cells import ATTRIBUTES, NOTHING
+from starflow.toyworld.source import Toyworld
+from starflow.toyworld.teaching.cells import ATTRIBUTES, NOTHING, ground
+
+
+class GroundingLoss:
+    """The auxiliary loss `toyworld-grounding` (`starflow.train.auxiliary.AuxiliaryLoss`)."""
+
+    def __init__(self, flow: StarFlow, source: ClipSource) -> None:
+        """Raises UsageError if the clips are not toyworld's."""
+        if not isinstance(source, Toyworld):
+            raise UsageError("the auxiliary loss toyworld-grounding needs the clips of toyworld: set data.source")
+        self.flow, self.source = flow, source
+        self.module = GroundingHead(flow.config["deep_width"])
+        self._ground = lru_cache(maxsize=None)(self._ground_scene)
+
+    def __call__(self, batch: Batch, noisy: Tensor, text: Tensor) -> Tensor:
+        """The cross-entropy `(B)` of what is seen where in the first frame that is made."""
+        with torch.no_grad():
+            u = self.flow.encode_shallow(noisy[:, : batch.num_given + 1])
+        states = states_halfway(self.flow, u, text, batch.num_given)
+        return self.module(states, self.cells(batch).to(noisy.device))
+
+    def cells(self, batch: Batch) -> Tensor:
+        """What is to be told of each clip, int8 `(B, 3, H, W)`: what its caption says of the first frame made."""
+        grid = (batch.latents.shape[3], batch.latents.shape[4])
+        is_edit = batch.task == "video_to_video"
+        cells = torch.stack([self._ground(index, is_edit, *grid) for index in batch.indices])
+        if batch.task == "extend":  # an excerpt, which begins with another frame than the scene's first
+            cells.fill_(NOTHING)
+        if batch.is_image:
+            cells[:, list(ATTRIBUTES).index("motion")] = NOTHING
+        return cells.masked_fill(torch.tensor(batch.dropped).view(-1, 1, 1, 1), NOTHING)
+
+    def _ground_scene(self, index: int, is_edit: bool, num_rows: int, num_columns: int) -> Tensor:
+        scene = self.source.edited_scene(index)[1] if is_edit else self.source.scene(index)
+        return torch.from_numpy(ground(scene, num_rows, num_columns))
 
 
 class GroundingHead(nn.Module):

@@ -1,11 +1,15 @@
-"""Training the small text encoder by itself, before the flow: it learns which words of a caption belong together.
+"""Training toyworld's small text encoder by itself, before the flow: `starflow train text`.
 
-A flow teaches its text encoder only what changes the likelihood by much, and which of two motions is whose is worth few
-of a clip's nats; the T5 of the released models has learnt it from text, long before. So here every word's encoding has
-to tell, through one linear layer, all that the text says of what the word is about: "moves" that it is a red circle
-that moves to the right. The linear layer is then dropped.
+A flow teaches its text encoder only what changes the likelihood much, and which of two motions belongs to which object
+changes it by a few of a clip's thousands of nats. The T5 of the released models has learned such things from text
+before. This training does the same for toyworld's captions: from the encoding of each word, a linear layer must predict
+everything that the text says about the object that the word belongs to. In "a red circle moves right", the encoding of
+"moves" must tell that it is a red circle, and that it moves right. The linear layer is used in this training only.
+
+Legend: B batch, M text tokens.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,29 +20,37 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5EncoderModel
 
-from starflow.config import save_config
-from starflow.encoders.text import tiny_text_encoder, train_tokenizer, wrap_caption
-from starflow.errors import UsageError
+from starflow.config import MISSING, save_config
+from starflow.encoders.text import T5_EMBEDDINGS, tiny_text_encoder, train_tokenizer, wrap_caption
 from starflow.media.files import atomic_write
 from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
 from starflow.toyworld.world.scene import Split
 from starflow.toyworld.world.vocabulary import FPS
 from starflow.train.checkpoint import TrainState
-from starflow.train.config import TextTrainConfig
+from starflow.train.config import LoopConfig, OptimizerConfig, TextModelConfig
 from starflow.train.loop import autocast, create_state, parameter_groups, resume_or_start, seed_everything, train
 
-# Which Muon leaves to AdamW.
-EMBEDDINGS = ("shared", "embed_tokens", "relative_attention_bias")
 MARKERS = {"clip": ("", "", EXTEND, LAST), "image": ("",), "edit": (VIDEO_TO_VIDEO,)}
 TOKENIZER_TEXTS = 20_000
 TEST_SEED = 1_000_003
 NUM_TEST_TEXTS = 1000
-PADDING = -100  # a label that the cross-entropy leaves out
+PADDING = -100  # label of padding, which the cross-entropy ignores
+
+
+@dataclass
+class TextTrainConfig:
+    """The keys of `starflow train text`."""
+
+    output: str = MISSING
+    batch_size: int = 128  # of a micro step
+    text: TextModelConfig = field(default_factory=TextModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 class Reader(nn.Module):
-    """A text encoder, and for every word a guess at each aspect of what the word is about."""
+    """A text encoder, and a linear layer that predicts each aspect of what a token is about from its encoding."""
 
     def __init__(self, encoder: T5EncoderModel):
         super().__init__()
@@ -47,13 +59,13 @@ class Reader(nn.Module):
         self.head = nn.Linear(encoder.config.d_model, sum(self.sizes))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        """Tokens `(B, M)` → for each aspect logits `(B, M, 1 + names)`, first that the text says nothing of it."""
+        """Tokens (B, M) → logits (B, M, 1 + names) for each aspect; index 0 is that the text does not say it."""
         encoding = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return list(self.head(encoding).float().split(self.sizes, dim=-1))
 
 
 class Lesson(NamedTuple):
-    """Tokens and mask `(B, M)`, and labels `(B, M, aspects)`: 0 for what is not said, `PADDING` for padding."""
+    """Tokens and mask (B, M), and labels (B, M, aspects): 0 for what is not said, `PADDING` for padding."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -63,7 +75,7 @@ class Lesson(NamedTuple):
 def lesson(
     tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, split: Split, size: int, device: torch.device
 ) -> Lesson:
-    """Texts as a flow will meet them, padded to the longest, and what each of their words is about."""
+    """A batch of texts as a flow reads them, padded to the longest, and labels of what each token is about."""
     readings = [sample_reading(rng, split) for _ in range(size)]
     texts = [wrap(reading, rng) for reading in readings]
     tokens = tokenizer(texts, padding=True, return_tensors="pt", return_offsets_mapping=True)
@@ -82,13 +94,13 @@ def _indices(says: dict[str, str]) -> list[int]:
 
 
 def wrap(reading: Reading, rng: np.random.Generator) -> str:
-    """A reading's text as a flow will meet it, with the marker of a task that its kind may have."""
+    """The text of a reading as a flow reads it: in the template, with the marker of a random task of its kind."""
     markers = MARKERS[reading.kind]
     return wrap_caption(markers[rng.integers(len(markers))] + reading.text, fps=0 if reading.kind == "image" else FPS)
 
 
 class TextStep:
-    """One training step: what each word of a text is about."""
+    """One training step: the cross-entropy of what each token of a text is about."""
 
     def __init__(self, reader: Reader, tokenizer: PreTrainedTokenizerBase, config: TextTrainConfig):
         self.reader, self.tokenizer, self.config = reader, tokenizer, config
@@ -109,8 +121,8 @@ class TextStep:
 
 
 @torch.no_grad()
-def words_read(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> float:
-    """The share of the words of texts of the test split for which every aspect is guessed right."""
+def token_accuracy(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Share of the tokens of texts of the test split for which every aspect is predicted correctly."""
     texts = lesson(tokenizer, np.random.default_rng(TEST_SEED), "test", NUM_TEST_TEXTS, reader.head.weight.device)
     guesses = reader(texts.input_ids, texts.attention_mask)
     right = torch.stack([guess.argmax(-1) for guess in guesses], dim=-1) == texts.labels
@@ -118,7 +130,7 @@ def words_read(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> float:
 
 
 def build_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of texts as a flow will meet them, the empty caption among them."""
+    """A tokenizer for texts as a flow reads them, including the empty caption."""
     rng = np.random.default_rng([seed, TOKENIZER_TEXTS])
     empty = [wrap_caption("", fps=FPS), wrap_caption("", fps=0)]
     texts = (wrap(sample_reading(rng, "train"), rng) for _ in range(TOKENIZER_TEXTS))
@@ -136,31 +148,17 @@ def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
     tokenizer = build_tokenizer(config.text.vocab_size, config.loop.seed)
     encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
     reader = Reader(encoder).to(config.loop.device)
-    state = create_state(
-        {"reader": reader}, parameter_groups("reader", reader, config.optimizer, EMBEDDINGS), config.loop
-    )
+    groups = parameter_groups("reader", reader, config.optimizer, T5_EMBEDDINGS)
+    state = create_state({"reader": reader}, groups, config.loop)
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
 
     def preview(state: TrainState, writer: SummaryWriter) -> None:
-        writer.add_scalar("words_read", words_read(reader, tokenizer), state.step)
+        writer.add_scalar("token_accuracy", token_accuracy(reader, tokenizer), state.step)
 
     train(state, TextStep(reader, tokenizer, config), config.loop, output, preview)
     with state.averaged_weights(), atomic_write(output / "final") as temporary:
-        encoder.save_pretrained(temporary / "text_encoder")
+        reader.encoder.save_pretrained(temporary / "text_encoder")
         tokenizer.save_pretrained(temporary / "tokenizer")
     return output / "final"
-
-
-def load_text(folder: str, width: int) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """The tokenizer and the text encoder that `train_text` left in `folder`.
-
-    Raises UsageError if there is none, or its encodings are not `width` wide.
-    """
-    if not Path(folder, "text_encoder", "config.json").is_file():
-        raise UsageError(f"no text encoder at {folder}: train it first, with `starflow train text`")
-    encoder = T5EncoderModel.from_pretrained(Path(folder, "text_encoder"))
-    if encoder.config.d_model != width:
-        raise UsageError(f"the text encoder at {folder} is {encoder.config.d_model} wide, and the flow reads {width}")
-    return PreTrainedTokenizerFast.from_pretrained(Path(folder, "tokenizer")), encoder

@@ -35,8 +35,8 @@ from starflow.toyworld.world.vocabulary import BACKGROUNDS, COLORS, SHAPES
 
 SIZE_PROBABILITY = 0.5
 BACKGROUND_PROBABILITY = 0.3
-LEFT_FIRST_PROBABILITY = 0.85  # of naming the object first that starts further left
-HELD_OUT_PROBABILITY = 0.5  # of a held-out paraphrase, at each place that has one, in the test split
+LEFT_FIRST_PROBABILITY = 0.85  # that the object that starts further left is named first
+HELD_OUT_PROBABILITY = 0.5  # of a held-out paraphrase wherever there is one, in the test split
 
 _CLAUSE = re.compile(rf"{NOUN_PHRASE}\b(?:(?: that)? (?P<motion>{any_of(list(MOTION_OF))})\b)?")
 _CONNECTOR = re.compile(any_of(CLAUSE_CONNECTORS))
@@ -46,13 +46,13 @@ _WHERE_FIRST, _WHERE_LAST = re.compile(rf"^{_WHERE}, "), re.compile(rf" {_WHERE}
 
 
 def describe_scene(scene: Scene) -> Description:
-    """Everything that a caption could say about a scene, its objects farthest first."""
+    """Everything that a caption can say about a scene, with its objects ordered from far to near."""
     objects = tuple(ObjectDescription(o.shape, o.color, o.size, o.motion) for o in scene.objects)
     return Description(objects, scene.background)
 
 
 def canonical(description: Description) -> str:
-    """The plainest caption with this meaning; ``parse`` gives the description back."""
+    """The plainest caption of a description; `parse` is the inverse."""
     clauses = []
     for item in description.objects:
         words = ["a", item.size, item.color, item.shape, item.motion and PHRASES[item.motion][0]]
@@ -62,9 +62,9 @@ def canonical(description: Description) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
-    """A caption of the clip: color, shape and motion of every object, often its size, now and then the background.
+    """A caption of the clip: color, shape and motion of every object, often its size, sometimes the background.
 
-    Of two objects the one that starts further left is mostly named first.
+    Of two objects, the one that starts further left is usually named first.
     """
     opening = _pick_opening(rng, CLIP_OPENINGS, HELD_OUT_CLIP_OPENING, split)
     clauses = []
@@ -78,14 +78,14 @@ def caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
 
 
 def image_caption(scene: Scene, rng: np.random.Generator, split: Split) -> str:
-    """A caption of the first frame: as ``caption``, without motions."""
+    """A caption of the first frame: like `caption`, without motions."""
     opening = _pick_opening(rng, IMAGE_OPENINGS, HELD_OUT_IMAGE_OPENING, split)
     noun_phrases = [_noun_phrase(item, rng) for item in _in_order_of_naming(scene, rng)]
     return _assemble(opening, noun_phrases, pick(rng, NOUN_CONNECTORS), scene.background, rng)
 
 
 def _in_order_of_naming(scene: Scene, rng: np.random.Generator) -> list[SceneObject]:
-    """The objects as people name them: from left to right, as a rule."""
+    """The objects in the order of the caption: usually from left to right."""
     from_left = sorted(scene.objects, key=lambda item: item.x)
     return from_left if len(from_left) == 1 or rng.random() < LEFT_FIRST_PROBABILITY else from_left[::-1]
 
@@ -121,7 +121,7 @@ def parse(text: str) -> Description:
 
 
 def clause_ends(text: str) -> list[int]:
-    """Where in a caption, as `caption` writes it, what is said of each of its objects ends.
+    """The positions at which the clauses of the objects end, in a text that `caption` wrote.
 
     Raises:
         StarflowError: the text is outside the grammar.
@@ -131,7 +131,7 @@ def clause_ends(text: str) -> list[int]:
 
 
 def _without_background(text: str) -> tuple[str, int, str | None]:
-    """The text without what it says of the background; how much of its beginning that was; and the background."""
+    """The text without its background phrase, the number of characters cut from its start, and the background."""
     if where := _WHERE_FIRST.search(text):
         return text[where.end() :], where.end(), where["background"]
     if where := _WHERE_LAST.search(text):
@@ -140,7 +140,7 @@ def _without_background(text: str) -> tuple[str, int, str | None]:
 
 
 def _clauses(text: str, rest: str) -> Iterator[tuple[ObjectDescription, int]]:
-    """What `rest`, a part of `text`, says of each object, and where in `rest` it ends."""
+    """Each object that `rest`, a part of `text`, describes, and the position in `rest` at which its clause ends."""
     opening = _OPENING.match(rest)
     position = opening.end() if opening else 0
     while True:

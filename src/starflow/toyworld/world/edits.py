@@ -1,4 +1,4 @@
-"""Edits of toyworld scenes for video-to-video: an instruction, and the scene it leads to, its motions as they were."""
+"""Edits of toyworld scenes for video-to-video: an instruction, and the edited scene, whose motions are unchanged."""
 
 import re
 from dataclasses import dataclass, replace
@@ -23,22 +23,24 @@ from starflow.toyworld.world.vocabulary import BACKGROUNDS, COLORS, HELD_OUT, SH
 
 EditKind = Literal["recolor", "reshape", "remove", "background"]
 
-# The first of each list is the canonical one.
+# The first template of each list is the canonical one.
 TEMPLATES: dict[EditKind, tuple[str, ...]] = {
     "recolor": ("make {target} {value}", "turn {target} {value}", "change the color of {target} to {value}"),
     "reshape": ("turn {target} into a {value}", "change {target} into a {value}", "replace {target} with a {value}"),
     "remove": ("remove {target}", "delete {target}", "take {target} away"),
     "background": ("make the background {value}", "use a {value} background"),
 }
-SHADE_STEPS = {"lighter": 1, "darker": -1}  # along BACKGROUNDS
+SHADE_STEPS = {"lighter": 1, "darker": -1}  # steps along BACKGROUNDS
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What an instruction asks for.
+    """The meaning of an instruction.
 
-    ``target`` says which object (None where it is the background), ``value`` the new color, the new shape, "lighter" or
-    "darker" (None for "remove").
+    Attributes:
+        kind: the kind of edit.
+        target: the object to edit; None for "background".
+        value: the new color or shape, "lighter" or "darker"; None for "remove".
     """
 
     kind: EditKind
@@ -47,10 +49,10 @@ class Edit:
 
 
 def sample_edit(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """An instruction that is unambiguous in ``scene``, and the scene it leads to.
+    """Draw an instruction that is unambiguous in `scene`, and return it with the edited scene.
 
-    The kinds of edit that the scene allows are equally likely; an object is removed only from scenes of two. What is
-    recolored or reshaped never becomes a held-out combination, nor equal in color and shape to the other object.
+    The kinds of edit that the scene allows are equally likely. An object is removed only from a scene of two. A
+    recolored or reshaped object never becomes a held-out combination, nor equal in color and shape to the other object.
     """
     choices: dict[EditKind, list[tuple[int, str, Scene]]] = {
         "recolor": [(i, color, _with(scene, i, color=color)) for i in range(len(scene.objects)) for color in COLORS],
@@ -71,7 +73,7 @@ def parse_edit(text: str) -> Edit:
     """Read an instruction.
 
     Raises:
-        StarflowError: the text is none of the instructions that ``sample_edit`` can give.
+        StarflowError: the text is outside the grammar of instructions.
     """
     for kind, pattern in _PATTERNS:
         if match := pattern.fullmatch(normalize(text)):

@@ -1,7 +1,7 @@
 """The words and phrases of toyworld's captions and instructions, and what they mean.
 
-``HELD_OUT_PHRASES`` and the two held-out openings appear in captions of the test split only. Each is a new combination
-of words that training does show, so that a text encoder trained on toyworld alone can understand it.
+`HELD_OUT_PHRASES` and the two held-out openings occur only in captions of the test split. Each is a new combination of
+words from the training split, so that a text encoder trained on toyworld alone can understand it.
 """
 
 import re
@@ -163,18 +163,18 @@ NOUN_CONNECTORS = (" and ", ", and ")  # between noun phrases, with or without "
 CLAUSE_CONNECTORS = (" and ", " while ", ", and ", ", while ")
 BACKGROUND_PREPOSITIONS = ("on a", "over a", "against a")
 
-# What may stand before "a red circle moves right" (the first), or before "a red circle that moves right" (the others).
+# The empty opening precedes "a red circle moves right", the others precede "a red circle that moves right".
 CLIP_OPENINGS = ("", "a video of ", "a video that shows ", "a clip of ", "a clip that shows ", "here is ")
 HELD_OUT_CLIP_OPENING = "there is "
 IMAGE_OPENINGS = ("", "a picture of ", "there is ", "here is ")
 HELD_OUT_IMAGE_OPENING = "a picture that shows "
 
-CANONICAL_PROBABILITY = 0.3  # of the canonical word among its synonyms, where the choice is between several
+CANONICAL_PROBABILITY = 0.3  # that `pick` takes the canonical phrase instead of choosing evenly
 
 
 @dataclass(frozen=True)
 class ObjectDescription:
-    """What a text says about one object; None is what it leaves out. An image's caption leaves out the motion."""
+    """One object of a text. Attributes that the text does not mention are None, such as the motion in an image."""
 
     shape: str
     color: str | None = None
@@ -184,7 +184,7 @@ class ObjectDescription:
 
 @dataclass(frozen=True)
 class Description:
-    """What a caption says: its objects in the order of the text, and the background or None."""
+    """What a caption says: its objects in the order of the text, and the background, or None if not mentioned."""
 
     objects: tuple[ObjectDescription, ...]
     background: str | None = None
@@ -221,7 +221,7 @@ def normalize(text: str) -> str:
 
 
 def object_description(match: re.Match[str]) -> ObjectDescription:
-    """The object that a match of ``NOUN_PHRASE`` names, with its motion if the pattern had one."""
+    """The object of a match of `NOUN_PHRASE`, with its motion if the pattern has a group for it."""
     groups = match.groupdict(default="")
     return ObjectDescription(
         shape=_SHAPE_OF[groups["shape"]],

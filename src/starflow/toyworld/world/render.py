@@ -15,9 +15,9 @@ COLOR_VALUES = {
     "white": (245, 245, 245),
 }
 BACKGROUND_VALUES = {"black": (8, 8, 8), "charcoal": (34, 34, 34), "dark gray": (60, 60, 60), "gray": (86, 86, 86)}
-EDGE_WIDTH = 1.5  # pixels over which an edge goes from background to object
-SQUARE_HALF_SIDE = 0.9  # over the radius; the areas of the three shapes are then much alike
-TRIANGLE_HALF_SIDE = 1.2  # over the radius; the bounding box is centred on the object's position
+EDGE_WIDTH = 1.5  # pixels from background to object
+SQUARE_HALF_SIDE = 0.9  # in radii; gives the three shapes similar areas
+TRIANGLE_HALF_SIDE = 1.2  # in radii; the bounding box is centered on the object's position
 
 _CENTERS = np.arange(FRAME_SIZE, dtype=np.float32) + 0.5
 
@@ -42,7 +42,7 @@ def render_image(scene: Scene) -> NDArray[np.uint8]:
 
 
 def coverage(item: SceneObject, num_frames: int) -> NDArray[np.float32]:
-    """How much of each pixel the object covers, 0 to 1: (num_frames, height, width)."""
+    """The fraction of each pixel that the object covers: (num_frames, height, width)."""
     x, y, radius = track(item, num_frames).T[:, :, None, None]
     dx = _CENTERS[None, None, :] - x
     dy = _CENTERS[None, :, None] - y
@@ -65,7 +65,7 @@ def _square_distance(dx: Plane, dy: Plane, radius: Plane) -> Plane:
 
 
 def _triangle_distance(dx: Plane, dy: Plane, radius: Plane) -> Plane:
-    # Equilateral, pointing up: below the base line, or outside the right side mirrored onto both (normal (√3, -1) / 2).
+    # Equilateral, pointing up: the distance to the base, or to the right side (normal (√3, -1) / 2) mirrored by |dx|.
     half_height = np.float32(np.sqrt(3) / 2 * TRIANGLE_HALF_SIDE) * radius
     base = dy - half_height
     sides = np.float32(np.sqrt(3) / 2) * np.abs(dx) - 0.5 * (dy + half_height)

@@ -1,6 +1,6 @@
-"""Toyworld scenes: what is in a clip and how it moves, sampled without end from a seed.
+"""Toyworld scenes: the objects of a clip and how they move, sampled from a seed.
 
-Lengths are in pixels, time in frames; x grows to the right and y downwards, and the frame spans 0 to 64 on both axes.
+Lengths are in pixels and times in frames. x grows to the right and y downwards; the frame spans 0 to 64 on both axes.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from starflow.toyworld.world.vocabulary import BACKGROUNDS, COMBINATIONS, FRAME_
 
 Split = Literal["train", "test"]
 
-SINGLE_OBJECT_PROBABILITY: dict[Split, float] = {"train": 0.35, "test": 0.65}  # training dwells on what is harder
-# Half of the widest shape's width over its radius: objects stop, bounce and turn this many radii from the edges,
-# whatever their shape, so that changing the shape leaves the motion as it is.
+SINGLE_OBJECT_PROBABILITY: dict[Split, float] = {"train": 0.35, "test": 0.65}  # training has more of the harder scenes
+# Half the width of the widest shape, in radii. Objects of every shape stop, bounce and turn at this distance from the
+# edges, so that changing the shape does not change the motion.
 REACH = 1.2
 RESTITUTION = 0.85
 MIN_TRAVEL_FRAMES = 11
-MIN_GAP = 1.5  # px between the bounding boxes of two objects, in the frames where they count as apart
-MIN_APART = 2 / 3  # of all frames
-OVERLAP_PROBABILITY = 0.5  # of looking for a placement in which one object hides a part of the other
+MIN_GAP = 1.5  # px between the bounding boxes of two objects that count as apart
+MIN_APART = 2 / 3  # share of the frames in which two objects are apart
+OVERLAP_PROBABILITY = 0.5  # of preferring a placement in which one object hides a part of the other
 PLACEMENT_TRIES = 40
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-# Radius in the first frame. What grows or shrinks starts where both its ends stay clearly visible.
+# Radius in the first frame. The ranges for growing and shrinking keep objects clearly visible in all frames.
 RADII = {
     ("small", "grow"): (6.2, 7.0),
     ("large", "grow"): (9.5, 10.5),
@@ -37,11 +37,14 @@ RADII = {
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: its names, and the physical parameters that its motion needs.
+    """One object: its names, and the physical parameters of its motion.
 
-    ``x``, ``y`` and ``radius`` hold at frame 0. ``rate`` is the speed in px/frame (left, right, up, down), gravity in
-    px/frame² (bounce), angular velocity in rad/frame, clockwise positive (orbit), relative change of radius per frame,
-    signed (grow, shrink), or 0 (still). An orbit has its own radius ``orbit_radius`` and starts at the angle ``phase``.
+    Attributes:
+        color, shape, size, motion: names of `vocabulary`.
+        x, y, radius: at frame 0.
+        rate: speed in px/frame (left, right, up, down), gravity in px/frame² (bounce), angular velocity in rad/frame,
+            clockwise positive (orbit), signed relative change of the radius per frame (grow, shrink), or 0 (still).
+        orbit_radius, phase: radius of the orbit, and the angle in rad at which it starts.
     """
 
     color: str
@@ -58,14 +61,14 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A plain background and one or two objects, the farthest first: each object hides those before it."""
+    """A plain background, and objects ordered from far to near: each object hides those before it."""
 
     objects: tuple[SceneObject, ...]
     background: str
 
 
 def track(item: SceneObject, num_frames: int = NUM_FRAMES) -> NDArray[np.float32]:
-    """Where an object is in each frame: (num_frames, 3) of x, y and radius."""
+    """x, y and radius of an object in each frame: (num_frames, 3)."""
     time = np.arange(num_frames, dtype=np.float32)
     result = np.empty((num_frames, 3), dtype=np.float32)
     result[:] = item.x, item.y, item.radius
@@ -83,13 +86,13 @@ def track(item: SceneObject, num_frames: int = NUM_FRAMES) -> NDArray[np.float32
         result[:, 0] += item.orbit_radius * (np.cos(angle) - np.cos(item.phase))
         result[:, 1] += item.orbit_radius * (np.sin(angle) - np.sin(item.phase))
     elif item.motion in ("grow", "shrink"):
-        # The change ends with the standard clip, so that a longer one neither fills the frame nor loses the object.
+        # The change ends after `NUM_FRAMES`, so that in longer clips the object neither fills the frame nor vanishes.
         result[:, 2] *= 1 + item.rate * np.minimum(time, NUM_FRAMES - 1)
     return result
 
 
 def _bounce_heights(drop: float, gravity: float, time: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Height above the floor of a body let go at height ``drop``; each bounce keeps ``RESTITUTION`` of the speed."""
+    """Height above the floor of a body dropped from height `drop`; each bounce keeps `RESTITUTION` of the speed."""
     fall = np.sqrt(2 * drop / gravity)
     heights = drop - 0.5 * gravity * time**2
     start, speed = fall, RESTITUTION * gravity * fall
@@ -104,16 +107,19 @@ def _bounce_heights(drop: float, gravity: float, time: NDArray[np.float32]) -> N
 
 
 def scene_at(seed: int, index: int, split: Split) -> Scene:
-    """Scene number ``index`` of the endless sequence that ``seed`` names, without making those before it."""
+    """Scene number `index` of the endless sequence of scenes of `seed`; no other scene is computed."""
     return sample_scene(np.random.default_rng([seed, index, int(split == "test")]), split=split)
 
 
 def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | None = None) -> Scene:
-    """Draw a scene whose objects all come from the combinations of ``split``.
+    """Draw a scene whose objects all come from the combinations of `split`.
 
-    Without ``num_objects`` (1 or 2), a third of the training scenes and 65% of the test scenes have one object. Two
-    objects differ in color or shape, are apart in the first frame and in at least two thirds of all frames, and in
-    about a seventh of the scenes one hides the other.
+    If `num_objects` is None, 35% of the training scenes and 65% of the test scenes have one object. Two objects differ
+    in color or shape, and are apart in the first frame and in at least two thirds of all frames. In about an eighth of
+    the scenes of two objects, one hides a part of the other.
+
+    Raises:
+        ValueError: `num_objects` is neither 1, 2 nor None.
     """
     if num_objects is None:
         num_objects = 1 if rng.random() < SINGLE_OBJECT_PROBABILITY[split] else 2
@@ -126,7 +132,7 @@ def sample_scene(rng: np.random.Generator, *, split: Split, num_objects: int | N
 
 
 def sample_object(rng: np.random.Generator, split: Split) -> SceneObject:
-    """Draw an object from the combinations of ``split``, somewhere in the frame."""
+    """Draw an object from the combinations of `split`, with a random position."""
     return _place(rng, *_sample_names(rng, split))
 
 
@@ -135,7 +141,7 @@ def _sample_pair(rng: np.random.Generator, split: Split) -> tuple[SceneObject, S
     pair = None
     while pair is None:
         names = _sample_names(rng, split), _sample_names(rng, split)
-        # Several tries for the same names: else pairs that leave each other little room would be rare.
+        # Several tries for the same names: otherwise pairs that are hard to place would be rare.
         for _ in range(PLACEMENT_TRIES):
             first, second = _place(rng, *names[0]), _place(rng, *names[1])
             apart, overlap = _encounter(first, second)
@@ -147,12 +153,12 @@ def _sample_pair(rng: np.random.Generator, split: Split) -> tuple[SceneObject, S
 
 
 def _encounter(first: SceneObject, second: SceneObject) -> tuple[bool, bool]:
-    """Whether two objects are as different and apart as ``sample_scene`` says, and whether one ever hides the other."""
+    """Whether two objects differ and are apart as `sample_scene` promises, and whether one ever hides the other."""
     if (first.color, first.shape) == (second.color, second.shape):
         return False, False
     one, two = track(first), track(second)
     between, radii = np.abs(one[:, :2] - two[:, :2]), one[:, 2] + two[:, 2]
-    apart = between.max(axis=1) > REACH * radii + MIN_GAP  # the bounding boxes
+    apart = between.max(axis=1) > REACH * radii + MIN_GAP  # of the bounding boxes
     overlap = np.hypot(*between.T) < 0.9 * radii
     return bool(apart[0]) and float(apart.mean()) >= MIN_APART, bool(overlap.any())
 
@@ -166,10 +172,10 @@ def _place(rng: np.random.Generator, color: str, shape: str, motion: str, size: 
     radius = rng.uniform(*RADII.get((size, motion), RADII[size]))
     margin = REACH * radius
     room = FRAME_SIZE - 2 * margin
-    u, v = rng.random(2)  # position within the room the object has, 0 to 1
+    u, v = rng.random(2)  # position within the free room, 0 to 1
     rate, orbit_radius, phase = 0.0, 0.0, 0.0
     if motion in DIRECTIONS:
-        # Start in the quarter it moves away from, at a speed that does not reach the edge before frame 11.
+        # Start in the quarter opposite to the direction, and do not reach the edge before frame 11.
         dx, dy = DIRECTIONS[motion]
         u, v = (_start(dx, u), v) if dx else (u, _start(dy, v))
         travel = room * ((1 - u if dx > 0 else u) if dx else (1 - v if dy > 0 else v))

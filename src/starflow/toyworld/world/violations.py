@@ -1,7 +1,7 @@
-"""Clips in which something happens that cannot: what a model of toyworld should find surprising.
+"""Clips with an impossible event, which a model of toyworld should find surprising.
 
-A clip is as its scene says up to a frame, and wrong from there on; it is drawn frame by frame, each as a scene in which
-nothing moves.
+A clip follows its scene up to some frame and violates it from there on. Each frame is rendered as a scene of its own,
+without motion.
 """
 
 from dataclasses import dataclass, replace
@@ -17,25 +17,24 @@ from starflow.toyworld.world.vocabulary import COLORS, FRAME_SIZE, NUM_FRAMES
 Violation = Literal["jump", "recolor", "vanish", "fall through the floor"]
 VIOLATIONS: tuple[Violation, ...] = get_args(Violation)
 
-FIRST_FRAME, LAST_FRAME = 3, NUM_FRAMES - 3  # so that there is something before it and something after
+FIRST_FRAME, LAST_FRAME = 3, NUM_FRAMES - 3  # so that there are frames before and after the event
 MIN_JUMP = 18.0  # pixels
 MIN_DEPTH = 2.0  # pixels below the floor
 
-Frames = NDArray[np.uint8]
 Track = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class PlantedViolation:
-    """A scene of one object, and its clip `(F, 64, 64, 3)` uint8, sRGB, that is wrong from `frame` on."""
+    """A scene of one object, and a clip `(F, 64, 64, 3)` uint8, sRGB, that violates it from `frame` on."""
 
     scene: Scene
-    frames: Frames
+    frames: NDArray[np.uint8]
     frame: int
 
 
 def plant(kind: Violation, rng: np.random.Generator, split: Split) -> PlantedViolation:
-    """Draw a scene of one object, and let it jump, change color, vanish, or fall on where it should bounce."""
+    """Draw a scene of one object, and let it jump, change color, vanish, or fall through the floor."""
     scene = sample_scene(rng, split=split, num_objects=1)
     while kind == "fall through the floor" and scene.objects[0].motion != "bounce":
         scene = sample_scene(rng, split=split, num_objects=1)
@@ -52,7 +51,7 @@ def plant(kind: Violation, rng: np.random.Generator, split: Split) -> PlantedVio
     elif kind == "vanish":
         visible = frame
     else:
-        frame = _fall_on(item, path)
+        frame = _fall_through(item, path)
     pictures = [
         render_image(Scene((_still(item, where, color),) if index < visible else (), scene.background))
         for index, (where, color) in enumerate(zip(path, colors, strict=True))
@@ -61,7 +60,7 @@ def plant(kind: Violation, rng: np.random.Generator, split: Split) -> PlantedVio
 
 
 def _jump(path: Track, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A displacement of at least `MIN_JUMP` pixels that keeps all of `path` `(f, 3)` within the frame."""
+    """A displacement of at least `MIN_JUMP` pixels, or of nearly the most that keeps `path` `(f, 3)` in the frame."""
     margin = REACH * path[:, 2:]
     low, high = (margin - path[:, :2]).max(axis=0), (FRAME_SIZE - margin - path[:, :2]).min(axis=0)
     corners = np.array([(x, y) for x in (low[0], high[0]) for y in (low[1], high[1])])
@@ -72,8 +71,8 @@ def _jump(path: Track, rng: np.random.Generator) -> NDArray[np.float64]:
             return step
 
 
-def _fall_on(item: SceneObject, path: Track) -> int:
-    """Let a bouncing object's `path` `(F, 3)` go through the floor; returns the first frame in which that shows."""
+def _fall_through(item: SceneObject, path: Track) -> int:
+    """Change a bouncing object's `path` `(F, 3)` to fall through the floor; return the first frame that shows it."""
     time = np.arange(len(path))
     fall = item.y + 0.5 * item.rate * time**2
     frame = int(np.argmax(fall > FRAME_SIZE - REACH * item.radius + MIN_DEPTH))

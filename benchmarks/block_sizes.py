@@ -1,0 +1,148 @@
+"""Which `block_size` and `shallow_block_size` of the sliding window are fastest, for a model on this machine.
+
+    python benchmarks/block_sizes.py
+    python benchmarks/block_sizes.py --model FOLDER --save
+
+The solver iterates this many tokens at once in the deep block and in the shallow ones; 1 is token by token. All sizes
+run in turn on one clip of the model's length, at the model's tolerance. `--save` stores the fastest in the model's
+`model_index.json`, where the pipeline reads them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+import harness
+from clocks import TimedSolver, timed
+from starflow.flow.block import AffineBlock
+from starflow.flow.model import StarFlow
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.sampling.sampler import Plan, SamplingReport, deep_frames, invert_shallow, solvers_named
+from starflow.sampling.solvers import Solution, Solvers
+
+HEADER = f"{'blocks':<9}{'size':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12}{'sweep/pass':>11}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One size in the deep block (`blocks` is "deep") or in the shallow ones ("shallow"), for one clip.
+
+    `seconds` is the time of all these blocks, the setup of the deep one's text cache included. It is the least of the
+    repeats, which other work on the machine disturbs least. `sweep_over_pass` is the time of a sweep with all that the
+    solver does in it, divided by that of one plain parallel pass through such a block, without a cache, over as many
+    tokens and as many branches.
+    """
+
+    blocks: str
+    size: int
+    seconds: float
+    sweeps: int
+    evaluations_per_token: float
+    sweep_over_pass: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.blocks:<9}{self.size:>7}{self.seconds:>9.3f}{self.sweeps:>8}{self.evaluations_per_token:>12.1f}"
+            f"{self.sweep_over_pass:>11.2f}"
+        )
+
+
+@dataclass
+class _Measured:
+    """The repeats of one size in blocks of one kind."""
+
+    seconds: list[float] = field(default_factory=list)
+    solver_seconds: list[float] = field(default_factory=list)
+    pass_seconds: list[float] = field(default_factory=list)
+    done: Solution = field(default_factory=Solution)
+
+    def row(self, blocks: str, size: int) -> Row:
+        return Row(
+            blocks,
+            size,
+            seconds=min(self.seconds),
+            sweeps=self.done.sweeps,
+            evaluations_per_token=self.done.evaluations / self.done.tokens,
+            sweep_over_pass=min(self.solver_seconds) / self.done.sweeps / min(self.pass_seconds),
+        )
+
+
+@torch.no_grad()
+def measure(pipeline: StarFlowPipeline, sizes: Sequence[int], repeats: int, seed: int) -> list[Row]:
+    """The rows of all sizes, those of the deep block first."""
+    flow = pipeline.flow
+    plan = pipeline.plan(harness.PROMPTS[0], generator=torch.Generator().manual_seed(seed)).sampling
+    measured = {(blocks, size): _Measured() for blocks in ("deep", "shallow") for size in sizes}
+    for repeat in range(repeats):
+        for size in sizes:
+            harness.show_progress(f"repeat {repeat + 1} of {repeats}, {size} tokens at once")
+            deep, shallow = measured["deep", size], measured["shallow", size]
+            _sample(flow, plan, size, pipeline.config.tolerance, deep, shallow)
+            branches, num_frames = 1 + bool(plan.guidance_scale), plan.num_frames
+            deep.pass_seconds.append(_one_pass(flow, flow.num_blocks - 1, branches, deep.done, 1))
+            shallow.pass_seconds.append(_one_pass(flow, 0, num_frames, shallow.done, num_frames))
+    return [each.row(blocks, size) for (blocks, size), each in measured.items()]
+
+
+def fastest(rows: Sequence[Row], blocks: str) -> int:
+    """The size that took least time in these blocks."""
+    return min((row for row in rows if row.blocks == blocks), key=lambda row: row.seconds).size
+
+
+def _sample(flow: StarFlow, plan: Plan, size: int, tolerance: float, deep: _Measured, shallow: _Measured) -> None:
+    """Sample the clip of `plan` once, and add what it took."""
+    named = solvers_named("sliding", tolerance=tolerance, block_size=size, shallow_block_size=size)
+    deep_solver, shallow_solver = TimedSolver(named.deep), TimedSolver(named.shallow)
+    timed_plan = replace(plan, solvers=Solvers(deep_solver, shallow_solver), report=SamplingReport())
+    u, seconds = timed(lambda: torch.cat(list(deep_frames(flow, timed_plan)), dim=1))
+    deep.seconds.append(seconds)
+    deep.solver_seconds.append(deep_solver.seconds)
+    shallow.seconds.append(timed(lambda: invert_shallow(flow, u, timed_plan))[1])
+    shallow.solver_seconds.append(shallow_solver.seconds)
+    deep.done, shallow.done = timed_plan.report.deep, timed_plan.report.shallow
+
+
+def _one_pass(flow: StarFlow, index: int, rows: int, done: Solution, samples: int) -> float:
+    """Seconds of a parallel pass of block `index` over the mean number of tokens of a sweep."""
+    tokens = max(1, round(done.evaluations / done.sweeps / samples))
+    block: AffineBlock = flow.blocks[index]  # type: ignore[assignment]
+    rotation = flow.rotation(index, (1, 1, tokens))
+    v = torch.zeros(rows, tokens, block.sos.shape[-1], device=rotation.device)
+    return timed(lambda: block.predict(v, rotation))[1]
+
+
+def save(model: Path, sizes: dict[str, int]) -> None:
+    """Store settings in the `model_index.json` of a model's folder."""
+    index = model / "model_index.json"
+    settings = json.loads(index.read_text(encoding="utf-8")) | sizes
+    harness.write_json(index, dict(sorted(settings.items())))  # as diffusers writes it
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Print the table and the fastest sizes; store these if `--save` is given."""
+    parser = harness.new_parser(__doc__)
+    parser.add_argument(
+        "--sizes", type=harness.positive, nargs="+", default=[1, 2, 4, 8, 16, 32], help="tokens at once"
+    )
+    parser.add_argument("--repeats", type=harness.positive, default=5, help="seconds are the least of these")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--save", action="store_true", help="store the fastest with the model, which must be a folder")
+    harness.add_model_options(parser)
+    options = parser.parse_args(args)
+    if options.save and not Path(options.model).is_dir():
+        parser.error(f"--save writes into the model's folder: --model must be a folder, not {options.model}")
+    rows = measure(
+        harness.load(options.model, options.device, options.dtype), options.sizes, options.repeats, options.seed
+    )
+    print(HEADER, *rows, sep="\n")
+    best = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
+    print(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow ones")
+    if options.save:
+        save(Path(options.model), best)
+
+
+if __name__ == "__main__":
+    harness.run(main)

@@ -1,0 +1,159 @@
+"""The model that `starflow train flow` trains: from another model, or with new networks, and how it is saved."""
+
+import copy
+from dataclasses import asdict
+from inspect import signature
+from itertools import chain
+from math import sqrt
+from pathlib import Path
+
+from diffusers import AutoencoderKL, AutoencoderKLWan
+from diffusers.configuration_utils import FrozenDict
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from starflow.data.latents import LatentCache
+from starflow.encoders.text import load_text_encoder, tiny_text_encoder, train_tokenizer, wrap_captions
+from starflow.encoders.video import VideoCodec
+from starflow.errors import UsageError
+from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.model import StarFlow
+from starflow.pipeline.inputs import EXTEND, LAST, VIDEO_TO_VIDEO
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.train.config import FlowTrainConfig, PipelineConfig
+
+NEEDED = ("num_frames", "fps", "height", "width")  # settings that only the user knows
+
+
+def load_init(name: str) -> StarFlowPipeline:
+    """The model to start from. Raises StarflowError if it does not load, UsageError if it has no denoiser."""
+    pipeline = StarFlowPipeline.from_pretrained(name)
+    if pipeline.denoiser is None:
+        raise UsageError(f"{name} has no denoiser, and flow and denoiser are trained together")
+    return pipeline
+
+
+def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> FrozenDict:
+    """All settings of the model: the config's, and where it has None those of `init` or the pipeline's defaults.
+
+    Raises UsageError if, without `init`, the config lacks what has no sensible default.
+    """
+    given = {name: value for name, value in asdict(config).items() if value is not None}
+    missing = [f"pipeline.{name}" for name in NEEDED if name not in given]
+    if init is None and missing:
+        raise UsageError(f"without init, the config must say {', '.join(missing)}")
+    parameters = signature(StarFlowPipeline.__init__).parameters
+    defaults = init.config if init is not None else {name: parameters[name].default for name in asdict(config)}
+    return FrozenDict({name: given.get(name, defaults[name]) for name in asdict(config)})
+
+
+def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> AutoencoderKLWan | AutoencoderKL:
+    """The frozen autoencoder that the config names, or else that of `init`. Raises UsageError if there is none."""
+    if config.vae is not None:
+        if not Path(config.vae, "config.json").is_file():
+            raise UsageError(f"no autoencoder at {config.vae}: train it first, with `starflow train vae`")
+        vae = AutoencoderKLWan.from_pretrained(config.vae)
+    elif init is not None:
+        vae = init.vae
+    else:
+        raise UsageError("set `vae`, the folder of a trained autoencoder, or `init`, a model to start from")
+    return vae.requires_grad_(False).eval().to(config.loop.device)
+
+
+def build_pipeline(
+    config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
+) -> StarFlowPipeline:
+    """The model to train, on the config's device. Parts that are trained are in training mode, the others are frozen.
+
+    Raises UsageError if the parts do not fit together.
+    """
+    if config.text_encoder is not None:
+        tokenizer, text_encoder = load_text_encoder(config.text_encoder)
+    elif init is not None:
+        tokenizer, text_encoder = init.tokenizer, init.text_encoder
+    else:
+        tokenizer = build_tokenizer(cache, settings, config.text.vocab_size)
+        text_encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
+    if init is not None:
+        flow, denoiser = init.flow, init.denoiser
+        assert denoiser is not None
+    else:
+        flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
+    _check_widths(config, flow, text_encoder, codec)
+    for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
+        module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
+    return with_settings(settings, codec.vae, text_encoder, tokenizer, flow, denoiser)
+
+
+def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer of all captions of the cache, wrapped and with their task markers, as the model will read them."""
+    captions = [caption for clip in cache.clips for caption in clip.captions]
+    marked = [marker + caption for marker in (EXTEND, LAST) for caption in captions]
+    edits = [VIDEO_TO_VIDEO + text for clip in cache.clips for text in clip.instructions.values()]
+    of_images = [caption for clip in cache.clips for caption in clip.image_captions]
+    videos = wrap_captions(["", *captions, *marked, *edits], settings, settings.fps)
+    return train_tokenizer(chain(videos, wrap_captions(["", *of_images], settings, 0)), vocab_size)
+
+
+def new_networks(
+    config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, text_width: int
+) -> tuple[StarFlow, CausalDenoiser]:
+    """Flow and denoiser with fresh weights."""
+    position_length = config.flow.position_length
+    if position_length is None:
+        position_length = sqrt(settings.height * settings.width) / codec.spatial_factor
+    flow = StarFlow(
+        codec.latent_channels,
+        config.flow.shallow_layers,
+        config.flow.deep_layers,
+        config.flow.shallow_width,
+        config.flow.deep_width,
+        config.flow.head_dim,
+        text_width,
+        position_length,
+        config.flow.soft_clip,
+    )
+    denoiser = CausalDenoiser(
+        codec.latent_channels,
+        config.denoiser.width,
+        config.denoiser.num_layers,
+        config.flow.head_dim,
+        text_width,
+        position_length,
+        window=config.denoiser.window,
+    )
+    return flow, denoiser
+
+
+def with_settings(
+    settings: FrozenDict,
+    vae: AutoencoderKLWan | AutoencoderKL,
+    text_encoder: T5EncoderModel,
+    tokenizer: PreTrainedTokenizerBase,
+    flow: StarFlow,
+    denoiser: CausalDenoiser,
+) -> StarFlowPipeline:
+    """A pipeline of these parts, which shows no progress bar."""
+    pipeline = StarFlowPipeline(vae, text_encoder, tokenizer, flow, denoiser, **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def save_model(pipeline: StarFlowPipeline, settings: FrozenDict, folder: Path) -> None:
+    """Write the `from_pretrained` layout, the networks in bfloat16, the autoencoder in its own precision."""
+    parts = dict(pipeline.components)
+    for name in ("flow", "denoiser", "text_encoder"):
+        parts[name] = copy.deepcopy(parts[name]).bfloat16()
+    for name in ("flow", "denoiser", "vae"):
+        parts[name].register_to_config(_name_or_path="")  # names no folder of this machine
+    with_settings(settings, **parts).save_pretrained(folder)
+
+
+def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:
+    given, wanted = text_encoder.config.d_model, flow.config["text_width"]
+    if given != wanted:
+        raise UsageError(f"the text encoder at {config.text_encoder} is {given} wide, and the flow reads {wanted}")
+    if codec.latent_channels != flow.config["latent_channels"]:
+        raise UsageError(
+            f"the autoencoder at {config.vae} has {codec.latent_channels} latent channels, and the flow of "
+            f"{config.init} has {flow.config['latent_channels']}"
+        )

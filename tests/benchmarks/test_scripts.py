@@ -1,0 +1,55 @@
+"""Scripts that have no test of their own run to their end, on a tiny model."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import binding
+import checker
+import sensitivity
+import streaming
+import tolerance
+
+
+def test_binding_prints_a_line_for_each_attribute(model: Path, capsys: pytest.CaptureFixture[str]):
+    binding.main(["--model", str(model), "--num-clips", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(binding.SWAPPED)
+
+
+def test_checker_reads_clean_clips_correctly(capsys: pytest.CaptureFixture[str]):
+    checker.main(["--clips", "2"])
+    header, clean, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[-2:] == ["all", "ms"]
+    assert clean.split()[:-1] == ["one", "object,", "clean", *7 * ["100.0"]]
+
+
+def test_sensitivity_is_measured_in_each_latent_frame(model: Path, tmp_path: Path):
+    path = tmp_path / "sensitivity.json"
+    sensitivity.main(["--model", str(model), "--num-frames", "9", "-o", str(path)])
+    guided, unguided = json.loads(path.read_text())["rows"]
+    assert guided["guidance_scale"] > unguided["guidance_scale"] == 0
+    assert all(0 < value < 1e-3 for row in (guided, unguided) for value in row["largest_difference"])
+    assert len(guided["largest_difference"]) == 3
+
+
+def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Path):
+    streaming.main(["--model", str(model), "--num-frames", "9", "13", "--repeats", "1", "-o", str(tmp_path)])
+    rows = json.loads((tmp_path / "streaming.json").read_text())["rows"]
+    assert [row["num_frames"] for row in rows] == [9, 13]
+    assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
+    assert (tmp_path / "streaming.png").exists()
+
+
+def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path):
+    options = ["--num-prompts", "2", "--num-nudged", "1", "--tolerances", "1e-5", "1"]
+    tolerance.main(["--model", str(model), *options, "-o", str(tmp_path)])
+    exact, small, large = json.loads((tmp_path / "tolerance.json").read_text())["rows"]
+    assert exact["psnr_worst"] > 100
+    assert exact["evaluations_per_token"] == 1 < large["evaluations_per_token"] < small["evaluations_per_token"]
+    assert small["max_residual"] <= 1e-5 < large["max_residual"] <= 1
+    assert small["psnr_median"] > large["psnr_median"]
+    assert math.isfinite(small["nudged_psnr_median"])
+    assert (tmp_path / "tolerance.png").exists()

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from clip_sources import write_clip
+from starflow.data.folder import ClipFolder
+from starflow.errors import StarflowError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_clip(tmp_path / "b.mp4", "second\n clip ", 5, 32, 48, fps=12)
+    write_clip(tmp_path / "a" / "picture.png", "first", 1, 32, 32, fps=0)
+    write_clip(tmp_path / "c.mp4", "", 5, 32, 32, fps=12)
+    write_clip(tmp_path / ".hidden" / "d.mp4", "hidden", 5, 32, 32, fps=12)
+    return tmp_path
+
+
+def test_clips_and_pictures_in_the_order_of_their_names(folder: Path):
+    source = ClipFolder(str(folder))
+    picture, clip = (source[index] for index in range(len(source)))
+    assert (picture.video.shape, picture.fps, picture.captions) == ((1, 32, 32, 3), 0, ["first"])
+    assert (clip.video.shape, clip.fps, clip.captions) == ((5, 32, 48, 3), 12, ["second clip"])
+    assert clip.name == str(folder / "b.mp4")
+    assert source.left_out == [f"{folder / 'c.mp4'}: no caption in c.txt"]
+
+
+def test_the_fingerprint_changes_with_what_is_there(folder: Path, tmp_path: Path):
+    before = ClipFolder(str(folder)).fingerprint
+    assert ClipFolder(str(folder)).fingerprint == before
+    (folder / "b.txt").write_text("another caption")
+    changed = ClipFolder(str(folder)).fingerprint
+    (folder / "c.txt").write_text("third")
+    assert len({before, changed, ClipFolder(str(folder)).fingerprint}) == 3
+
+
+def test_a_folder_without_clips_is_a_usage_error(tmp_path: Path):
+    with pytest.raises(UsageError, match="no folder of clips at nowhere"):
+        ClipFolder("nowhere")
+    with pytest.raises(UsageError, match="holds no clip with a caption beside it"):
+        ClipFolder(str(tmp_path))
+
+
+def test_a_corrupt_clip_is_named(folder: Path):
+    (folder / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(StarflowError, match=r"b\.mp4"):
+        ClipFolder(str(folder))[1]

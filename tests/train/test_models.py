@@ -1,0 +1,94 @@
+"""The settings and the parts of a model that is trained."""
+
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import torch
+
+from clip_sources import ClipList, moving_noise
+from starflow.data.clip import Clip, Edit
+from starflow.data.fitting import ClipFormat
+from starflow.data.latents import open_latent_cache
+from starflow.encoders.text import tiny_text_encoder
+from starflow.encoders.video import VideoCodec
+from starflow.errors import UsageError
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.train.config import FlowTrainConfig, LoopConfig, PipelineConfig, VAEModelConfig
+from starflow.train.models import build_pipeline, build_tokenizer, load_init, pipeline_settings, save_model
+from starflow.train.vae import build_vae
+from tiny_pipeline import tiny_pipeline
+
+PARTS = {"self", "vae", "text_encoder", "tokenizer", "flow", "denoiser"}
+SIZE = {"num_frames": 9, "fps": 12, "height": 32, "width": 48}
+
+
+def config(**changes) -> FlowTrainConfig:
+    return FlowTrainConfig(output="run", data={}, loop=LoopConfig(num_steps=1, decay_steps=0), **changes)
+
+
+def test_the_settings_of_the_config_are_those_of_the_pipeline():
+    assert set(vars(PipelineConfig())) == set(signature(StarFlowPipeline.__init__).parameters) - PARTS
+    assert all(value is None for value in vars(PipelineConfig()).values())
+
+
+def test_without_a_model_what_is_not_said_is_the_pipelines_default():
+    settings = pipeline_settings(PipelineConfig(**SIZE, noise_std=0.2), None)
+    assert {name: settings[name] for name in SIZE} == SIZE
+    assert settings.noise_std == 0.2
+    assert settings.max_text_tokens == 256
+    assert settings.caption_has_fps is True
+
+
+def test_with_a_model_what_is_not_said_is_that_models():
+    init = tiny_pipeline(noise_std=0.4, caption_has_fps=False, tolerance=0.05)
+    settings = pipeline_settings(PipelineConfig(fps=16, tolerance=0.1), init)
+    assert (settings.fps, settings.tolerance) == (16, 0.1)
+    assert (settings.noise_std, settings.caption_has_fps, settings.num_frames) == (0.4, False, 9)
+
+
+def test_a_value_of_false_or_zero_is_said():
+    settings = pipeline_settings(PipelineConfig(**SIZE, caption_has_fps=False, guidance_scale=0), None)
+    assert settings.caption_has_fps is False
+    assert settings.guidance_scale == 0
+
+
+def test_a_model_without_a_denoiser_cannot_be_trained_further(tmp_path: Path):
+    pipeline = tiny_pipeline()
+    pipeline.register_modules(denoiser=None)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="has no denoiser"):
+        load_init(str(tmp_path))
+
+
+def test_the_tokenizer_knows_the_words_of_all_tasks(tmp_path: Path):
+    clip = Clip(moving_noise(9), 8, ["walking"], ["standing"], [Edit("paint", moving_noise(9))])
+    pipeline = tiny_pipeline()
+    cache = open_latent_cache(tmp_path, ClipList([clip]), pipeline.codec, ClipFormat(9, 8, 32, 32), show_progress=False)
+    settings = pipeline_settings(PipelineConfig(caption_has_noise_level=True), pipeline)
+    tokenizer = build_tokenizer(cache, settings, 1000)
+    words = ("walking", "standing", "paint", "extend", "last", "noise", "level", "image", "video", "fps")
+    for word in words:
+        assert word in {tokenizer.decode(token).strip() for token in tokenizer(word).input_ids}, word
+
+
+def test_parts_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
+    init, cache = tiny_pipeline(), None  # which is not looked at where there is a tokenizer
+    wide = tiny_text_encoder(300, 24, 1)
+    wide.save_pretrained(tmp_path / "text_encoder")
+    init.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(UsageError, match="24 wide, and the flow reads 16"):
+        build_pipeline(config(text_encoder=str(tmp_path)), init.config, init.codec, init, cache)
+    codec = VideoCodec(build_vae(VAEModelConfig(base_dim=4, z_dim=8, dim_mult=[1, 1, 1])))
+    with pytest.raises(UsageError, match=r"at other has 8 latent channels, and the flow of first has 4"):
+        build_pipeline(config(vae="other", init="first"), init.config, codec, init, cache)
+
+
+def test_saving_leaves_the_model_as_it_was(tmp_path: Path):
+    pipeline = tiny_pipeline()
+    settings = pipeline_settings(PipelineConfig(), pipeline)
+    before = pipeline.flow.deep.proj_in.weight.clone()
+    save_model(pipeline, settings, tmp_path)
+    assert torch.equal(pipeline.flow.deep.proj_in.weight, before)
+    saved = StarFlowPipeline.from_pretrained(tmp_path)
+    torch.testing.assert_close(saved.flow.deep.proj_in.weight, before.bfloat16().float(), rtol=0, atol=0)
