@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from measure import Results, median_ms
-from starflow.flow.block import ConditionalGaussians
+from starflow.flow.block import AffineBlock, ConditionalGaussians
 from starflow.flow.model import StarFlow
 from works import Work, cost_of
 
@@ -47,7 +47,7 @@ class _Clock:
         num_text_tokens = 0 if self.text is None else self.text.shape[1]
         rotation = self.flow.rotation(self.index, (num_frames, *self.grid[1:]), num_text_tokens)
         v = self._randn(self.rows, work.tokens, self.flow.config["latent_channels"])
-        block = self.flow.blocks[self.index]
+        block: AffineBlock = self.flow.blocks[self.index]  # type: ignore[assignment]
         return median_ms(lambda: block.predict(v, rotation, self.text), self.weight.device)
 
     def sweep_ms(self, work: Work) -> float:

@@ -4,10 +4,12 @@ The text encoder is a small one of the right width: T5-XL is left out, as it is 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from starflow.encoders.text import tiny_text_encoder, train_tokenizer
 from starflow.flow.denoiser import CausalDenoiser
@@ -35,9 +37,8 @@ def architecture_of(model: str, tiny: bool) -> Architecture:
 def pipeline_of(model: str, tiny: bool, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> StarFlowPipeline:
     """A pipeline whose weights are drawn on the device."""
     architecture = architecture_of(model, tiny)
-    parts = {name: draw(part, device, dtype).eval() for name, part in architecture.parts.items()}
-    settings = {"guidance_scale": 3.5} | dict(architecture.settings)
-    pipeline = StarFlowPipeline(tokenizer=_tokenizer(), **parts, **settings)
+    arguments: dict[str, Any] = {name: draw(part, device, dtype).eval() for name, part in architecture.parts.items()}
+    pipeline = StarFlowPipeline(tokenizer=_tokenizer(), **arguments, **architecture.settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -62,7 +63,7 @@ def _draw(name: str, parameter: Tensor) -> None:
         parameter.normal_(std=OUTPUT_STD * std if "proj_out" in name else std)
 
 
-def _tokenizer():
+def _tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer([PROMPT], 300)
 
 

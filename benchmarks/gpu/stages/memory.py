@@ -4,7 +4,7 @@ The stages run for real, but the solvers make only the sweeps that take most mem
 what the computation assumes (`starflow.hardware.memory`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def request_of(way: str, settings: dict[str, Any]) -> Request:
+def request_of(way: str, settings: Mapping[str, Any]) -> Request:
     """A clip of the model's own length, made in one of the ways."""
     clip = Request(settings["height"], settings["width"], settings["num_frames"])
     return replace(clip, **WAYS[way])

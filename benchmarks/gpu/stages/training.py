@@ -104,11 +104,11 @@ def _train_bundled(results: Results, batch: int) -> None:
     device = results.device
     pipeline = StarFlowPipeline.from_pretrained("toyworld").to(device)
     flow, denoiser = pipeline.flow.train(), pipeline.denoiser.train()
-    num_frames, *frame = pipeline.latent_shape(1, pipeline.config.num_frames, 64, 64)[1:]
-    x = torch.randn(batch, num_frames, *frame, device=device)
-    text = torch.randn(batch, pipeline.config.max_text_tokens, flow.config["text_width"], device=device)
+    config = pipeline.config
+    x = torch.randn(pipeline.codec.latent_shape(batch, config.num_frames, config.height, config.width), device=device)
+    text = torch.randn(batch, config.max_text_tokens, flow.config["text_width"], device=device)
     optimizer = torch.optim.AdamW([*flow.parameters(), *denoiser.parameters()], lr=1e-5, fused=True)
-    noise_std = pipeline.config.noise_std
+    noise_std = config.noise_std
 
     def step() -> None:
         _backward(flow, denoiser, x, text, noise_std)

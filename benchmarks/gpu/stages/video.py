@@ -1,5 +1,7 @@
 """The released video model's configuration with random weights, 848×480: passes, sweeps, denoiser, VAE, two frames."""
 
+from functools import partial
+
 import torch
 from diffusers import AutoencoderKLWan
 
@@ -29,6 +31,7 @@ def measure(results: Results, tiny: bool) -> None:
     time_works(results, pipeline.flow, video_works(tiny), grid, config.max_text_tokens)
     num_frames = 3 if tiny else CLIP_FRAMES
     with results.attempt("denoiser"):
+        assert pipeline.denoiser is not None
         _time_denoiser(results, pipeline.denoiser, num_frames, frame, config.max_text_tokens)
     with results.attempt("decoding"):
         _time_decoding(results, pipeline.vae, frame)
@@ -56,7 +59,7 @@ def _time_decoding(results: Results, vae: AutoencoderKLWan, frame: tuple[int, in
         stream = WanDecoderStream(vae)
         for _ in range(2):  # the first frame is another computation, and the third the same as all later ones
             stream(z)
-        ms = median_ms(lambda stream=stream: stream(z), results.device, 5)
+        ms = median_ms(partial(stream, z), results.device, 5)
         results.add("stages", stage="decoding, tiled" if tiled else "decoding", latent_frames=1, ms=ms)
         del stream
         release()
