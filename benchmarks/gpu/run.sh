@@ -17,5 +17,8 @@ for wheel in benchmarks/gpu/wheels/*.whl; do
 done
 
 export PYTHONPATH="$PWD/src:$site${PYTHONPATH:+:$PYTHONPATH}"
+if [[ " $* " == *" --tiny "* ]]; then
+    export OMP_NUM_THREADS=1 # more threads only slow tiny models
+fi
 export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 "$python" benchmarks/gpu/run.py "$out" "$@"
