@@ -5,6 +5,8 @@ A clip is a uint8 array (F, height, width, 3) in RGB, with a frame rate in frame
 The extension of a path gives the format: `.mp4` (H.264), `.gif`, `.webp` (animated) or `.png`. A PNG holds a single
 frame: several frames written to `clip.png` become the folder `clip` of `frame_0000.png` and so on. A path that ends in
 `/` or is an existing folder is a folder of frames. WebP merges equal frames, so a clip without motion becomes a still.
+
+PyAV is imported where a video file is read or written, so that everything else works without it.
 """
 
 import json
@@ -17,13 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
-from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
@@ -31,6 +29,10 @@ from PIL.PngImagePlugin import PngInfo
 from starflow.errors import StarflowError, UsageError
 from starflow.media.files import atomic_write
 from starflow.media.frames import Frames
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
 
 Frame = NDArray[np.uint8]  # (height, width, 3)
 PathLike = str | os.PathLike[str]
@@ -102,12 +104,26 @@ def _corrupt_is_an_error(path: Path) -> Iterator[None]:
         yield
     except PermissionError:
         raise
-    except (av.FFmpegError, Image.DecompressionBombError, *_PARSER_ERRORS) as error:
+    except (Image.DecompressionBombError, *_PARSER_ERRORS) as error:
         raise StarflowError(f"cannot read {path}: it is corrupt, or neither a video nor an image") from error
 
 
+@contextmanager
+def _opened(path: Path) -> "Iterator[InputContainer]":
+    """A video file to read. Raises ValueError for what FFmpeg cannot read, within it too."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except PermissionError:
+        raise
+    except av.FFmpegError as error:
+        raise ValueError(str(error)) from error
+
+
 def _read_container(path: Path) -> tuple[Frames, float]:
-    with av.open(str(path)) as container:
+    with _opened(path) as container:
         if not container.streams.video:
             raise StarflowError(f"{path} contains no video")
         stream = container.streams.video[0]
@@ -168,7 +184,7 @@ def _read_comment(path: Path) -> Any:
     if path.suffix.lower() in IMAGE_EXTENSIONS:
         with Image.open(path) as image:
             return image.info.get("comment") or image.info.get("Comment") or image.getexif().get(EXIF_DESCRIPTION)
-    with av.open(str(path)) as container:
+    with _opened(path) as container:
         return container.metadata.get("comment")
 
 
@@ -271,6 +287,9 @@ def _destination(path: PathLike, num_frames: int) -> tuple[str, Path]:
 
 
 def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | None, *, growing: bool = False) -> None:
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
     layout = "empty_moov+default_base_moof+frag_every_frame" if growing else "faststart"
     options = {"movflags": layout, "flush_packets": "1"} if growing else {"movflags": layout}
     with av.open(str(path), "w", format="mp4", options=options) as container:
@@ -290,7 +309,7 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | N
                 container.mux(stream.encode())
 
 
-def _h264_stream(container: OutputContainer, width: int, height: int, fps: float, growing: bool) -> VideoStream:
+def _h264_stream(container: "OutputContainer", width: int, height: int, fps: float, growing: bool) -> "VideoStream":
     if height % 2 or width % 2:
         raise UsageError(f"H.264 needs even sides, not {width}×{height}; write .webp or .png instead")
     # Macroblock-tree rate control is off, as it makes the bytes of small frames vary from run to run.

@@ -1,0 +1,29 @@
+"""Run one stage: `python benchmarks/gpu/stage.py NAME [--tiny] FILE.json`."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import torch
+
+from measure import Results
+
+
+def main() -> None:
+    """Measure what the stage measures; the exit status is 1 if anything failed, after all else was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("json", type=Path)
+    parser.add_argument("--tiny", action="store_true")
+    arguments = parser.parse_args()
+    sys.path.append(str(Path(__file__).parents[1]))  # for `published.py`
+    device = torch.device("cpu" if arguments.tiny else "cuda")
+    results = Results(arguments.json, device)
+    with results.attempt(arguments.name):
+        importlib.import_module(f"stages.{arguments.name}").measure(results, arguments.tiny)
+    sys.exit(bool(results.failed))
+
+
+if __name__ == "__main__":
+    main()
