@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -18,10 +19,17 @@ Item = TypeVar("Item")
 
 
 class Results:
-    """The figures of a stage on a device: rows, each of a table, and what failed."""
+    """The figures of a stage on a device: rows, each of a table, and what failed.
 
-    def __init__(self, path: Path, device: torch.device) -> None:
+    Args:
+        path: the JSON file.
+        device: that is measured.
+        limit: the seconds that the stage may take, from now on.
+    """
+
+    def __init__(self, path: Path, device: torch.device, limit: float = inf) -> None:
         self.path, self.device = path, device
+        self._end = time.monotonic() + limit
         self.rows: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
 
@@ -30,6 +38,10 @@ class Results:
         self.rows.append({"table": table, **row})
         print(f"{table}: {row}", flush=True)
         self._write()
+
+    def seconds_left(self) -> float:
+        """Seconds until the stage's limit."""
+        return self._end - time.monotonic()
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:

@@ -3,12 +3,13 @@
     python benchmarks/gpu/run.py OUT [--tiny]
 
 `OUT/results.json` holds every figure, `OUT/log.txt` everything that was printed. Both are rewritten while the stages
-run, so that they hold what there is whenever the run is cut short.
+run, so that they hold what there is whenever the run is cut short. Weights that a stage brings back come beside them.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Stage:
     predicted: float
 
 
-# In order of value. The last one gets what the others leave: at least 90 seconds.
+# In order of value. Whatever the others take, `training` gets at least 90 seconds, and `improve` what is left.
 STAGES = (
     Stage("ceilings", 30, 20),
     Stage("checks", 125, 90),
@@ -48,6 +49,7 @@ STAGES = (
     Stage("image", 40, 30),
     Stage("bundled", 45, 30),
     Stage("training", 150, 85),
+    Stage("improve", 150, 120),
 )
 
 
@@ -61,7 +63,7 @@ class Run:
         self.states: dict[str, dict[str, Any]] = {}
 
     def do(self, stage: Stage, command: Sequence[str]) -> None:
-        """Run a stage to its end or to its limit; `command` takes the path of its JSON file."""
+        """Run a stage to its end or to its limit; `command` takes the limit and the path of its JSON file."""
         limit = min(stage.limit, self.end - time.monotonic())
         if limit < min(LEAST, stage.limit):
             self._note(stage, "skipped: no time was left", 0)
@@ -69,7 +71,7 @@ class Run:
         start = time.monotonic()
         with (self.work / f"{stage.name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, str(self.work / f"{stage.name}.json")],
+                [*command, f"--limit={limit:.0f}", str(self.work / f"{stage.name}.json")],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -80,6 +82,8 @@ class Run:
                 self._note(stage, "running", time.monotonic() - start)
             timed_out = process.poll() is None
             _end(process)
+        for weights in self.work.glob("*.safetensors"):
+            shutil.move(weights, self.out / weights.name)
         status = f"timed out after {limit:.0f} s" if timed_out else _status(process.returncode)
         self._note(stage, status, time.monotonic() - start)
 

@@ -288,4 +288,21 @@ AdamW. Utilisation counts a forward pass and a backward pass of twice its FLOPs,
     return text
 
 
-SECTIONS = (tests, video, projected, memory, image, bundled, training)
+def improvement(run: "Run") -> str:
+    """More training of the bundled model."""
+    text = """## More training of the bundled model
+
+The last stage trains the bundled model for as long as there is time, and scores it on clips of the test split that
+neither its training nor its evaluation has seen. Weights that score better are brought back. They replace the bundled
+ones only if `starflow evaluate toyworld` agrees.
+"""
+    if not (row := run.only("improvement")):
+        return text
+    verdict = "brought back" if row["difference"] < 0 else "not brought back"
+    return f"""{text}
+{row["steps"]:,} steps of {row["batch"]} clips: from {row["before"]:.4f} to {row["after"]:.4f} nats per dimension,
+{row["difference"]:+.4f} ± {row["standard_error"]:.4f} over {row["clips"]} clips. The weights were {verdict}.
+"""
+
+
+SECTIONS = (tests, video, projected, memory, image, bundled, training, improvement)

@@ -1,8 +1,9 @@
-"""Run one stage: `python benchmarks/gpu/stage.py NAME [--tiny] FILE.json`."""
+"""Run one stage: `python benchmarks/gpu/stage.py NAME [--tiny] [--limit SECONDS] FILE.json`."""
 
 import argparse
 import importlib
 import sys
+from math import inf
 from pathlib import Path
 
 import torch
@@ -16,10 +17,11 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("json", type=Path)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--limit", type=float, default=inf, help="seconds after which the stage is ended")
     arguments = parser.parse_args()
     sys.path.append(str(Path(__file__).parents[1]))  # for `published.py`
     device = torch.device("cpu" if arguments.tiny else "cuda")
-    results = Results(arguments.json, device)
+    results = Results(arguments.json, device, arguments.limit)
     with results.attempt(arguments.name):
         importlib.import_module(f"stages.{arguments.name}").measure(results, arguments.tiny)
     sys.exit(bool(results.failed))
