@@ -12,6 +12,7 @@ import click
 
 from starflow import __version__
 from starflow.cli.quiet import quiet_libraries
+from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
 
 
@@ -95,4 +96,5 @@ def _process_name() -> str:
 
 def main() -> None:
     """The entry point of the command `starflow`."""
+    save_cpu_time()
     sys.exit(run())
