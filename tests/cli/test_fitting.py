@@ -62,7 +62,8 @@ def test_a_video_that_does_not_fit_is_an_error_before_loading(capsys, monkeypatc
     needed = capsys.readouterr().out.rpartition("at most ")[2].split()[0]
     monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**7)
     assert generate("toyworld", *options, "-o", "clip.mp4") == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    loading, line = capsys.readouterr().err.splitlines()
+    assert loading == "loading toyworld ..."
     assert line.startswith(f"starflow: error: this needs about {needed} GiB of memory")
     assert "the device has 1.0 GiB free: add --" in line
     assert loaded == []

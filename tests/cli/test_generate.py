@@ -24,7 +24,12 @@ def test_a_video_its_metadata_and_the_summary(model: str, tmp_path: Path, capsys
     assert metadata["prompt"] == CAPTIONS[0]
     assert metadata["seed"] == 3
     assert sheet.stat().st_size > 0
-    (line,) = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    loading, loaded, making = captured.err.splitlines()
+    assert loading == f"loading {model} ..."
+    assert loaded.startswith(f"{model}: loaded in ")
+    assert making == f"making {path}"
+    (line,) = captured.out.splitlines()
     assert str(path) in line
     assert "32×32" in line
     assert "9 frames" in line

@@ -87,5 +87,6 @@ def test_info_and_the_round_trip_of_export(
 def test_names_on_the_hub_are_errors_in_offline_mode(model: str, message: str, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
     assert run(["generate", "a cat", "--model", model, "--device", "cpu", "-o", str(tmp_path / "cat.png")]) in (1, 2)
-    (line,) = capsys.readouterr().err.splitlines()
+    loading, line = capsys.readouterr().err.splitlines()
+    assert loading == f"loading {model} ..."
     assert message in line

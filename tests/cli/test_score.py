@@ -26,7 +26,7 @@ def test_json_of_one_clip_and_prompt(model: str, tmp_path: Path, capsys: pytest.
     clip = write_clip(tmp_path / "clip.webp")
     assert score(model, clip, "--prompt", CAPTIONS[0], "--noise-samples", "3", "--seed", "2", "--json") == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert captured.err == f"loading {model} ...\n"
     row = json.loads(captured.out)
     assert set(row) == {
         "clip",
@@ -102,7 +102,7 @@ def test_changes_of_a_clip_are_reported(model: str, tmp_path: Path, capsys: pyte
     assert score(model, clip, "--prompt", CAPTIONS[0], "--json") == 0
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)["per_frame"]) == 3
-    rate, size, length = captured.err.splitlines()
+    _, rate, size, length = captured.err.splitlines()
     assert "16 fps: resampled to the 8 fps" in rate
     assert "48×48: scaled and cropped to 32×32" in size
     assert "12 frames: the first 9 are used" in length
@@ -124,7 +124,7 @@ def check_error(model: str, arguments: list[str], status: int, message: str, cap
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""
-    assert len(captured.err.splitlines()) == 1
+    assert len(captured.err.removeprefix(f"loading {model} ...\n").splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Resolving the name of a model: bundled, a folder, a released model, or on the hub."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from released_checkpoint import ARGUMENTS, VIDEO, released_state, save, save_com
 from starflow.convert import presets
 from starflow.errors import StarflowError, UsageError
 from starflow.weights import models
-from starflow.weights.models import bundled_models, read_index, resolve_model
+from starflow.weights.models import bundled_models, is_quantized, read_index, resolve_model
 
 
 def test_bundled_models_and_folders_are_resolved(tmp_path: Path):
@@ -38,6 +39,22 @@ def test_offline_downloads_are_errors_and_leave_no_files(name: str, tmp_path: Pa
     with pytest.raises(StarflowError, match=r"cannot download .* offline mode is on"):
         resolve_model(name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["toyworld", "starflow-v-7b"])
+def test_models_that_are_not_quantized(name: str):
+    assert not is_quantized(name)
+
+
+@pytest.mark.parametrize("quantized", [None, "flow", "text_encoder"])
+def test_a_model_is_quantized_if_one_of_its_parts_is(quantized: str | None, tmp_path: Path):
+    for part in ("flow", "text_encoder", "vae"):
+        config = {"quantization_config": {"quant_method": "torchao"}} if part == quantized else {}
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    index = {"flow": ["a", "A"], "denoiser": [None, None], "text_encoder": ["b", "B"], "vae": ["c", "C"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert is_quantized(str(tmp_path)) == (quantized is not None)
 
 
 def test_a_repository_of_several_models_is_refused():

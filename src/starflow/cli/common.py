@@ -10,9 +10,11 @@ import click
 
 from starflow.cli.fitting import Fitting
 from starflow.cli.quiet import hide_loading_bars
+from starflow.cli.startup import import_libraries
 from starflow.errors import StarflowError, UsageError
 from starflow.hardware.ranks import Rank
 from starflow.pipeline.options import Options
+from starflow.weights.models import is_quantized
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "yaml", "tensorboard"),
-    "evaluate": ("skimage", "scipy", "matplotlib"),
+    "evaluate": ("scipy", "matplotlib"),
 }
 
 
@@ -70,6 +72,16 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."
     )
     return option(device_options(command))
+
+
+def start_loading(model: str, fitting: Fitting = Fitting()) -> None:  # noqa: B008 (it is frozen)
+    """Say that a model is being loaded, and import what `load_pipeline` needs: before anything that imports torch.
+
+    Raises UsageError or StarflowError if there is no such model.
+    """
+    if Rank.of_this_process().rank == 0:
+        say(f"loading {model} ...")
+    import_libraries(quantized=fitting.quantize is not None or is_quantized(model))
 
 
 def load_pipeline(

@@ -3,7 +3,7 @@
 import click
 
 from starflow import __version__
-from starflow.cli.common import load_pipeline, model_options
+from starflow.cli.common import load_pipeline, model_options, start_loading
 from starflow.errors import UsageError
 
 
@@ -21,6 +21,7 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     """
     if prompt is not None and not prompt.strip():
         raise UsageError("the prompt is empty: leave --prompt out to use the caption in the file")
+    start_loading(model)
 
     from starflow.likelihood.inversion import decode_clip, load_noise
     from starflow.media.frames import from_unit

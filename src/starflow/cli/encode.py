@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from starflow.cli.common import load_pipeline, model_options
+from starflow.cli.common import load_pipeline, model_options, start_loading
 from starflow.errors import UsageError
 
 
@@ -31,6 +31,7 @@ def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: 
         raise UsageError('give the caption with --prompt, such as "a red circle moves right"')
     if output.suffix != ".safetensors":
         raise UsageError(f"the noise is a safetensors file: name it .safetensors, not {output}")
+    start_loading(model)
 
     from starflow.cli.clips import read_clip
     from starflow.likelihood.inversion import encode_clip, save_noise

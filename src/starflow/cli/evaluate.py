@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from starflow.cli.common import device_options, generation_options, load_pipeline, require_extra, say
+from starflow.cli.common import device_options, generation_options, load_pipeline, require_extra, say, start_loading
 from starflow.errors import UsageError
 
 TOYWORLD_NUMBERS = (  # flag, minimum, default, help
@@ -87,6 +87,8 @@ def evaluate(
     if data is not None:
         _refuse_toyworld_options(context, list(toyworld))
     require_extra("evaluate")
+    start_loading(model)
+
     from starflow.data.folder import ClipFolder
     from starflow.evaluation.report.pieces import plain
     from starflow.evaluation.run import evaluate as evaluate_pipeline
@@ -100,11 +102,11 @@ def evaluate(
     require_writable(output)
     settings = EvaluationSettings(num_clips, seed, guidance_scale, sampler, tolerance)
     if source is None:
-        evaluation = evaluate_toyworld(pipeline, settings, ToyworldSettings(**toyworld), _name(model))
+        evaluation = evaluate_toyworld(pipeline, settings, ToyworldSettings(**toyworld), _name(model), say)
     else:
         for reason in source.left_out:
             say(f"left out: {reason}")
-        evaluation = evaluate_pipeline(pipeline, source, settings, _name(model))
+        evaluation = evaluate_pipeline(pipeline, source, settings, _name(model), tell=say)
     write(evaluation, output)
     for label, value in evaluation.headlines:
         click.echo(f"{plain(label)}: {plain(value)}")

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow import __version__
-from starflow.cli.common import FiniteFloat, device_named, generation_options, load_pipeline, model_options, say
+from starflow.cli.common import (
+    FiniteFloat,
+    device_named,
+    generation_options,
+    load_pipeline,
+    model_options,
+    say,
+    start_loading,
+)
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
+from starflow.cli.progress import with_progress
 from starflow.errors import UsageError
 from starflow.hardware.ranks import Rank, joined
 from starflow.media.prompts import normalize_prompt, read_prompt_lines
@@ -100,6 +109,10 @@ def generate(
     if contact_sheet is not None and rank.size > 1 and not shared:
         raise UsageError("--contact-sheet needs all videos in one process: leave it out, or start one process")
 
+    start = time.perf_counter()
+    fitting = Fitting(offload, quantize, cache_dtype, tiling)
+    start_loading(model, fitting)
+
     from starflow.media.video import check_writable
     from starflow.media.video import contact_sheet as write_contact_sheet
 
@@ -108,7 +121,6 @@ def generate(
     if contact_sheet is not None:
         check_writable(contact_sheet)
     paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
-    fitting = Fitting(offload, quantize, cache_dtype, tiling)
     on_device = device_named(device, rank)
 
     def request_for(pipeline: "StarFlowPipeline") -> "Request":
@@ -116,7 +128,6 @@ def generate(
 
     require_fit(model, on_device, fitting, rank.size if shared else 1, request_for)
     with joined(rank, on_device) if shared else nullcontext() as mesh:
-        start = time.perf_counter()
         pipeline = load_pipeline(model, on_device, dtype, fitting, mesh)
         if rank.rank == 0:
             say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
@@ -131,8 +142,9 @@ def generate(
         about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
 
         rows = []
-        jobs = list(zip(prompts, outputs, strict=True))
-        for index, (text, path) in enumerate(jobs) if shared else rank.share(jobs):
+        videos = list(zip(prompts, outputs, strict=True))
+        jobs = list(enumerate(videos)) if shared else rank.share(videos)
+        for index, (text, path) in with_progress(jobs, lambda job: job[1][1]) if rank.rank == 0 else jobs:
             metadata = about | {"prompt": text, "seed": (seed + index) % (MAX_SEED + 1)}
             frames = pipeline.stream(
                 text,
@@ -194,6 +206,7 @@ def _request(
 def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing: bool) -> "Frames":
     """Write a video while it is made; return the frames for the contact sheet."""
     import numpy as np
+    from tqdm import tqdm
 
     from starflow.media import video
     from starflow.media.frames import from_unit
@@ -226,7 +239,8 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
     if stream.num_frames > 1:
         length = f"{len(seconds)} frames at {stream.fps:g} fps"
         wait = f" (the first frame after {seconds[0]:.1f} s)"
-    click.echo(f"{written}: {width}×{height}, {length}, {time.perf_counter() - start:.1f} s{wait}; {stream.report}")
+    with tqdm.external_write_mode():  # above the bar over all videos
+        click.echo(f"{written}: {width}×{height}, {length}, {time.perf_counter() - start:.1f} s{wait}; {stream.report}")
     return np.stack(row)
 
 

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from starflow.cli.common import say
 from starflow.cli.fitting import Fitting, fitting_options
+from starflow.cli.startup import import_libraries
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ def info(
     starflow info starflow-v-7b
     starflow info starflow-v-7b --size 640x640 --offload model --memory 24
     """
+    say(f"reading the configuration of {model} ...")
+    import_libraries(quantized=False)
+
     import torch
 
     from starflow.hardware.architecture import load_architecture

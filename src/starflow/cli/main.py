@@ -13,6 +13,7 @@ import click
 
 from starflow import __version__
 from starflow.cli.quiet import quiet_libraries
+from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
 
 
@@ -96,6 +97,7 @@ def _process_name() -> str:
 
 def main() -> None:
     """The entry point of the command `starflow`."""
+    save_cpu_time()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an encoding without × is no reason to fail after the work is done

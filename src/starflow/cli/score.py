@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow.cli.common import load_pipeline, model_options, require_extra
+from starflow.cli.common import load_pipeline, model_options, require_extra, start_loading
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def score(
     starflow score clip.mp4 --prompt "a red circle moves right" --heatmap surprise.mp4
     """
     _check(clips, prompts, heatmap)
+    start_loading(model)
 
     from starflow.cli.clips import read_clip
     from starflow.likelihood.score import log_likelihood

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from starflow.convert.released import CONSTRUCTOR_ARGUMENTS, SUPPORTED_VALUES, check_arguments, given
+from starflow.convert.arguments import CONSTRUCTOR_ARGUMENTS, SUPPORTED_VALUES, check_arguments, given
 from starflow.errors import UsageError
 from starflow.media.sizes import size_of_aspect_ratio
 from starflow.weights.components import Component, spatial_factor, text_width

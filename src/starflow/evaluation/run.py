@@ -36,7 +36,7 @@ The keys of `evaluation.json`. A *summary* is `{mean, std, standard_error, n}`, 
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,7 @@ from starflow.media.files import atomic_write
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 MAX_RETRIEVAL_CLIPS = 100
+NUM_METRICS = 6  # measured on any clips
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def evaluate(
     *,
     checks: Sequence[Check] = (),
     meaning: Meaning = str,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Measure a model on clips.
 
@@ -92,6 +94,7 @@ def evaluate(
         name: of the model, for the results.
         checks: further measurements, for this source.
         meaning: equal for captions that say the same. By default, different texts have different meanings.
+        tell: gets a line when a part of the evaluation begins.
 
     Raises:
         UsageError: the model cannot be measured on any of the clips.
@@ -99,26 +102,34 @@ def evaluate(
     """
     seconds: dict[str, float] = {}
     start, date = time.perf_counter(), now()
+    num_parts = NUM_METRICS + len(checks)
 
-    with _timed(seconds, "vae"):
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
+        tell(f"measuring {part} ({len(seconds) + 1} of {num_parts})")
+        part_start = time.perf_counter()
+        yield
+        seconds[part] = round(time.perf_counter() - part_start, 1)
+
+    with timed("vae"):
         clips = read_clips(source, pipeline, settings.num_clips)
         clean = reconstruct(pipeline, clips.frames, "reconstruction")
     noise = torch.Generator().manual_seed(settings.seed)
     noisy = add_noise(clean.latents, pipeline.config.noise_std, noise)
-    with _timed(seconds, "likelihood"):
+    with timed("likelihood"):
         likelihood = evaluate_likelihood(pipeline, noisy, clips.captions)
-    with _timed(seconds, "retrieval"):
+    with timed("retrieval"):
         first = slice(MAX_RETRIEVAL_CLIPS)
         retrieval = evaluate_retrieval(pipeline, noisy[first], clips.captions[first], meaning)
-    with _timed(seconds, "denoising"):
+    with timed("denoising"):
         denoising = evaluate_denoising(pipeline, clips, clean, noisy)
-    with _timed(seconds, "speed"):
+    with timed("speed"):
         speed = evaluate_speed(pipeline, clips.captions[0], settings)
-    with _timed(seconds, "samples"):
+    with timed("samples"):
         samples = generate_samples(pipeline, clips, settings)
     found: dict[str, Findings] = {}
     for check in checks:
-        with _timed(seconds, check.name):
+        with timed(check.name):
             found[check.name] = check.run()
     seconds["total"] = round(time.perf_counter() - start, 1)
 
@@ -168,10 +179,3 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise StarflowError(f"cannot write into {folder}: {error.strerror}") from error
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[part] = round(time.perf_counter() - start, 1)

@@ -16,7 +16,7 @@ from starflow.errors import StarflowError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.weights.components import Component, named_components
+from starflow.weights.components import part_config
 from starflow.weights.models import read_index, released_preset, resolve_model
 
 
@@ -56,7 +56,7 @@ def load_architecture(model: str) -> Architecture:
     else:
         folder = resolve_model(model)
         settings = read_index(folder)
-        configs = {name: _config(folder, name, settings) for name in ("flow", "denoiser", "text_encoder", "vae")}
+        configs = {name: part_config(folder, name, settings) for name in ("flow", "denoiser", "text_encoder", "vae")}
         if not (configs["flow"] and configs["vae"] and configs["text_encoder"]):
             raise StarflowError(f"the model {model} is damaged: it lacks the flow, the VAE or the text encoder")
         with torch.device("meta"):
@@ -67,13 +67,3 @@ def load_architecture(model: str) -> Architecture:
     with torch.device("meta"):
         text_encoder, vae = T5EncoderModel(T5Config(**text_config)), vae_class.from_config(vae_config)
     return Architecture(text_encoder.eval(), flow.eval(), denoiser, vae.eval(), settings)
-
-
-def _config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of a part, in the folder of the model or at the place that it names; empty if there is none."""
-    components = named_components(index)
-    if name in components:
-        return components[name].config()
-    if index.get(name, [None])[0] is None:
-        return {}
-    return Component(folder, name).config()

@@ -1,18 +1,22 @@
 """Quantized weights for the flow and the denoiser, by torchao through diffusers."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import PipelineQuantizationConfig, TorchAoConfig
 from torch import nn
 
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.transformer import Layer
+
+if TYPE_CHECKING:
+    from diffusers import PipelineQuantizationConfig
 
 QUANTIZATIONS = ("int8", "fp8", "int4")
 INT4_GROUP = 128  # weights that share a scale
 NOT_QUANTIZED = ["proj_in", "proj_out", "proj_text"]  # small, and the flow's exactness depends on them
 
 
-def quantization_config(quantize: str, device: str | torch.device = "cpu") -> PipelineQuantizationConfig:
+def quantization_config(quantize: str, device: str | torch.device = "cpu") -> "PipelineQuantizationConfig":
     """A configuration for `from_pretrained(quantization_config=…)` that quantizes the flow and the denoiser.
 
     Args:
@@ -26,6 +30,8 @@ def quantization_config(quantize: str, device: str | torch.device = "cpu") -> Pi
     """
     if quantize not in QUANTIZATIONS:
         raise UsageError(f"unknown quantization {quantize!r}: choose {', '.join(QUANTIZATIONS)}")
+    from diffusers import PipelineQuantizationConfig, TorchAoConfig
+
     try:
         from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
         from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig

@@ -122,6 +122,25 @@ def named_components(index: Mapping[str, Any]) -> dict[str, Component]:
     return {name: Component.parse(source) for name, source in index.get("_components", {}).items()}
 
 
+def part_config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a part of a model, which is in the model's folder or is named there; empty without the part.
+
+    Args:
+        folder: of the model, or its hub id.
+        name: of the part, such as `flow`.
+        index: the content of the model's `model_index.json`.
+
+    Raises:
+        StarflowError: the file cannot be downloaded or read.
+    """
+    components = named_components(index)
+    if name in components:
+        return components[name].config()
+    if index.get(name, [None])[0] is None:
+        return {}
+    return Component(folder, name).config()
+
+
 def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None) -> dict[str, Any]:
     """Load the components that a `model_index.json` names.
 
@@ -135,21 +154,26 @@ def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None
     Raises:
         StarflowError: a component cannot be found, downloaded or read.
     """
-    from diffusers import AutoModel
-    from transformers import AutoTokenizer, T5EncoderModel
-
     loaded: dict[str, Any] = {}
     for name, component in named_components(index).items():
-        place = {"subfolder": component.subfolder} if component.subfolder else {}
         try:
-            if name == "text_encoder":
-                loaded["tokenizer"] = AutoTokenizer.from_pretrained(component.source, **place)
-                loaded[name] = T5EncoderModel.from_pretrained(component.source, dtype=dtype or "auto", **place).eval()
-            else:
-                loaded[name] = AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)
+            loaded |= _load(name, component, dtype)
         except Exception as error:
             raise StarflowError(f"cannot load the {name} {component}: {_reason(error, component)}") from error
     return loaded
+
+
+def _load(name: str, component: Component, dtype: "torch.dtype | None") -> dict[str, Any]:
+    """A component by its name; the text encoder with its tokenizer."""
+    from diffusers import AutoModel
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    place = {"subfolder": component.subfolder} if component.subfolder else {}
+    if name != "text_encoder":
+        return {name: AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)}
+    tokenizer = AutoTokenizer.from_pretrained(component.source, **place)
+    encoder = T5EncoderModel.from_pretrained(component.source, dtype=dtype or "auto", **place)
+    return {"tokenizer": tokenizer, name: encoder.eval()}
 
 
 def _reason(error: Exception, component: Component) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from starflow.errors import StarflowError, UsageError
+from starflow.weights.components import part_config
 from starflow.weights.hub import hub_file
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -58,6 +59,20 @@ def read_index(model: str) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StarflowError(f"cannot load the model {model}: its model_index.json is damaged") from error
+
+
+def is_quantized(model: str) -> bool:
+    """Whether weights of a model are stored quantized. Downloads only JSON files.
+
+    Raises:
+        UsageError, StarflowError: as `resolve_model` and `read_index`.
+    """
+    if released_preset(model) is not None:
+        return False
+    folder = resolve_model(model)
+    index = read_index(folder)
+    parts = ("flow", "denoiser", "text_encoder", "vae")
+    return any("quantization_config" in part_config(folder, part, index) for part in parts)
 
 
 def released_preset(name: str) -> str | None:

@@ -14,7 +14,7 @@ The ceiling is the same measurement on true clips through the autoencoder.
     drift: null, or see `evaluate_drift`
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +57,13 @@ class ToyworldSettings:
 
 
 def evaluate_toyworld(
-    pipeline: StarFlowPipeline, settings: EvaluationSettings, toyworld: ToyworldSettings, name: str
+    pipeline: StarFlowPipeline,
+    settings: EvaluationSettings,
+    toyworld: ToyworldSettings,
+    name: str,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure a toyworld model on held-out clips, with toyworld's checks; `name` is the model's name in the results.
+    """Measure a toyworld model on held-out clips, with toyworld's checks; `name` and `tell` as in `evaluate`.
 
     Raises:
         UsageError: the model makes other videos than toyworld's, or a caption of the file is not one of toyworld's.
@@ -67,7 +71,7 @@ def evaluate_toyworld(
     """
     source = held_out_clips(settings.seed, settings.num_clips)
     checks = toyworld_checks(pipeline, settings, toyworld)
-    return evaluate(pipeline, source, settings, name, checks=checks, meaning=objects_said)
+    return evaluate(pipeline, source, settings, name, checks=checks, meaning=objects_said, tell=tell)
 
 
 def objects_said(caption: str) -> Hashable:
