@@ -8,7 +8,8 @@ from pathlib import Path
 
 from starflow.data.clip import Clip
 from starflow.errors import StarflowError, UsageError
-from starflow.media.video import IMAGE_EXTENSIONS, read_video
+from starflow.media.reading import IMAGE_EXTENSIONS
+from starflow.media.video import read_video
 
 VIDEO_EXTENSIONS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
 HASHED_BYTES = 2**20  # of the beginning of each file
