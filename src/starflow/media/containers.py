@@ -71,22 +71,22 @@ def pixel_aspect(stream: "VideoStream") -> Fraction:
 
 
 def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed["VideoFrame"]]:
-    """The frames with their times. Where time stamps are missing or go back, a frame follows the one before at once."""
+    """The frames with their times. Where time stamps are missing or go back, a frame follows the one before at once.
+
+    How long the last frame is shown is left open, as many programs write nothing sensible there.
+    """
     step = 1 / float(stream.average_rate or GUESSED_RATE)
     offset: float | None = None  # of the time stamps
-    last: Timed[VideoFrame] | None = None
+    time, follows = -1.0, 0.0
     for frame in container.decode(stream):
-        follows = 0.0 if last is None else last.end if last.end > last.time else last.time + step
-        stamp = None if frame.pts is None else frame.time
-        if stamp is None:
+        if frame.pts is None:
             time = follows
         else:
-            if offset is None or (last is not None and stamp - offset <= last.time):
-                offset = stamp - follows
-            time = stamp - offset
-        duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-        last = Timed(time, time + duration, frame)
-        yield last
+            if offset is None or frame.time - offset <= time:
+                offset = frame.time - follows
+            time = frame.time - offset
+        follows = time + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step)
+        yield Timed(time, time, frame)
 
 
 def to_rgb(frame: "VideoFrame", aspect: Fraction) -> Frame:

@@ -57,8 +57,8 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Height and width of a picture once it is upright. The picture is not decoded."""
-    # PNG's own method would decode the picture to look for EXIF data behind it.
-    sideways = Image.Image.getexif(image).get(_ORIENTATION) in _SIDEWAYS
+    # PNG's own method would decode the picture to look for EXIF data behind it. Pillow itself turns TIFF.
+    sideways = image.format != "TIFF" and Image.Image.getexif(image).get(_ORIENTATION) in _SIDEWAYS
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 

@@ -174,7 +174,7 @@ def _open_container(path: Path) -> Video:
         second = next(decoded, None)
         if second is None:
             return _Container(path, height, width, is_image=True, fps=0, pixel_aspect=aspect)
-        tick = float(stream.time_base or Video.tick)
+        tick = min(float(stream.time_base or Video.tick), Video.tick)
         fps = float(stream.average_rate or 0) or _rate(chain([first, second], decoded), tick)
         return _Container(path, height, width, is_image=False, fps=fps, tick=tick, pixel_aspect=aspect)
 

@@ -61,11 +61,11 @@ def constant_rate(frames: Sequence[Timed[Item]], tick: float) -> tuple[list[Item
     starts = [frame.time for frame in frames]
     intervals = sorted(b - a for a, b in pairwise(starts))
     end = frames[-1].end
-    if end == starts[-1]:  # unknown
-        end += median(intervals) if intervals else 0
+    if end == starts[-1] and intervals:  # unknown
+        end += starts[-1] - starts[-2]
     ends = [*starts[1:], end]
     mean_rate = len(frames) / end
-    candidates = [float(round(mean_rate)), mean_rate] if intervals else []
+    candidates = [float(max(1, round(mean_rate))), mean_rate] if intervals else []
     for fps in [*candidates, *map(float, range(1, FASTEST_GUESS + 1))]:
         repeats = _repeats_on_grid(ends, fps, tick)
         if repeats is not None:
