@@ -115,3 +115,28 @@ def test_the_module_of_every_command_exists():
     for command in cli_main.COMMANDS.values():
         path = root / command.module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), command.module
+
+
+TERMINATED = """
+import os, signal
+from starflow.cli import main
+from starflow.media.files import atomic_write
+
+def run():
+    try:
+        with atomic_write("clip.mp4") as temporary:
+            temporary.write_text("half of it")
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+    except KeyboardInterrupt:
+        return 130
+
+main.run = run
+main.main()
+"""
+
+
+def test_sigterm_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert python(TERMINATED).returncode == 130
+    assert list(tmp_path.iterdir()) == []

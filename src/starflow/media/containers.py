@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -61,13 +61,41 @@ def open_stream(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise StarflowError(f"{path} contains no video")
+        if stream.codec_context is None:
+            raise StarflowError(f"cannot read {path}: FFmpeg does not know its video codec")
         check_pixels(path, stream.codec_context.width, stream.codec_context.height)
         yield container, stream
 
 
-def pixel_aspect(stream: "VideoStream") -> Fraction:
-    """Width over height of a pixel."""
-    return stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+class Display(NamedTuple):
+    """How the frames of a stream are displayed.
+
+    Attributes:
+        pixel_aspect: width over height of a pixel.
+        matrix: (a, b, c, d), which maps the pixel (x, y) to (ax + cy, bx + dy), but for a shift.
+    """
+
+    pixel_aspect: Fraction = Fraction(1)
+    matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
+
+
+AS_STORED = Display()
+
+
+def display_of(stream: "VideoStream", frame: "VideoFrame") -> Display:
+    """How a stream is displayed, by its tags and those of its first frame.
+
+    It is not asked of every frame, since a frame whose side data were looked at is freed late.
+    """
+    from av.sidedata.sidedata import Type
+
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
+    side_data: Any = frame.side_data
+    matrix = side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return Display(aspect)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    return Display(aspect, (a, b, c, d))
 
 
 def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed["VideoFrame"]]:
@@ -89,8 +117,8 @@ def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed
         yield Timed(time, time, frame)
 
 
-def to_rgb(frame: "VideoFrame", aspect: Fraction) -> Frame:
-    """A frame as it is displayed: `aspect` is the width of a pixel over its height."""
+def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
+    """A frame as it is displayed."""
     from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
 
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -100,14 +128,14 @@ def to_rgb(frame: "VideoFrame", aspect: Fraction) -> Frame:
         colors = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         frame.color_trc = BT709 if frame.color_trc == UNSPECIFIED else frame.color_trc
     rgb = frame.reformat(
-        width=max(1, round(frame.width * aspect)),
+        width=max(1, round(frame.width * display.pixel_aspect)),
         format="rgba" if has_alpha else "rgb24",
         src_colorspace=_matrix(frame),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
         **colors,
     ).to_ndarray()
     image = over_background(Image.fromarray(rgb)) if has_alpha else rgb
-    return _upright(np.asarray(image, np.uint8), frame)
+    return _upright(np.asarray(image, np.uint8), display)
 
 
 def _matrix(frame: "VideoFrame") -> int | None:
@@ -122,15 +150,9 @@ def _matrix(frame: "VideoFrame") -> int | None:
     return Colorspace.ITU601 if small else Colorspace.ITU709
 
 
-def _upright(image: Frame, frame: "VideoFrame") -> Frame:
-    """Rotate and mirror by the frame's display matrix, whose first four numbers map (x, y) to (ax + cy, bx + dy)."""
-    from av.sidedata.sidedata import Type
-
-    side_data: Any = frame.side_data
-    matrix = side_data.get(Type.DISPLAYMATRIX)
-    if matrix is None:
-        return image
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+def _upright(image: Frame, display: Display) -> Frame:
+    """Rotate by quarter turns and mirror, as the display matrix says."""
+    a, b, c, d = display.matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

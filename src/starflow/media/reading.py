@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,10 @@ IMAGE_EXTENSIONS = {
 FRAMES_TO_FIND_RATE = 64  # of files that do not state a rate
 EXIF_DESCRIPTION = 0x010E
 # What Pillow raises on corrupt files.
-_PARSER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, EOFError, struct.error, Image.DecompressionBombError)
+_PARSER_ERRORS = (
+    *(EOFError, LookupError, OSError, RuntimeError, SyntaxError, ValueError),
+    *(struct.error, Image.DecompressionBombError),
+)
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,14 @@ class _Pictures(Video):
 class _Container(Video):
     """A video file that FFmpeg reads."""
 
-    pixel_aspect: Fraction = Fraction(1)
+    display: containers.Display = containers.AS_STORED
 
     def _decode(self, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
         with containers.open_stream(self.path) as (container, stream):
             yield from containers.decode(container, stream)
 
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame:
-        image = containers.to_rgb(item, self.pixel_aspect)
+        image = containers.to_rgb(item, self.display)
         return fit_frames(image[None], *(size or (self.height, self.width)))[0]  # the size may change within a stream
 
 
@@ -165,18 +167,18 @@ def _open_picture(path: Path) -> Video:
 
 def _open_container(path: Path) -> Video:
     with containers.open_stream(path) as (container, stream):
-        aspect = containers.pixel_aspect(stream)
         decoded = containers.decode(container, stream)
         first = next(decoded, None)
         if first is None:
             raise StarflowError(f"{path} contains no video")
-        height, width = containers.to_rgb(first.item, aspect).shape[:2]
+        display = containers.display_of(stream, first.item)
+        height, width = containers.to_rgb(first.item, display).shape[:2]
         second = next(decoded, None)
         if second is None:
-            return _Container(path, height, width, is_image=True, fps=0, pixel_aspect=aspect)
+            return _Container(path, height, width, is_image=True, fps=0, display=display)
         tick = min(float(stream.time_base or Video.tick), Video.tick)
         fps = float(stream.average_rate or 0) or _rate(chain([first, second], decoded), tick)
-        return _Container(path, height, width, is_image=False, fps=fps, tick=tick, pixel_aspect=aspect)
+        return _Container(path, height, width, is_image=False, fps=fps, tick=tick, display=display)
 
 
 def _rate(frames: Iterator[Timed[Any]], tick: float) -> float:
@@ -202,8 +204,12 @@ def _stored_rate(picture: Path) -> float:
         return 0.0
 
 
-def read_video(path: PathLike) -> tuple[Frames, float]:
+def read_video(path: PathLike, size: tuple[int, int] | None = None) -> tuple[Frames, float]:
     """Read the whole of a short video, animation, picture or folder of frames.
+
+    Args:
+        path: see `open_video`.
+        size: height and width to scale and crop to; None: the displayed size.
 
     Returns:
         The frames (F, height, width, 3), and the frame rate: 0 for a picture, and for a folder that states none. Frames
@@ -213,7 +219,7 @@ def read_video(path: PathLike) -> tuple[Frames, float]:
         StarflowError: as `open_video` and `Video.frames`.
     """
     video = open_video(path)
-    frames = list(video.frames())
+    frames = list(video.frames(size=size))
     if not video.fps:
         return np.stack([frame.item for frame in frames]), 0.0
     images, fps = constant_rate(frames, video.tick)
@@ -277,9 +283,10 @@ def corrupt_is_an_error(path: Path) -> Iterator[None]:
     """Turn what Pillow and FFmpeg raise on a corrupt file into a StarflowError."""
     try:
         yield
-    except (PermissionError, StarflowError):
+    except StarflowError:
         raise
     except Exception as error:
-        if isinstance(error, _PARSER_ERRORS) or type(error).__module__ == "av.error":
-            raise StarflowError(f"cannot read {path}: it is corrupt, or neither a video nor an image") from error
-        raise
+        of_ffmpeg = type(error).__module__ == "av.error"
+        if not of_ffmpeg and (isinstance(error, PermissionError) or not isinstance(error, _PARSER_ERRORS)):
+            raise
+        raise StarflowError(f"cannot read {path}: it is corrupt, or neither a video nor an image") from error

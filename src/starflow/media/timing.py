@@ -65,8 +65,8 @@ def constant_rate(frames: Sequence[Timed[Item]], tick: float) -> tuple[list[Item
         end += starts[-1] - starts[-2]
     ends = [*starts[1:], end]
     mean_rate = len(frames) / end
-    candidates = [float(max(1, round(mean_rate))), mean_rate] if intervals else []
-    for fps in [*candidates, *map(float, range(1, FASTEST_GUESS + 1))]:
+    candidates = [float(round(mean_rate)), mean_rate] if intervals else []
+    for fps in [*filter(None, candidates), *map(float, range(1, FASTEST_GUESS + 1))]:
         repeats = _repeats_on_grid(ends, fps, tick)
         if repeats is not None:
             return [frame.item for frame, repeat in zip(frames, repeats, strict=True) for _ in range(repeat)], fps
