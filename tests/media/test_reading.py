@@ -69,6 +69,12 @@ def test_a_video_without_duration_or_rate(tmp_path: Path):
     assert not open_video(path).is_image
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.mp4", "libx264")])
+def test_a_rate_that_is_stated_is_kept_where_times_are_rounded(tmp_path: Path, name: str, codec: str):
+    frames, fps = read_video(write_media(tmp_path / name, colored(9), 30000 / 1001, codec=codec))
+    assert (len(frames), fps) == (9, 30000 / 1001)
+
+
 def test_time_stamps_that_go_back_are_continued(tmp_path: Path):
     path = tmp_path / "a.ts"
     parts = [write_media(tmp_path / f"{i}.ts", colored(3, *size)) for i, size in enumerate([(48, 64), (32, 48)])]

@@ -222,7 +222,7 @@ def read_video(path: PathLike, size: tuple[int, int] | None = None) -> tuple[Fra
     frames = list(video.frames(size=size))
     if not video.fps:
         return np.stack([frame.item for frame in frames]), 0.0
-    images, fps = constant_rate(frames, video.tick)
+    images, fps = constant_rate(frames, video.tick, video.fps)
     return np.stack(images), fps
 
 

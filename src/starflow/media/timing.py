@@ -51,12 +51,12 @@ def at_rate(frames: Iterable[Timed[Item]], fps: float) -> Iterator[Timed[Item]]:
         yield Timed(index / fps, (index + 1) / fps, held.item)
 
 
-def constant_rate(frames: Sequence[Timed[Item]], tick: float) -> tuple[list[Item], float]:
+def constant_rate(frames: Sequence[Timed[Item]], tick: float, stated: float = 0) -> tuple[list[Item], float]:
     """The frames at a constant rate, and this rate.
 
     Formats round times (to `tick` seconds) and merge equal frames, which are repeated here. The rate is the first
-    candidate, the mean rate or a whole number, on whose grid every frame ends. If there is none, the frames are
-    resampled to their usual rate.
+    candidate, the `stated` rate, the mean rate or a whole number, on whose grid every frame ends. If there is none, the
+    frames are resampled to their usual rate.
     """
     starts = [frame.time for frame in frames]
     intervals = sorted(b - a for a, b in pairwise(starts))
@@ -65,7 +65,7 @@ def constant_rate(frames: Sequence[Timed[Item]], tick: float) -> tuple[list[Item
         end += starts[-1] - starts[-2]
     ends = [*starts[1:], end]
     mean_rate = len(frames) / end
-    candidates = [float(round(mean_rate)), mean_rate] if intervals else []
+    candidates = [stated, float(round(mean_rate)), mean_rate] if intervals else []
     for fps in [*filter(None, candidates), *map(float, range(1, FASTEST_GUESS + 1))]:
         repeats = _repeats_on_grid(ends, fps, tick)
         if repeats is not None:
