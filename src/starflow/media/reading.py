@@ -48,7 +48,8 @@ class Video(ABC):
         path: the file or folder.
         height, width: the size at which it is displayed, in pixels: upright, with square pixels.
         is_image: whether it is a single picture, without a duration.
-        fps: its usual frame rate; 0 for an image, and for a folder of frames that states none.
+        fps: its usual frame rate; 0 for an image, and for a folder of frames that states none. The frames of such a
+            folder are a second apart.
         tick: the seconds to which times are rounded.
     """
 
