@@ -3,6 +3,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from starflow.cli.main import run
 from starflow.media.video import read_metadata, read_video, write_video
@@ -123,6 +124,21 @@ def test_images_and_clips_given_change_the_video(
     assert frames.shape == (num_frames, 32, 32, 3)
     assert (frames[:9] != read_video(tmp_path / "without.mp4")[0]).any()
     assert read_metadata(tmp_path / "with.mp4")[option.strip("-").replace("-", "_")] == str(source)
+
+
+def test_a_folder_of_frames_of_another_program(model: str, tmp_path: Path, capsys):
+    for index, frame in enumerate(np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)):
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{index:05d}.png")
+    arguments = ["--video", str(tmp_path / "frames"), "-o", str(tmp_path / "clip.mp4")]
+    assert generate(model, CAPTIONS[0], *arguments) == 0
+    assert "its frames are taken to be at the 8 fps" in capsys.readouterr().err
+    assert len(read_video(tmp_path / "clip.mp4")[0]) == 9
+    assert generate(model, CAPTIONS[0], *arguments, "--input-fps", "16") == 0
+    assert "16 fps: resampled to the 8 fps" in capsys.readouterr().err
+    assert len(read_video(tmp_path / "clip.mp4")[0]) == 5
+    assert generate(model, CAPTIONS[0], "--input-fps", "16") == 2
+    assert "--input-fps is the frame rate of a folder" in capsys.readouterr().err
 
 
 def test_a_clip_of_another_size_rate_and_length_is_fitted_and_reported(model: str, tmp_path: Path, capsys):

@@ -122,3 +122,28 @@ def test_an_output_encoding_without_some_characters_is_no_error():
     environment = os.environ | {"PYTHONIOENCODING": "cp1251"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=300)
     assert (result.returncode, result.stdout) == (0, b"64?64\n")
+
+
+TERMINATED = """
+import os, signal
+from starflow.cli import main
+from starflow.media.files import atomic_write
+
+def run():
+    try:
+        with atomic_write("clip.mp4") as temporary:
+            temporary.write_text("half of it")
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+    except KeyboardInterrupt:
+        return 130
+
+main.run = run
+main.main()
+"""
+
+
+def test_sigterm_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert python(TERMINATED).returncode == 130
+    assert list(tmp_path.iterdir()) == []

@@ -105,7 +105,7 @@ def test_changes_of_a_clip_are_reported(model: str, tmp_path: Path, capsys: pyte
     _, rate, size, length = captured.err.splitlines()
     assert "16 fps: resampled to the 8 fps" in rate
     assert "48×48: scaled and cropped to 32×32" in size
-    assert "12 frames: the first 9 are used" in length
+    assert "more than 9 frames at 8 fps: the first 9 are used" in length
 
 
 def write_sound(path: Path) -> str:

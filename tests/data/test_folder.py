@@ -1,10 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from clip_sources import write_clip
+from clip_sources import ClipList, moving_noise, write_clip
+from starflow.data.clip import Clip, read_fitted
 from starflow.data.folder import ClipFolder
 from starflow.errors import StarflowError, UsageError
+from starflow.media.frames import fit_frames
 
 
 @pytest.fixture
@@ -45,3 +48,21 @@ def test_a_corrupt_clip_is_named(folder: Path):
     (folder / "b.mp4").write_bytes(b"no video")
     with pytest.raises(StarflowError, match=r"b\.mp4"):
         ClipFolder(str(folder))[1]
+
+
+def test_a_clip_is_read_at_the_size_rate_and_length_wanted(folder: Path):
+    source = ClipFolder(str(folder))
+    whole = source[1].video
+    clip = read_fitted(source, 1, 16, 24, 6, 2)
+    assert (clip.video.shape, clip.fps, clip.captions) == ((2, 16, 24, 3), 6, ["second clip"])
+    assert np.array_equal(clip.video, fit_frames(whole[::2], 16, 24)[:2])
+    assert read_fitted(source, 1, 16, 24, 6).video.shape == (3, 16, 24, 3)
+    as_it_is = read_fitted(source, 1, 16, 24, 0)
+    assert (as_it_is.video.shape, as_it_is.fps) == ((5, 16, 24, 3), 12)
+    picture = read_fitted(source, 0, 16, 24, 6)
+    assert (picture.video.shape, picture.fps) == ((1, 16, 24, 3), 0)
+
+
+def test_a_source_without_a_reader_of_its_own_gives_whole_clips():
+    clip = Clip(moving_noise(5), 12, ["a"])
+    assert read_fitted(ClipList([clip]), 0, 16, 24, 6, 2) is clip

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from starflow.media.frames import fit_frames, from_unit, psnr, resample, to_frames, to_tensor
+from starflow.media.frames import fit_frames, from_unit, psnr, resample, resampled, to_frames, to_tensor
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 3), (2, 4, 6, 3), (5, 2, 4, 6, 3)])
@@ -39,7 +39,33 @@ def test_fit_frames_scales_and_crops():
     assert fit_frames(frames, 10, 40) is frames
 
 
-def test_resampling_drops_or_repeats_frames():
-    frames = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
-    assert resample(frames, 12, 4).flatten().tolist() == [1, 4]
-    assert resample(frames, 4, 8).flatten().tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "new_fps", "shown"),
+    [
+        (8, 16, 8, [0, 2, 4, 6]),
+        (3, 4, 8, [0, 0, 1, 1, 2]),
+        (2, 8, 8, [0, 1]),
+        (6, 12, 4, [0, 3, 5]),
+        (1, 8, 16, [0, 0]),
+    ],
+)
+def test_resampling_shows_the_frames_of_each_moment(num_frames: int, fps: float, new_fps: float, shown: list[int]):
+    frames = np.arange(num_frames, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    assert resample(frames, fps, new_fps).flatten().tolist() == shown
+    assert resampled(num_frames, fps, new_fps) == shown
+
+
+@pytest.mark.parametrize("new_fps", [1, 8, 12.5, 15, 16, 24, 25, 24000 / 1001, 30, 50, 60])
+@pytest.mark.parametrize("fps", [8, 16, 24, 25, 30000 / 1001, 60])
+@pytest.mark.parametrize("num_frames", [17, 33, 49, 50, 81])
+def test_resampling_keeps_the_length_to_the_nearest_frame(num_frames: int, fps: float, new_fps: float):
+    shown = resampled(num_frames, fps, new_fps)
+    length, new_length = (num_frames - 1) / fps, (len(shown) - 1) / new_fps
+    assert abs(length - new_length) <= 0.511 / new_fps
+    assert shown[0] == 0
+    assert (num_frames - 1 - shown[-1]) / fps < 1 / new_fps + 1 / fps
+
+
+@pytest.mark.parametrize(("num_frames", "fps", "new_fps", "kept"), [(33, 16, 8, 17), (97, 24, 16, 65), (16, 16, 8, 8)])
+def test_lengths_that_models_take_stay_such_lengths(num_frames: int, fps: float, new_fps: float, kept: int):
+    assert len(resampled(num_frames, fps, new_fps)) == kept

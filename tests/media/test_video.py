@@ -1,3 +1,4 @@
+import time
 import wave
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from starflow.errors import StarflowError, UsageError
+from starflow.media.sheet import _font, _shortened
 from starflow.media.video import (
     check_writable,
     contact_sheet,
@@ -39,7 +41,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255**2 / error) if error else np.inf
 
 
-@pytest.mark.parametrize(("name", "quality"), [*zip(NAMES, [33, 45, 30, np.inf, np.inf], strict=True)])
+@pytest.mark.parametrize(("name", "quality"), [*zip(NAMES, [32, 45, 30, np.inf, np.inf], strict=True)])
 def test_a_clip_is_read_as_it_was_written(tmp_path, name, quality):
     frames = moving_square()
     written = write_video(at(tmp_path, name), frames, 8, METADATA)
@@ -225,6 +227,57 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("name", "fps", "rates"),
+    [
+        ("a.gif", 60, "0.01 to 50"),
+        ("a.gif", 200, "0.01 to 50"),
+        ("a.webp", 120, "0.01 to 90"),
+        ("a.mp4", 0.0001, "0.01 to 1000"),
+        ("a.mp4", float("nan"), "must be positive"),
+        ("a/", float("inf"), "must be positive"),
+    ],
+)
+def test_a_rate_that_the_format_cannot_store_is_refused_before_the_work(tmp_path, name, fps, rates):
+    for refuse in (
+        lambda: check_writable(at(tmp_path, name), 3, fps=fps),
+        lambda: write_video(at(tmp_path, name), moving_square(3), fps),
+    ):
+        with pytest.raises(UsageError, match=rates):
+            refuse()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fps"),
+    [
+        *[("a.gif", 0.5), ("a.gif", 33), ("a.gif", 50), ("a.webp", 60), ("a.webp", 90)],
+        *[("a.mp4", 0.02), ("a.mp4", 24000 / 1001), ("a.mp4", 120), ("a/", 240)],
+    ],
+)
+def test_the_extreme_rates_are_read_as_they_were_written(tmp_path, name, fps):
+    frames, rate = read_video(write_video(at(tmp_path, name), moving_square(12), fps))
+    assert (len(frames), rate) == (12, pytest.approx(fps, rel=0.02))
+
+
+@pytest.mark.parametrize("stem", ["12:30", "-dash", "😀 клип", "a" * 251, "%03d", "a b'c", "#1?x=2"])
+@pytest.mark.parametrize("extension", [".mp4", ".gif", ".png"])
+def test_legal_names_work(tmp_path, monkeypatch, stem, extension):
+    monkeypatch.chdir(tmp_path)
+    name = stem + extension
+    frames = moving_square(1 if extension == ".png" else 3)
+    check_writable(name, len(frames))
+    assert write_video(name, frames, 8) == Path(name)
+    assert read_video(name)[0].shape == frames.shape
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a" * 252 + ".mp4", "a" * 300 + "/"])
+def test_a_name_that_is_too_long_is_refused_before_the_work(tmp_path, name):
+    with pytest.raises(StarflowError, match="File name too long"):
+        check_writable(at(tmp_path, name), 3)
+
+
 def test_odd_sides_no_frame_rate_and_float_frames_are_errors(tmp_path):
     frames = moving_square(2)
     with pytest.raises(UsageError, match="even sides"):
@@ -249,6 +302,32 @@ def test_contact_sheet_shows_first_and_last_frame_of_each_clip(tmp_path):
             assert np.array_equal(sheet[top : top + size : 2, left : left + size : 2], frame)
         top += size + gap + label
     assert (sheet[:label] < 128).any(), "the label is drawn"
+
+
+def test_a_contact_sheet_of_many_clips_is_a_grid(tmp_path):
+    clips = [np.full((3, 96, 96, 3), 10 * number, np.uint8) for number in range(24)]
+    contact_sheet(clips, tmp_path / "sheet.png", labels=["a caption"] * 24)
+    (sheet,), _ = read_video(tmp_path / "sheet.png")
+    height, width = sheet.shape[:2]
+    assert 0.5 < height / width <= 1
+    seen = {int(value) for value in np.unique(sheet[:, ::10, 0])}
+    assert seen >= set(range(0, 240, 10)), "every clip is shown"
+
+
+def test_a_long_label_is_cut_at_once(tmp_path):
+    start = time.process_time()
+    for label in ("a red circle moves right and " * 1000, "w" * 30_000, "\u200b" * 30_000, "", " \n "):
+        contact_sheet(moving_square(4), tmp_path / "sheet.png", labels=[label])
+    assert time.process_time() - start < 1
+
+
+def test_a_label_is_cut_where_the_sheet_ends():
+    for width in (20, 100, 500):
+        text = _shortened("a red circle moves right and " * 9, width)
+        assert text.endswith("…")
+        assert _font().getlength(text) <= width
+        assert _font().getlength("a red circle moves right and " * 9) > width
+    assert _shortened("a  red\ncircle", 500) == "a red circle"
 
 
 def test_contact_sheet_of_one_clip_without_labels(tmp_path):

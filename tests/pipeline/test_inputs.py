@@ -5,9 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from starflow.errors import StarflowError, UsageError
-from starflow.media.video import write_video
-from starflow.pipeline.inputs import fit_frames, load_clip, load_picture, resample
+from starflow.errors import UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
@@ -175,40 +173,3 @@ def test_a_stream_without_a_denoiser_equals_the_whole_clip(pipeline: StarFlowPip
     whole = make(bare)
     stream = bare.stream(PROMPT, generator=seeded(), output_type="pt", **EXACT)
     torch.testing.assert_close(torch.stack([frame.image for frame in stream]), whole, atol=1e-4, rtol=0)
-
-
-# --- fitting ---------------------------------------------------------------------------------------------------------
-
-
-def test_frames_are_scaled_and_cropped_around_the_centre():
-    wide = np.zeros((2, 10, 30, 3), np.uint8)
-    wide[:, :, 10:20] = 200  # the middle third
-    assert (fit_frames(wide, 20, 20)[:, :, 4:-4] == 200).all()
-    same = clip(3)
-    assert fit_frames(same, 32, 32) is same
-
-
-@pytest.mark.parametrize(
-    ("fps", "new_fps", "shown"), [(16, 8, [1, 3, 5, 7]), (4, 8, [0, 0, 1, 1, 2, 2]), (8, 8, [0, 1])]
-)
-def test_resampling_keeps_the_timing_of_frames(fps: float, new_fps: float, shown: list[int]):
-    num_frames = round(len(shown) * fps / new_fps)
-    frames = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    assert resample(frames, fps, new_fps)[:, 0, 0, 0].tolist() == shown
-
-
-def test_loaded_files_are_fitted_and_the_changes_are_reported(tmp_path):
-    said = []
-    path = write_video(tmp_path / "clip.gif", clip(8).repeat(2, axis=2), 20)
-    assert load_clip(path, 32, 32, 10, said.append).shape == (4, 32, 32, 3)
-    assert len(said) == 2
-    assert "20 fps" in said[0]
-    assert "64×32" in said[1]
-    assert load_picture(path, 32, 64, said.append).shape == (32, 64, 3)
-    assert len(said) == 2
-    still = write_video(tmp_path / "still.png", clip(1), 0)
-    with pytest.raises(StarflowError, match="still image"):
-        load_clip(still, 32, 32, 8, said.append)
-    (tmp_path / "empty.png").touch()
-    with pytest.raises(StarflowError, match="0 bytes"):
-        load_picture(tmp_path / "empty.png", 32, 32, said.append)

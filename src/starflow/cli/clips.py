@@ -18,12 +18,12 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
     Raises:
         StarflowError: the clip cannot be read, or has fewer than two latent frames.
     """
-    from starflow.pipeline.inputs import load_clip, load_picture
+    from starflow.media.loading import load_clip, load_picture
 
     config, codec = pipeline.config, pipeline.codec
     if config.num_frames == 1:
         return load_picture(path, config.height, config.width, say)[None]
-    clip = load_clip(path, config.height, config.width, config.fps, say)
+    clip = load_clip(path, config.height, config.width, config.fps, say, max_frames=config.num_frames + 1)
     num_frames = codec.largest_num_frames(min(len(clip), config.num_frames))
     if num_frames == 1:
         raise StarflowError(
@@ -31,5 +31,6 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
             f"the model needs at least {1 + codec.temporal_factor}"
         )
     if num_frames < len(clip):
-        say(f"{path} has {len(clip)} frames: the first {num_frames} are used to fit the model")
+        length = f"more than {config.num_frames}" if len(clip) > config.num_frames else str(len(clip))
+        say(f"{path} has {length} frames at {config.fps:g} fps: the first {num_frames} are used to fit the model")
     return clip[:num_frames]

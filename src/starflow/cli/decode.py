@@ -28,7 +28,7 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     from starflow.media.video import check_writable, write_video
 
     encoded = load_noise(noise)
-    check_writable(output, encoded.num_frames)
+    check_writable(output, encoded.num_frames, fps=encoded.fps)
     pipeline = load_pipeline(model, device, dtype)
     prompt = prompt or encoded.prompt
     result = decode_clip(pipeline, encoded, prompt)

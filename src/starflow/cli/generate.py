@@ -80,6 +80,7 @@ def generate(
     last_image: Path | None,
     video: Path | None,
     extend: Path | None,
+    input_fps: float | None,
     contact_sheet: Path | None,
     device: str | None,
     dtype: str,
@@ -117,7 +118,7 @@ def generate(
     from starflow.media.video import contact_sheet as write_contact_sheet
 
     for path in outputs:
-        check_writable(path, asked["num_frames"] or 2, growing=stream)
+        check_writable(path, asked["num_frames"] or 2, fps=asked["fps"], growing=stream)
     if contact_sheet is not None:
         check_writable(contact_sheet)
     paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
@@ -134,7 +135,7 @@ def generate(
         else:
             pipeline.set_progress_bar_config(disable=True)
         options = _options(pipeline, tell=say, **asked)
-        given = load_given(pipeline, options, **paths)
+        given = load_given(pipeline, options, **paths, input_fps=input_fps)
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
         about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **options}
         about |= {name: str(path) for name, path in paths.items() if path is not None}
@@ -210,11 +211,12 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
 
     from starflow.media import video
     from starflow.media.frames import from_unit
+    from starflow.media.sheet import COLUMNS
 
     start = time.perf_counter()
     metadata = metadata | {"num_frames": stream.num_frames}
     seconds, row = [], []
-    in_row = set(np.linspace(0, stream.num_frames - 1, video.CONTACT_SHEET_COLUMNS).round())
+    in_row = set(np.linspace(0, stream.num_frames - 1, COLUMNS).round())
 
     def images() -> Iterator["Frames"]:
         for frame in stream:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow.cli.common import say
+from starflow.errors import UsageError
 
 if TYPE_CHECKING:
     from starflow.pipeline.pipeline import StarFlowPipeline
@@ -15,8 +16,13 @@ FILE = click.Path(exists=True, path_type=Path)
 
 
 def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--image`, `--last-image`, `--video` and `--extend`, each a path or None."""
+    """The options `--image`, `--last-image`, `--video` and `--extend`, each a path or None, and `--input-fps`."""
     for option in (
+        click.option(
+            "--input-fps",
+            type=click.FloatRange(0.01, 1000),
+            help="Frame rate of a folder of frames given as --video or --extend. [default: stored, or --fps]",
+        ),
         click.option("--extend", type=FILE, help="A clip to continue; --num-frames and --seconds include it."),
         click.option("--video", type=FILE, help="A clip to edit; the prompt says how: 'make the circle blue'."),
         click.option("--last-image", type=FILE, help="The image to end with."),
@@ -33,10 +39,18 @@ def load_given(
     last_image: Path | None,
     video: Path | None,
     extend: Path | None,
+    input_fps: float | None = None,
 ) -> dict[str, Any]:
-    """Read files as arguments of the pipeline, fitted to the size and rate of `options`; changes are reported."""
-    from starflow.pipeline.inputs import load_clip, load_picture
+    """Read files as arguments of the pipeline, fitted to the size and rate of `options`; changes are reported.
 
+    Raises:
+        StarflowError: a file cannot be read.
+        UsageError: `input_fps` is given, but no folder of frames.
+    """
+    from starflow.media.loading import load_clip, load_picture
+
+    if input_fps is not None and video is None and extend is None:
+        raise UsageError("--input-fps is the frame rate of a folder of frames given as --video or --extend")
     size, fps = (options["height"], options["width"]), options["fps"]
     given: dict[str, Any] = {}
     for name, path in (("image", image), ("last_image", last_image)):
@@ -44,7 +58,7 @@ def load_given(
             given[name] = load_picture(path, *size, say)
     for name, path in (("video", video), ("extend", extend)):
         if path is not None:
-            clip = load_clip(path, *size, fps, say)
+            clip = load_clip(path, *size, fps, say, folder_fps=input_fps)
             spare = len(clip) - pipeline.codec.largest_num_frames(len(clip))
             # A clip to continue keeps its end, a clip to edit its beginning.
             end = "first" if name == "extend" else "last"

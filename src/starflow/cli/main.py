@@ -5,6 +5,7 @@ Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. `STARFLOW_DEB
 
 import io
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -96,7 +97,8 @@ def _process_name() -> str:
 
 
 def main() -> None:
-    """The entry point of the command `starflow`."""
+    """The entry point of the command `starflow`. SIGTERM interrupts it like Ctrl-C, so that it cleans up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     save_cpu_time()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

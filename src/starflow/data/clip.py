@@ -5,7 +5,7 @@ Legend: `F` video frames.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starflow.media.frames import Frames
 
@@ -55,3 +55,24 @@ class ClipSource(Protocol):
     def __getitem__(self, index: int) -> Clip:
         """Clip number `index`. Raises StarflowError with the name of the clip if it cannot be read."""
         ...
+
+
+@runtime_checkable
+class FittingSource(Protocol):
+    """A source that can read a clip at the size and rate wanted, in memory that does not grow with its file's size."""
+
+    def fitted(self, index: int, height: int, width: int, fps: float, max_frames: int | None = None) -> Clip:
+        """Clip number `index`, scaled and cropped to a size, at `fps` (0: its own), with at most `max_frames` frames.
+
+        Raises StarflowError, which names the clip, if it cannot be read.
+        """
+        ...
+
+
+def read_fitted(
+    source: ClipSource, index: int, height: int, width: int, fps: float, max_frames: int | None = None
+) -> Clip:
+    """Clip number `index`, at the size and rate wanted if the source can read it so, or else as it is."""
+    if isinstance(source, FittingSource):
+        return source.fitted(index, height, width, fps, max_frames)
+    return source[index]

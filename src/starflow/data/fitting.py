@@ -5,7 +5,7 @@ Legend: `F` video frames.
 
 from dataclasses import dataclass
 
-from starflow.data.clip import Clip
+from starflow.data.clip import Clip, ClipSource, read_fitted
 from starflow.encoders.video import VideoCodec
 from starflow.media.frames import Frames, fit_frames, resample
 
@@ -20,6 +20,15 @@ class ClipFormat:
     fps: float
     height: int
     width: int
+
+
+def read_clip(source: ClipSource, index: int, to: ClipFormat) -> Clip:
+    """A clip for `fit_clip`, read no larger, faster or longer than it needs if the source can do so.
+
+    Raises StarflowError if it cannot be read.
+    """
+    longest = 1 + LONGEST * (to.num_frames - 1)
+    return read_fitted(source, index, to.height, to.width, to.fps, longest)
 
 
 def fit_clip(clip: Clip, to: ClipFormat, codec: VideoCodec) -> tuple[dict[str, Frames], list[str]]:

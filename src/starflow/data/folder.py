@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from starflow.data.clip import Clip
 from starflow.errors import StarflowError, UsageError
-from starflow.media.video import IMAGE_EXTENSIONS, read_video
+from starflow.media.reading import IMAGE_EXTENSIONS
+from starflow.media.video import open_video, read_video
 
-VIDEO_EXTENSIONS = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi"}
+VIDEO_EXTENSIONS = {
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm"),
+    ".wmv",
+}
 HASHED_BYTES = 2**20  # of the beginning of each file
 
 
@@ -62,8 +68,19 @@ class ClipFolder:
     def __getitem__(self, index: int) -> Clip:
         """The clip or picture, read from its file. Raises StarflowError if it is corrupt."""
         file = self.files[index]
-        video, fps = read_video(file)
-        return Clip(video, fps, [_caption(file)], name=str(file))
+        frames, fps = read_video(file)
+        return Clip(frames, fps, [_caption(file)], name=str(file))
+
+    def fitted(self, index: int, height: int, width: int, fps: float, max_frames: int | None = None) -> Clip:
+        """See `starflow.data.clip.FittingSource`."""
+        file = self.files[index]
+        video = open_video(file)
+        if video.is_image or fps:
+            frames = list(video.frames(fps if video.fps else None, (height, width), max_frames))
+            images, own_fps = np.stack([frame.item for frame in frames]), fps if video.fps else 0.0
+        else:
+            images, own_fps = read_video(file, (height, width))
+        return Clip(images[:max_frames], own_fps, [_caption(file)], name=str(file))
 
     def _media(self) -> Iterator[Path]:
         for file in sorted(Path(self.path).rglob("*")):

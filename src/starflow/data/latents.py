@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from starflow.data.clip import ClipSource
-from starflow.data.fitting import ClipFormat, fit_clip
+from starflow.data.fitting import ClipFormat, fit_clip, read_clip
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
@@ -170,7 +170,7 @@ def _write_shard(
     for index in indices:
         progress.update()
         try:
-            clip = source[index]
+            clip = read_clip(source, index, clip_format)
         except StarflowError as error:
             left_out.append(str(error))
             continue

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starflow.data.clip import Clip, ClipSource
+from starflow.data.clip import Clip, ClipSource, read_fitted
 from starflow.errors import StarflowError
 from starflow.media.frames import Frames, fit_frames, resample, to_tensor
 
@@ -95,7 +95,7 @@ class ClipLoader:
         if self._left_out.get(index, min_frames) < min_frames:
             return None
         try:
-            clip = self.source[index]
+            clip = read_fitted(self.source, index, self.height, self.width, self.fps)
             frames = self._resample(clip)
         except StarflowError as error:
             self._leave_out(index, 0, str(error))

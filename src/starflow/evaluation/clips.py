@@ -11,7 +11,7 @@ import numpy as np
 
 from starflow.data.clip import Clip, ClipSource
 from starflow.errors import UsageError
-from starflow.media.frames import Frames, fit_frames, resample
+from starflow.media.frames import Frames, fit_frames, resample, resampled
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 
@@ -68,7 +68,7 @@ def _unusable(clip: Clip, pipeline: StarFlowPipeline) -> str | None:
         return None
     if not clip.fps:
         return "it is a picture, but the model makes videos"
-    num_frames = round(len(clip.video) * config.fps / clip.fps)
+    num_frames = len(resampled(len(clip.video), clip.fps, config.fps))
     if num_frames < config.num_frames:
         return f"it has {num_frames} frames at {config.fps:g} per second, but the model needs {config.num_frames}"
     return None

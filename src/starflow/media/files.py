@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+TEMPORARY = ".starflow-"  # how the names of temporary folders begin; with the file's own name they could be too long
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -14,10 +16,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The caller writes a file or a folder there. The temporary path has the suffix of `path`, from which some writers
     take the format. A folder replaces an older folder. Missing parent folders are created.
+
+    An exception removes the temporary path, a signal only if it raises one: the command line makes SIGTERM do so.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as scratch:
         temporary = Path(scratch) / path.name
         yield temporary
         _make_durable(temporary)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from starflow.media.timing import Timed, at_rate
+
+Frame = NDArray[np.uint8]  # (height, width, 3)
 Frames = NDArray[np.uint8]
 
 
@@ -45,7 +48,15 @@ def fit_frames(frames: Frames, height: int, width: int) -> Frames:
 
 
 def resample(frames: Frames, fps: float, new_fps: float) -> Frames:
-    """Repeat or drop frames to change the frame rate; the duration is kept, rounded to whole frames."""
-    num_frames = max(1, round(len(frames) * new_fps / fps))
-    shown = np.floor((np.arange(num_frames) + 0.5) * fps / new_fps).astype(int)
-    return frames[np.minimum(shown, len(frames) - 1)]
+    """Repeat or drop frames to change the frame rate, like `starflow.media.timing.at_rate`.
+
+    The first frame stays the first, and the time from the first to the last frame is kept to the nearest frame: 33
+    frames at 16 fps become 17 at 8 fps.
+    """
+    return frames[resampled(len(frames), fps, new_fps)]
+
+
+def resampled(num_frames: int, fps: float, new_fps: float) -> list[int]:
+    """The numbers of the frames that `resample` shows."""
+    times = (Timed(index / fps, (index + 1) / fps, index) for index in range(num_frames))
+    return [shown.item for shown in at_rate(times, new_fps)]

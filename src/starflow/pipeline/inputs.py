@@ -11,9 +11,8 @@ names the task (STARFlow-V, arXiv 2511.20462):
 Legend: `B` batch, `F` video frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,8 @@ from torch import Tensor
 
 from starflow.encoders.text import LAST, VIDEO_TO_VIDEO
 from starflow.encoders.video import VideoCodec
-from starflow.errors import StarflowError, UsageError
-from starflow.media.frames import Frames, fit_frames, resample, to_tensor
-from starflow.media.video import read_video
+from starflow.errors import UsageError
+from starflow.media.frames import Frames, fit_frames, to_tensor
 
 Picture = Image.Image | NDArray[np.uint8]
 VideoClip = NDArray[np.uint8] | Sequence[Image.Image]
@@ -113,36 +111,3 @@ def _to_array(clip: VideoClip) -> Frames:
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or len(array) == 0:
         raise UsageError(f"a picture or clip must be PIL images or uint8 RGB arrays, not {array.dtype} {array.shape}")
     return array
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def load_picture(path: str | Path, height: int, width: int, say: Callable[[str], None]) -> Frames:
-    """A picture (or a video's first frame) as `(height, width, 3)`; `say` is told when it had to be fitted.
-
-    Raises StarflowError if the file is missing, empty or corrupt.
-    """
-    frames, _ = read_video(path)
-    return _fit_aloud(frames[:1], path, height, width, say)[0]
-
-
-def load_clip(path: str | Path, height: int, width: int, fps: float, say: Callable[[str], None]) -> Frames:
-    """A clip as `(F, height, width, 3)` at `fps`; `say` is told when it had to be fitted or resampled.
-
-    Raises StarflowError if the file is missing, empty, corrupt or without video, or is a still image.
-    """
-    frames, own_fps = read_video(path)
-    if not own_fps:
-        raise StarflowError(f"{path} is a still image: a clip with several frames is needed")
-    if abs(own_fps - fps) > 1e-3 * fps:
-        say(f"{path} has {own_fps:g} fps: resampled to the {fps:g} fps of the model")
-        frames = resample(frames, own_fps, fps)
-    return _fit_aloud(frames, path, height, width, say)
-
-
-def _fit_aloud(frames: Frames, path: str | Path, height: int, width: int, say: Callable[[str], None]) -> Frames:
-    own_height, own_width = frames.shape[1:3]
-    if (own_height, own_width) != (height, width):
-        say(f"{path} is {own_width}×{own_height}: scaled and cropped to {width}×{height}")
-    return fit_frames(frames, height, width)
