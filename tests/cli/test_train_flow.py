@@ -6,7 +6,9 @@ import pytest
 
 from clip_sources import write_clip
 from starflow.cli.main import run
+from starflow.cli.train import _load
 from starflow.media.video import read_video
+from starflow.train.config import FlowTrainConfig
 from tiny_pipeline import tiny_vae
 
 CONFIG = """
@@ -102,6 +104,11 @@ def test_training_again_needs_resume_and_another_format_needs_another_cache(
 def test_mistakes_are_errors(config: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]):
     assert run(["train", "flow", str(config), override]) in (1, 2)
     assert message in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["20240101_1200", "1e3", "null", "a: b", "{a}", "my run"])
+def test_every_folder_name_can_be_the_output(config: Path, name: str):
+    assert _load(FlowTrainConfig, str(config), (), name).output == name
 
 
 def test_help_shows_how_to_start(capfd: pytest.CaptureFixture[str]):

@@ -1,5 +1,6 @@
 """`starflow train`: train a VAE, a flow or toyworld's text encoder from a config file."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str | None) -> Any:
     from starflow.config import load_config
 
-    return load_config(cls, config, [*overrides, *([f"output={output}"] if output else [])])
+    return load_config(cls, config, [*overrides, *([f"output={json.dumps(output)}"] if output else [])])
 
 
 @train.command()
