@@ -13,7 +13,7 @@ from starflow.sampling.names import ON_UNCONVERGED, SAMPLERS
 if TYPE_CHECKING:
     import torch
 
-    from starflow.pipeline.inputs import Picture, VideoClip
+    from starflow.pipeline.pictures import Picture, VideoClip
 
 
 def option(
@@ -33,7 +33,7 @@ def option(
 class Options:
     """The options of a video. None is the model's default.
 
-    Pictures are PIL images or uint8 arrays `(h, w, 3)`; clips are lists of PIL images or uint8 arrays `(F, h, w, 3)`.
+    Pictures and clips are paths, PIL images, arrays, tensors, or `frames` of an output (`starflow.pipeline.pictures`).
     They are scaled and cropped to the video's size. With several prompts, give a list with one for each.
 
     Raises:

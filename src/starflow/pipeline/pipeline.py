@@ -27,7 +27,7 @@ from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import Given, encode_given, one_each
+from starflow.pipeline.inputs import Given, encode_given
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
@@ -167,7 +167,7 @@ class StarFlowPipeline(DiffusionPipeline):
         asked: Any = Options(**options).with_defaults(self.config)  # options with a default are not None
         prompts = _checked(prompt)
         size = (asked.height, asked.width)
-        given = self._given(prompt, asked)
+        given = encode_given(self.codec, asked, len(prompts))
         num_frames = self._num_frames(asked.num_frames, given)
         shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
@@ -199,11 +199,6 @@ class StarFlowPipeline(DiffusionPipeline):
             ),
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
-
-    def _given(self, prompt: str | Sequence[str], asked: Any) -> Given | None:
-        names = ("image", "last_image", "video", "extend")
-        things = {name: one_each(name, getattr(asked, name), prompt) for name in names}
-        return encode_given(self.codec, (asked.height, asked.width), **things)
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
