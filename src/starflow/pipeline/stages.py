@@ -46,7 +46,9 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
     pieces, num_ready = sample(flow, plan, frames_at_once, on_frame), 0
     while num_ready < plan.num_frames:
         onload(flow)
-        piece = next(pieces)
+        piece = next(pieces, None)
+        if piece is None:  # `on_frame` has stopped sampling
+            return
         num_ready += piece.shape[1]
         yield piece
 
