@@ -47,13 +47,14 @@ class Given:
 
 
 def encode_given(codec: VideoCodec, asked: Options, num_prompts: int) -> Given | None:
-    """The latents of the pictures or clips for each of `B` videos; None if there are none.
+    """The latents of the pictures or clips for each of `B` videos, `num_videos_per_prompt` for each prompt; None if
+    there are none.
 
     Args:
         codec: the autoencoder.
         asked: `image`, `last_image`, `video` and `extend`, and the size and rate of the videos. Everything is scaled
             and cropped to the size (`fit_frames`); files are resampled to the rate.
-        num_prompts: `B`.
+        num_prompts: number of prompts.
 
     Raises:
         UsageError: the arguments exclude each other, the VAE cannot encode the number of frames of a clip, or a picture
@@ -75,19 +76,33 @@ def encode_given(codec: VideoCodec, asked: Options, num_prompts: int) -> Given |
 
 def _encode_argument(codec: VideoCodec, asked: Options, name: str, num_prompts: int) -> Tensor | None:
     """Clean latents `(B, K, D, H, W)` of the argument called `name`; None if it is not given."""
-    value, size = getattr(asked, name), (cast(int, asked.height), cast(int, asked.width))
+    value = getattr(asked, name)
     if value is None:
         return None
-    if name in ("image", "last_image"):
-        pictures = one_each(name, value, num_prompts, PICTURE)
-        frames = [load_picture(each, *size, logger.info) if _is_path(each) else each for each in pictures]
-        return encode_clips(codec, [[frame] for frame in frames], size, name)
-    clips = one_each(name, value, num_prompts, CLIP)
+    is_picture = name in ("image", "last_image")
+    things = one_each(name, value, num_prompts, PICTURE if is_picture else CLIP)
+    latents = _encode_pictures(codec, asked, name, things) if is_picture else _encode_clips(codec, asked, name, things)
+    return latents.repeat_interleave(asked.num_videos_per_prompt or 1, dim=0)
+
+
+def _encode_pictures(codec: VideoCodec, asked: Options, name: str, pictures: list[Any]) -> Tensor:
+    size = _size(asked)
+    frames = [load_picture(each, *size, logger.info) if _is_path(each) else each for each in pictures]
+    return encode_clips(codec, [[frame] for frame in frames], size, name)
+
+
+def _encode_clips(codec: VideoCodec, asked: Options, name: str, clips: list[Any]) -> Tensor:
+    size = _size(asked)
     if all(_are_latents(codec, clip, size) for clip in clips):
         return torch.stack(clips)
     fps = cast(float, asked.fps)
     clips = [load_clip(clip, *size, fps, logger.info) if _is_path(clip) else clip for clip in clips]
     return encode_clips(codec, clips, size, name)
+
+
+def _size(asked: Options) -> tuple[int, int]:
+    """Height and width, which have a value in options with defaults."""
+    return cast(int, asked.height), cast(int, asked.width)
 
 
 def _is_path(value: Any) -> bool:

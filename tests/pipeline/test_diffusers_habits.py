@@ -1,0 +1,137 @@
+"""What users of diffusers' pipelines do, with tiny random weights."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from starflow.errors import StarflowError, UsageError
+from starflow.pipeline.options import FOREIGN
+from starflow.pipeline.pipeline import StarFlowPipeline
+from tiny_pipeline import CAPTIONS, tiny_pipeline
+
+PROMPT = CAPTIONS[0]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StarFlowPipeline:
+    torch.manual_seed(0)
+    return tiny_pipeline()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def latents(pipeline: StarFlowPipeline, prompt: str | list[str] = PROMPT, **options: Any) -> torch.Tensor:
+    options = {"generator": seeded(), "tolerance": 1e-6, "guidance_scale": 1.0, "output_type": "latent"} | options
+    return pipeline(prompt, **options).frames
+
+
+# --- callbacks -------------------------------------------------------------------------------------------------------
+
+
+def test_the_latents_that_a_callback_returns_replace_the_frame_for_all_that_follows(pipeline: StarFlowPipeline):
+    def double(_: StarFlowPipeline, frame: int, __: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"latents": tensors["latents"] * 2} if frame == 1 else {}
+
+    def double_in_place(_: StarFlowPipeline, frame: int, __: int, tensors: dict[str, torch.Tensor]) -> None:
+        tensors["latents"] *= 1 + (frame == 1)
+
+    seen: list[torch.Tensor] = []
+    plain = latents(pipeline, callback_on_step_end=lambda *step: seen.append(step[3]["latents"].clone()))
+    changed = latents(pipeline, callback_on_step_end=double)
+    torch.testing.assert_close(latents(pipeline, callback_on_step_end=double_in_place), changed)
+    assert not torch.allclose(changed[:, 1], plain[:, 1], atol=1e-3)
+    assert not torch.allclose(changed[:, 2], plain[:, 2], atol=1e-3)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        ({"latents": torch.zeros(1)}, UsageError, r"must be a tensor of the shape \(1, 1, 2, 2, 4\)"),
+        ({"prompt_embeds": torch.zeros(1)}, UsageError, "must return None or"),
+        (True, UsageError, "must return None or"),
+        ({"latents": torch.full((1, 1, 2, 2, 4), torch.nan)}, StarflowError, "the latents of callback_on_step_end has"),
+    ],
+)
+def test_what_a_callback_cannot_return_is_refused(
+    returned: object, error: type[Exception], message: str, pipeline: StarFlowPipeline
+):
+    with pytest.raises(error, match=message):
+        latents(pipeline, callback_on_step_end=lambda *_: returned)
+
+
+def test_a_callback_gets_latents_and_no_other_tensors(pipeline: StarFlowPipeline):
+    latents(pipeline, callback_on_step_end_tensor_inputs=["latents"])
+    with pytest.raises(UsageError, match=r"tensor_inputs must be \['latents'\], not \['prompt_embeds'\]"):
+        latents(pipeline, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_an_interrupted_video_ends_with_the_current_frame(pipeline: StarFlowPipeline):
+    def stop(pipe: StarFlowPipeline, frame: int, *_: object) -> None:
+        pipe._interrupt = frame == 1
+
+    assert latents(pipeline, callback_on_step_end=stop).shape[1] == 2
+    assert latents(pipeline, callback_on_step_end=stop, output_type="pt").shape[1] == 5
+    with pipeline.stream(PROMPT, callback_on_step_end=stop) as stream:
+        assert len(list(stream)) == 5
+    assert pipeline.interrupt
+    assert latents(pipeline).shape[1] == 3  # the next call starts anew
+    assert not pipeline.interrupt
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_arguments_without_a_meaning_here_are_refused_with_what_to_use(name: str, pipeline: StarFlowPipeline):
+    with pytest.raises(TypeError, match=f"the pipeline has no option {name}: {FOREIGN[name][:20]}"):
+        pipeline(PROMPT, **{name: 1})
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest_name(pipeline: StarFlowPipeline):
+    with pytest.raises(TypeError, match=r"no option guidance_scael: did you mean guidance_scale\?"):
+        pipeline(PROMPT, guidance_scael=1.0)
+    with pytest.raises(TypeError, match="the pipeline has no option xyz: choose context, extend"):
+        pipeline.stream(PROMPT, xyz=1.0)
+
+
+def test_several_videos_of_each_prompt_have_their_own_noise(pipeline: StarFlowPipeline):
+    generators = [seeded(seed) for seed in range(4)]
+    image = torch.rand(2, 3, 32, 32, generator=seeded())
+    options = {"num_videos_per_prompt": 2, "image": image}
+    videos = latents(pipeline, CAPTIONS[:2], generator=generators, **options)
+    for index in range(4):
+        alone = latents(pipeline, CAPTIONS[index // 2], generator=seeded(index), image=image[index // 2])
+        torch.testing.assert_close(videos[index], alone[0], atol=1e-4, rtol=0)
+    with pytest.raises(UsageError, match="one prompt"):
+        pipeline.stream(PROMPT, num_videos_per_prompt=2)
+
+
+def test_a_tuple_is_returned_without_return_dict(pipeline: StarFlowPipeline):
+    frames, report = pipeline(PROMPT, generator=seeded(), output_type="latent", return_dict=False)
+    assert frames.shape == (1, 3, 4, 2, 2)
+    assert report.deep.converged
+
+
+@pytest.mark.parametrize(
+    ("generator", "message"),
+    [
+        ([seeded()], "must have one for each of the 2 videos, not 1"),
+        ([seeded()] * 3, "must have one for each of the 2 videos, not 3"),
+        ([], "must have one for each of the 2 videos, not 0"),
+        (0, "must be a torch.Generator or a list of them, not 0"),
+        ([0, 1], "must be a torch.Generator or a list of them"),
+    ],
+)
+def test_the_wrong_number_or_kind_of_generators_is_refused(generator: object, message: str, pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match=message):
+        latents(pipeline, CAPTIONS[:2], generator=generator)
+
+
+@pytest.mark.parametrize("prompt", [None, 3, [None], [PROMPT, 3], {"a": 1}])
+def test_prompts_that_are_not_text_are_refused(prompt: Any, pipeline: StarFlowPipeline):
+    with pytest.raises(UsageError, match="the prompt must be a string or a list of strings"):
+        pipeline(prompt)
