@@ -1,14 +1,18 @@
 """What users of diffusers' pipelines do, with tiny random weights."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from starflow.encoders.video import VideoCodec, wan_moments
 from starflow.errors import StarflowError, UsageError
+from starflow.hardware.placement import place
 from starflow.pipeline.options import FOREIGN
 from starflow.pipeline.pipeline import StarFlowPipeline
-from tiny_pipeline import CAPTIONS, tiny_pipeline
+from tiny_pipeline import CAPTIONS, tiny_pipeline, tiny_vae
 
 PROMPT = CAPTIONS[0]
 
@@ -131,7 +135,116 @@ def test_the_wrong_number_or_kind_of_generators_is_refused(generator: object, me
         latents(pipeline, CAPTIONS[:2], generator=generator)
 
 
+def test_guidance_far_above_that_of_the_model_is_reported(pipeline: StarFlowPipeline, caplog: pytest.LogCaptureFixture):
+    usual = pipeline.config.guidance_scale
+    latents(pipeline, guidance_scale=2 * usual)
+    assert caplog.messages == []
+    pipeline.plan(PROMPT, guidance_scale=4 * usual)
+    assert caplog.messages == [
+        f"guidance_scale {4 * usual:g} is far above the {usual:g} of this model: the video may be nonsense"
+    ]
+
+
 @pytest.mark.parametrize("prompt", [None, 3, [None], [PROMPT, 3], {"a": 1}])
 def test_prompts_that_are_not_text_are_refused(prompt: Any, pipeline: StarFlowPipeline):
     with pytest.raises(UsageError, match="the prompt must be a string or a list of strings"):
         pipeline(prompt)
+
+
+# --- components ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_of_the_components_of_another_has_its_settings(pipeline: StarFlowPipeline):
+    for other in (StarFlowPipeline(**pipeline.components), StarFlowPipeline.from_pipe(pipeline)):
+        assert other.flow is pipeline.flow
+        other.set_progress_bar_config(disable=True)
+        assert torch.equal(latents(other), latents(pipeline))
+        for name in ("noise_std", "num_frames", "fps", "height", "width", "guidance_scale", "max_text_tokens"):
+            assert other.config[name] == pipeline.config[name]
+    assert StarFlowPipeline(**pipeline.components | {"noise_std": 0.1}).config.noise_std == 0.1
+
+
+@pytest.mark.parametrize("replace", ["assign", "register_modules"])
+def test_another_vae_takes_effect(replace: str, pipeline: StarFlowPipeline):
+    other = StarFlowPipeline(**pipeline.components)
+    other.set_progress_bar_config(disable=True)
+    before = latents(other, output_type="pt")
+    torch.manual_seed(1)
+    if replace == "assign":
+        other.vae = tiny_vae()
+    else:
+        other.register_modules(vae=tiny_vae())
+    assert not torch.allclose(latents(other, output_type="pt"), before, atol=1e-3)
+
+
+def test_a_copy_of_a_pipeline_makes_the_same_video_and_shares_no_weights(pipeline: StarFlowPipeline):
+    duplicate = copy.deepcopy(pipeline)
+    assert torch.equal(latents(duplicate), latents(pipeline))
+    assert duplicate.codec.vae is duplicate.vae is not pipeline.vae
+    assert duplicate.flow is not pipeline.flow
+
+
+def test_a_pipeline_can_be_moved_after_offloading(pipeline: StarFlowPipeline):
+    moved = copy.deepcopy(pipeline)
+    moved.enable_model_cpu_offload(device="cpu")
+    torch.testing.assert_close(latents(moved), latents(pipeline))
+    moved.remove_all_hooks()
+    torch.testing.assert_close(latents(moved.to("cpu")), latents(pipeline))
+    with pytest.raises(UsageError, match=r"use enable_model_cpu_offload\(\), or starflow"):
+        moved.enable_sequential_cpu_offload()
+
+
+# --- precision and grad modes ----------------------------------------------------------------------------------------
+
+IMAGE = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_pipeline_can_be_moved_to_another_precision_and_back(pipeline: StarFlowPipeline):
+    want = latents(pipeline, image=IMAGE)
+    moved = copy.deepcopy(pipeline).to(torch.float64)
+    precise = latents(moved, image=IMAGE)
+    assert precise.dtype == torch.float64
+    torch.testing.assert_close(precise.float(), want, atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents(moved.to(torch.float32), image=IMAGE), want)
+
+
+@pytest.mark.parametrize("has_denoiser", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_every_precision_makes_batches_and_streams(dtype: torch.dtype, has_denoiser: bool, pipeline: StarFlowPipeline):
+    moved = copy.deepcopy(pipeline).to(dtype)
+    if not has_denoiser:
+        moved.denoiser = None
+    assert moved(CAPTIONS[:2], output_type="pt").frames.shape == (2, 9, 3, 32, 32)
+    assert len(list(moved.stream(PROMPT, image=IMAGE))) == 9
+
+
+def test_a_vae_in_float16_encodes_in_float32(pipeline: StarFlowPipeline):
+    half = copy.deepcopy(pipeline)
+    half.vae.encoder.conv_in.weight.data *= 1e6  # activations beyond the range of float16
+    video = IMAGE[None, None] * 2 - 1
+    half.vae.half()
+    assert not wan_moments(half.vae, video.half().transpose(1, 2)).isfinite().all()
+    encoded = half.codec.encode(video)
+    assert half.vae.dtype == torch.float16
+    assert torch.equal(half.codec.encode(video), encoded)  # the weights are as before
+    torch.testing.assert_close(encoded, VideoCodec(copy.deepcopy(half.vae).float()).encode(video))
+    place(half, "cpu", "group")
+    with pytest.raises(StarflowError, match=r"the VAE cannot encode this in torch\.float16: use bfloat16 or float32"):
+        half.codec.encode(video)
+
+
+@pytest.mark.parametrize("has_denoiser", [True, False])
+def test_a_pipeline_works_in_inference_mode(has_denoiser: bool, pipeline: StarFlowPipeline, tmp_path: Path):
+    other = copy.deepcopy(pipeline)
+    if not has_denoiser:
+        other.denoiser = None
+    want = latents(other, image=IMAGE, output_type="pt")
+    other.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        loaded = StarFlowPipeline.from_pretrained(tmp_path)
+        loaded.set_progress_bar_config(disable=True)
+        torch.testing.assert_close(latents(loaded, image=IMAGE, output_type="pt"), want, atol=1e-4, rtol=0)
+        stream = other.stream(PROMPT, image=IMAGE, generator=seeded(), num_frames=29 if has_denoiser else 9)
+        next(stream)
+    assert len(list(stream)) == (28 if has_denoiser else 8)
+    assert torch.is_grad_enabled()

@@ -25,6 +25,7 @@ def test_every_default_is_a_setting_of_the_pipeline():
     [
         ({"num_frames": 0}, "num_frames must be 1 or more, not 0"),
         ({"guidance_scale": -1.0}, "guidance_scale must be 0 or more, not -1.0"),
+        ({"guidance_scale": 1e30}, r"guidance_scale must be at most 100, not 1e\+30"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be 0 or more, not nan"),
         ({"fps": float("inf")}, "fps must be above 0, not inf"),
         ({"tolerance": 0}, "tolerance must be above 0, not 0"),

@@ -5,6 +5,7 @@ This module loads without torch, so that `starflow generate --help` is fast.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
+from math import inf
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,19 @@ def option(
     *,
     minimum: float | None = None,
     above: float | None = None,
+    maximum: float | None = None,
     choices: Sequence[str] | None = None,
     default: str = "the model's",
 ) -> Any:
     """A field of `Options`, None by default: its help, the values that it may have, and its default in words."""
-    about = {"help": help, "minimum": minimum, "above": above, "choices": choices, "default": default}
+    about = {
+        "help": help,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "choices": choices,
+        "default": default,
+    }
     return field(default=None, metadata=about)
 
 
@@ -69,7 +78,7 @@ class Options:
     height: int | None = option("Height of the video in pixels.", minimum=1)
     width: int | None = option("Width of the video in pixels.", minimum=1)
     fps: float | None = option("Frames per second.", above=0)
-    guidance_scale: float | None = option("Strength of guidance by the caption; 0 is none.", minimum=0)
+    guidance_scale: float | None = option("Strength of guidance by the caption; 0 is none.", minimum=0, maximum=100)
     generator: "torch.Generator | list[torch.Generator] | None" = option(
         "Random generator of the noise, one for all prompts or one for each; the same seed gives the same video."
     )
@@ -140,10 +149,12 @@ def _check_type(each: Field[Any], value: Any) -> None:
 
 
 def _check(name: str, value: Any, allowed: Mapping[str, Any]) -> None:
-    minimum, above, choices = allowed["minimum"], allowed["above"], allowed["choices"]
-    if minimum is not None and not minimum <= value < float("inf"):
+    minimum, above, maximum, choices = (allowed[key] for key in ("minimum", "above", "maximum", "choices"))
+    if maximum is not None and maximum < value < inf:
+        raise UsageError(f"{name} must be at most {maximum}, not {value}")
+    if minimum is not None and not minimum <= value < inf:
         raise UsageError(f"{name} must be {minimum} or more, not {value}")
-    if above is not None and not above < value < float("inf"):
+    if above is not None and not above < value < inf:
         raise UsageError(f"{name} must be above {above}, not {value}")
     if choices is not None and value not in choices:
         raise UsageError(f"unknown {name} {value!r}: choose {', '.join(choices)}")

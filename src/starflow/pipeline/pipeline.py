@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MUCH_GUIDANCE = 3  # times the guidance of the model
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
 
@@ -122,8 +123,7 @@ class StarFlowPipeline(DiffusionPipeline):
             shallow_block_size=shallow_block_size,
             tolerance=tolerance,
         )
-        self.codec = VideoCodec(vae, later_frame_scale)
-        self.video_processor = VideoProcessor(vae_scale_factor=self.codec.spatial_factor)
+        self.video_processor = VideoProcessor()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
@@ -138,7 +138,8 @@ class StarFlowPipeline(DiffusionPipeline):
         dtype = kwargs.get("dtype")
         kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
         try:
-            pipeline = super().from_pretrained(path, **kwargs)
+            with torch.inference_mode(False):  # the score is a gradient
+                pipeline = super().from_pretrained(path, **kwargs)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StarflowError(f"cannot load the model {pretrained_model_name_or_path}: {reason}") from error
@@ -148,12 +149,30 @@ class StarFlowPipeline(DiffusionPipeline):
         return pipeline
 
     @property
+    def codec(self) -> VideoCodec:
+        """Pixels ⇄ latents, with the current `vae`."""
+        return VideoCodec(self.vae, self.config.later_frame_scale)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that `StarFlowPipeline(**components)` needs for the same videos: the models and the settings."""
+        return super().components | {name: self.config[name] for name in self._get_signature_keys(self)[1]}
+
+    def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused, because the flow reads its weights outside of `forward`. Raises UsageError."""
+        raise UsageError(
+            "this pipeline cannot offload weight by weight: use enable_model_cpu_offload(), or "
+            'starflow.hardware.placement.place(pipeline, device, "group")'
+        )
+
+    @property
     def interrupt(self) -> bool:
         """Whether a callback or another thread has set `_interrupt`: the video ends with the current latent frame."""
         return self._interrupt
 
     # --- the stages --------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
         """Captions → text encodings `(B, M, width)`. Captions are wrapped in the template of training.
@@ -171,9 +190,16 @@ class StarFlowPipeline(DiffusionPipeline):
                 )
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
+    @torch.inference_mode(False)
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Encode the inputs of a video; see `__call__` for the arguments and errors."""
         asked: Any = Options.parse(options).with_defaults(self.config)  # options with a default are not None
+        if asked.guidance_scale > MUCH_GUIDANCE * max(self.config.guidance_scale, 1):
+            logger.warning(
+                "guidance_scale %g is far above the %g of this model: the video may be nonsense",
+                asked.guidance_scale,
+                self.config.guidance_scale,
+            )
         prompts = checked_prompts(prompt)
         size = (asked.height, asked.width)
         given = encode_given(self.codec, asked, len(prompts))
@@ -326,6 +352,7 @@ class StarFlowPipeline(DiffusionPipeline):
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan)
 
+    @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
     def _make(
         self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
     ) -> Iterator[Tensor]:

@@ -131,11 +131,12 @@ def denoise_by_score(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) 
     """Denoise `x` `(B, T, D, H, W)` by the score of the flow: `x - noise_std² · ∇(-log p(x))`.
 
     Samples are denoised one after the other, so that the activations for the backward pass are those of one sample.
+    The weights must not have been made under `torch.inference_mode`, which allows no gradients.
     """
     clean = []
     for video, its_text in zip(x.split(1), text.split(1), strict=True):
-        with torch.enable_grad():
-            noisy = video.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
+        with torch.inference_mode(False), torch.enable_grad():
+            noisy = video.detach().clone().requires_grad_()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text.clone())), noisy)
         clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)
