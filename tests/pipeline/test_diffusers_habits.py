@@ -1,6 +1,7 @@
 """What users of diffusers' pipelines do, with tiny random weights."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,50 @@ def test_a_pipeline_works_in_inference_mode(has_denoiser: bool, pipeline: StarFl
         next(stream)
     assert len(list(stream)) == (28 if has_denoiser else 8)
     assert torch.is_grad_enabled()
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def cached_repository(cache: Path, name: str, revision: str, number: str) -> Path:
+    """The folder of a repository's revision in a cache of the hub."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / revision).write_text(number * 40)
+    return repository / "snapshots" / (number * 40)
+
+
+def test_a_model_is_found_in_the_cache_and_revision_that_are_named(pipeline: StarFlowPipeline, tmp_path: Path):
+    pipeline.save_pretrained(cached_repository(tmp_path, "owner/model", "main", "a"))
+    where = {"cache_dir": tmp_path, "local_files_only": True, "token": False}
+    assert StarFlowPipeline.from_pretrained("owner/model", **where).config.num_frames == 9
+    other = StarFlowPipeline(**pipeline.components | {"num_frames": 5})
+    other.save_pretrained(cached_repository(tmp_path, "owner/model", "short", "b"), variant="fp16")
+    loaded = StarFlowPipeline.from_pretrained("owner/model", revision="short", variant="fp16", **where)
+    assert loaded.config.num_frames == 5
+    with pytest.raises(StarflowError, match="local_files_only is set"):
+        StarFlowPipeline.from_pretrained("owner/other", **where)
+
+
+def test_components_of_other_repositories_are_found_in_the_same_cache(pipeline: StarFlowPipeline, tmp_path: Path):
+    vae = cached_repository(tmp_path, "owner/parts", "main", "c") / "vae"
+    folder = cached_repository(tmp_path, "owner/model", "v2", "a")
+    pipeline.save_pretrained(folder)
+    vae.parent.mkdir(parents=True)
+    (folder / "vae").rename(vae)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_components": {"vae": "owner/parts/vae"}}))
+    loaded = StarFlowPipeline.from_pretrained("owner/model", cache_dir=tmp_path, local_files_only=True, revision="v2")
+    assert torch.equal(loaded.vae.encoder.conv_in.weight, pipeline.vae.encoder.conv_in.weight)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_model_loads_in_the_precision_asked_for(
+    name: str, dtype: torch.dtype, pipeline: StarFlowPipeline, tmp_path: Path
+):
+    pipeline.save_pretrained(tmp_path)
+    loaded = StarFlowPipeline.from_pretrained(tmp_path, **{name: dtype})
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.flow.dtype == loaded.vae.dtype == loaded.text_encoder.dtype == dtype
+    assert latents(loaded).shape == (1, 3, 4, 2, 2)

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 MUCH_GUIDANCE = 3  # times the guidance of the model
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
@@ -129,14 +130,20 @@ class StarFlowPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
         """Load a bundled model by name (`toyworld`), a folder or a hub id, in float32 unless `dtype` is given.
 
+        `kwargs` are those of `DiffusionPipeline.from_pretrained`. `HUB_OPTIONS` are used for every file; `revision` and
+        `variant` only for those of this model, not for components that it takes from other repositories.
+
         Raises:
             StarflowError: there is no such model, one of its files is damaged, or a weight is not finite.
         """
-        path = resolve_model(str(pretrained_model_name_or_path))
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        path = resolve_model(str(pretrained_model_name_or_path), **hub)
         if "torch_dtype" not in kwargs:  # the older name in diffusers
             kwargs.setdefault("dtype", torch.float32)
-        dtype = kwargs.get("dtype")
-        kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        index = read_index(path, **hub)
+        hub.pop("revision", None)  # of this model, not of the components of other repositories
+        kwargs = load_components(index, dtype if isinstance(dtype, torch.dtype) else None, **hub) | kwargs
         try:
             with torch.inference_mode(False):  # the score is a gradient
                 pipeline = super().from_pretrained(path, **kwargs)

@@ -122,12 +122,13 @@ def named_components(index: Mapping[str, Any]) -> dict[str, Component]:
     return {name: Component.parse(source) for name, source in index.get("_components", {}).items()}
 
 
-def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None) -> dict[str, Any]:
+def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None, **hub: Any) -> dict[str, Any]:
     """Load the components that a `model_index.json` names.
 
     Args:
         index: the content of the file.
         dtype: of the weights; None keeps that of the files.
+        hub: how to look on the hub, such as `cache_dir` and `local_files_only`.
 
     Returns:
         Those of `vae`, `text_encoder` and `tokenizer` that are named, as arguments for `from_pretrained`.
@@ -140,7 +141,7 @@ def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None
 
     loaded: dict[str, Any] = {}
     for name, component in named_components(index).items():
-        place = {"subfolder": component.subfolder} if component.subfolder else {}
+        place = hub | ({"subfolder": component.subfolder} if component.subfolder else {})
         try:
             if name == "text_encoder":
                 loaded["tokenizer"] = AutoTokenizer.from_pretrained(component.source, **place)
