@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+import starflow
 from starflow.pipeline.options import FOREIGN
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
@@ -48,6 +49,7 @@ def test_a_line_of_the_tables_does_what_it_says(
         "pipe": copy.deepcopy(pipeline),
         "prompt": CAPTIONS[0],
         "seeded": torch.Generator,
+        "starflow": starflow,
         "torch": torch,
     }
     error = re.match(r"`(\w+Error)`", meaning)
