@@ -221,7 +221,7 @@ def _settled_frames(
                 u[:, frame : frame + 1] = flow.from_tokens(tokens, deep, (1, height, width))
                 yield frame
                 current = flow.to_tokens(u[:, frame : frame + 1], deep)
-                if is_changed := not torch.equal(current, tokens):
+                if is_changed := not (current == tokens).all():
                     tokens.copy_(current)
                     gaussians.forget(frame * frame_tokens)
                 frame += 1
