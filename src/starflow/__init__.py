@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from starflow.flow.model import StarFlow
     from starflow.likelihood.inversion import decode_clip, encode_clip
     from starflow.likelihood.score import log_likelihood
+    from starflow.pipeline.export import export_to_video
     from starflow.pipeline.pipeline import StarFlowPipeline
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ _MODULE_OF = {
     "decode_clip": "starflow.likelihood.inversion",
     "encode_clip": "starflow.likelihood.inversion",
     "encode_text": "starflow.encoders.text",
+    "export_to_video": "starflow.pipeline.export",
     "log_likelihood": "starflow.likelihood.score",
     "wrap_caption": "starflow.encoders.text",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "decode_clip",
     "encode_clip",
     "encode_text",
+    "export_to_video",
     "log_likelihood",
     "wrap_caption",
 ]

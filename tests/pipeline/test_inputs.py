@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from starflow.errors import UsageError
+from starflow.errors import StarflowError, UsageError
+from starflow.media.video import write_video
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
@@ -97,7 +98,7 @@ def test_a_batch_takes_one_image_per_prompt(pipeline: StarFlowPipeline):
     for index in range(2):
         alone = pipeline(CAPTIONS[index], image=images[index], generator=seeded(index), **options).frames[0]
         torch.testing.assert_close(both[index], alone, atol=1e-3, rtol=0)
-    with pytest.raises(UsageError, match="list with one value for each of the"):
+    with pytest.raises(UsageError, match="list with one picture for each of the"):
         pipeline(CAPTIONS[:2], image=images[:1])
 
 
@@ -105,7 +106,36 @@ def test_conflicting_inputs_and_images_of_another_dtype_are_refused(pipeline: St
     with pytest.raises(UsageError, match="exclude each other"):
         make(pipeline, image=clip(1)[0], video=clip(9))
     with pytest.raises(UsageError, match="uint8"):
-        make(pipeline, image=clip(1)[0].astype(float))
+        make(pipeline, image=clip(1)[0].astype(int))
+
+
+def test_an_image_may_be_a_path_a_tensor_or_a_list_of_one(pipeline: StarFlowPipeline, tmp_path):
+    image = clip(1)[0]
+    video = make(pipeline, image=image)
+    Image.fromarray(image).save(tmp_path / "first.png")
+    path = tmp_path / "first.png"
+    for same in (path, str(path), [path], torch.from_numpy(image).permute(2, 0, 1), [Image.fromarray(image)]):
+        torch.testing.assert_close(make(pipeline, image=same), video)
+
+
+def test_a_clip_may_be_a_path_which_is_resampled_to_the_rate(pipeline: StarFlowPipeline, tmp_path):
+    path = write_video(tmp_path / "clip.webp", clip(18).repeat(2, axis=0), 32)
+    assert make(pipeline, video=path).shape[0] == 9
+    with pytest.raises(StarflowError, match="no such file"):
+        make(pipeline, video=tmp_path / "missing.mp4")
+
+
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+def test_a_video_can_be_extended_by_the_frames_of_an_output(pipeline: StarFlowPipeline, output_type: str):
+    output = pipeline(PROMPT, generator=seeded(), output_type=output_type, **EXACT)
+    video = make(pipeline, extend=output.frames)
+    assert video.shape[0] == 9 + 8
+    given = pipeline(PROMPT, generator=seeded(), output_type="pt", **EXACT).frames
+    if output_type == "latent":
+        torch.testing.assert_close(video[:9], given[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(make(pipeline, extend=output.frames[0]), video)
+    else:
+        torch.testing.assert_close(video, make(pipeline, extend=given))
 
 
 # --- long videos and streams -----------------------------------------------------------------------------------------

@@ -25,9 +25,13 @@ def test_every_default_is_a_setting_of_the_pipeline():
     [
         ({"num_frames": 0}, "num_frames must be 1 or more, not 0"),
         ({"guidance_scale": -1.0}, "guidance_scale must be 0 or more, not -1.0"),
+        ({"guidance_scale": 1e30}, r"guidance_scale must be at most 100, not 1e\+30"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be 0 or more, not nan"),
         ({"fps": float("inf")}, "fps must be above 0, not inf"),
         ({"tolerance": 0}, "tolerance must be above 0, not 0"),
+        ({"num_frames": 9.5}, "num_frames must be a whole number, not 9.5"),
+        ({"height": "64"}, "height must be a whole number, not '64'"),
+        ({"fps": "8"}, "fps must be a number, not '8'"),
         ({"sampler": "slide"}, "unknown sampler 'slide': choose sliding, block-jacobi, sequential"),
     ],
 )

@@ -129,7 +129,7 @@ def test_prompts_are_wrapped_as_in_training(pipeline: StarFlowPipeline):
 
 def test_a_pipeline_without_a_denoiser_denoises_by_the_score(pipeline: StarFlowPipeline):
     x, text = torch.randn(1, 3, 4, 2, 2), pipeline.encode_prompt([PROMPT], 8)
-    plain = StarFlowPipeline(**{**pipeline.components, "denoiser": None}, noise_std=0.3)
+    plain = StarFlowPipeline(**pipeline.components | {"denoiser": None})
     torch.testing.assert_close(plain.denoise(x, text), denoise_by_score(pipeline.flow, x, text, 0.3))
     assert not torch.allclose(plain.denoise(x, text), pipeline.denoise(x, text))
 

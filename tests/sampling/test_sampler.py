@@ -10,7 +10,7 @@ from starflow.errors import StarflowError, UsageError
 from starflow.sampling.sampler import RollingWindow, deep_frames, invert_shallow, solvers_named
 from starflow.sampling.sampler import sample as pieces
 from starflow.sampling.sliding import SlidingWindow
-from starflow.sampling.solvers import BlockJacobi, Solvers, sequential
+from starflow.sampling.solvers import BlockJacobi, Solver, Solvers, sequential
 
 HEIGHT, WIDTH = 2, 3
 EXACT = BlockJacobi(block_size=4, tolerance=1e-12)
@@ -120,6 +120,30 @@ def test_on_frame_receives_each_frame_that_the_deep_block_finishes():
     x, _ = sample(flow, noise(4), text, prefix=noise(1), solver=EXACT, on_frame=frames.__setitem__)
     assert list(frames) == [1, 2, 3]
     assert_same(torch.cat(list(frames.values()), dim=1), flow.encode_shallow(x)[:, 1:])
+
+
+@pytest.mark.parametrize("solver", [EXACT, sequential, SlidingWindow(16, 1e-12)])
+@pytest.mark.parametrize("window", [RollingWindow(), RollingWindow(3, 1)])
+def test_frames_after_a_changed_frame_are_sampled_given_the_changed_frame(solver: Solver, window: RollingWindow):
+    flow, text, z = tiny_flow(), random_text(2), noise(5)
+    unchanged, _ = sample(flow, z, text, rolling_window=window, solver=solver)
+
+    def double_frame_1(index: int, u: torch.Tensor) -> None:
+        if index == 1:
+            u *= 2
+
+    x, _ = sample(flow, z, text, rolling_window=window, solver=solver, on_frame=double_frame_1)
+    assert_same(x[:, :1], unchanged[:, :1])
+    want, _ = sample(flow, z, text, prefix=x[:, :2].clone(), rolling_window=window, solver=solver)
+    assert_same(x, want)
+    assert not torch.allclose(x[:, 2:], unchanged[:, 2:], atol=1e-3)
+
+
+def test_sampling_stops_after_a_frame_for_which_on_frame_returns_true():
+    flow, text, z = tiny_flow(), random_text(2), noise(4)
+    whole, _ = sample(flow, z, text, solver=EXACT)
+    part, _ = sample(flow, z, text, solver=EXACT, on_frame=lambda index, _: index == 1)
+    assert_same(part, whole[:, :2])
 
 
 def test_frames_are_yielded_once_final_and_the_report_counts_their_sweeps():

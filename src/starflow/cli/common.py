@@ -170,4 +170,4 @@ def _click_type(declared: Field) -> click.ParamType:
     bound = about["above"] if is_open else about["minimum"]
     if get_args(declared.type)[0] is int:
         return click.IntRange(bound, min_open=is_open)
-    return FiniteFloat(bound, min_open=is_open)
+    return FiniteFloat(bound, about["maximum"], min_open=is_open)

@@ -6,6 +6,7 @@ Only this file and training use the video layout of diffusers, (B, channels, fra
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from starflow.encoders.device import onload
 from starflow.encoders.tiling import Features, TiledWanDecoder
-from starflow.errors import UsageError
+from starflow.errors import StarflowError, UsageError
 from starflow.weights.components import spatial_factor
 
 
@@ -81,6 +82,24 @@ def wan_decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 def _first_and_rest(frames: Tensor) -> list[Tensor]:
     """Split (B, C, frames, …) into its first frame and, if there are more, the others."""
     return [piece for piece in (frames[:, :, :1], frames[:, :, 1:]) if piece.shape[2] > 0]
+
+
+@contextmanager
+def _without_float16(vae: AutoencoderKLWan | AutoencoderKL) -> Iterator[None]:
+    """Hold an autoencoder that is in float16 in float32; the hooks of offloading by layer need the stored weights."""
+    is_cast = vae.dtype == torch.float16 and not any(
+        hasattr(module, "_diffusers_hook") or hasattr(module, "_hf_hook")
+        for module in vae.modules()
+        if module is not vae
+    )
+    if not is_cast:
+        yield
+        return
+    try:
+        vae.float()
+        yield
+    finally:
+        vae.half()
 
 
 class VideoCodec:
@@ -156,18 +175,26 @@ class VideoCodec:
     def encode(self, video: Tensor) -> Tensor:
         """Encode (B, F, 3, height, width) in [-1, 1] to normalised latents (B, T, D, H, W), float32.
 
+        An autoencoder in float16 encodes in float32, because activations of encoders overflow in float16. Only with
+        its weights offloaded by layer it encodes in float16.
+
         Raises:
             UsageError: the number of frames or the size of the frames does not fit the autoencoder.
+            StarflowError: the latents are not finite.
         """
         self.latent_shape(*video.shape[:2], *video.shape[-2:])
         onload(self.vae)
-        video = video.to(get_module_execution_device(self.vae), self.vae.dtype)
-        if self._is_image:
-            latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
-        else:
-            moments = wan_moments(self.vae, video.transpose(1, 2), self.temporal_factor)
-            latents = moments.chunk(2, dim=1)[0].transpose(1, 2)
-        return self._normalise(latents.to(self._float(latents)))
+        with _without_float16(self.vae):
+            video = video.to(get_module_execution_device(self.vae), self.vae.dtype)
+            if self._is_image:
+                latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
+            else:
+                moments = wan_moments(self.vae, video.transpose(1, 2), self.temporal_factor)
+                latents = moments.chunk(2, dim=1)[0].transpose(1, 2)
+        latents = self._normalise(latents.to(self._float(latents)))
+        if not latents.isfinite().all():
+            raise StarflowError(f"the VAE cannot encode this in {self.vae.dtype}: use bfloat16 or float32")
+        return latents
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

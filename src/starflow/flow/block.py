@@ -127,9 +127,9 @@ class ConditionalGaussians:
             both = torch.cat([text, null_text]) if guidance_scale and null_text is not None else text
             self._run(block.embed_text(both))
 
-    def forget(self) -> None:
-        """Empty the cache, except for the text."""
-        self.cache.rewind(self.num_text_tokens)
+    def forget(self, first: int = 0) -> None:
+        """Drop token `first` and the tokens after it from the cache."""
+        self.cache.rewind(min(self.cache.length, self.num_text_tokens + first))
 
     def _run(self, h: Tensor) -> Tensor:
         """The transformer's output for the tokens after those in the cache. Adds these tokens to the cache."""

@@ -27,19 +27,23 @@ from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
-from starflow.pipeline.inputs import Given, encode_given, one_each
+from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
+from starflow.pipeline.checks import check_generator, check_output_type, checked_prompts
+from starflow.pipeline.inputs import Given, encode_given
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
 from starflow.sampling.solvers import require_finite
 from starflow.weights.components import load_components
-from starflow.weights.finite import is_finite
+from starflow.weights.finite import require_finite_weights
 from starflow.weights.models import read_index, resolve_model
 
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+MUCH_GUIDANCE = 3  # times the guidance of the model
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
 
@@ -56,6 +60,8 @@ class StarFlowPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->flow->denoiser->vae"
     _optional_components = ["denoiser"]  # noqa: RUF012 (diffusers' own convention)
+    _callback_tensor_inputs = TENSOR_INPUTS
+    _interrupt = False
 
     vae: AutoencoderKLWan | AutoencoderKL
     text_encoder: T5EncoderModel
@@ -118,33 +124,62 @@ class StarFlowPipeline(DiffusionPipeline):
             shallow_block_size=shallow_block_size,
             tolerance=tolerance,
         )
-        self.codec = VideoCodec(vae, later_frame_scale)
-        self.video_processor = VideoProcessor(vae_scale_factor=self.codec.spatial_factor)
+        self.video_processor = VideoProcessor()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
         """Load a bundled model by name (`toyworld`), a folder or a hub id, in float32 unless `dtype` is given.
 
+        `kwargs` are those of `DiffusionPipeline.from_pretrained`. `HUB_OPTIONS` are used for every file; `revision` and
+        `variant` only for those of this model, not for components that it takes from other repositories.
+
         Raises:
             StarflowError: there is no such model, one of its files is damaged, or a weight is not finite.
         """
-        path = resolve_model(str(pretrained_model_name_or_path))
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        path = resolve_model(str(pretrained_model_name_or_path), **hub)
         if "torch_dtype" not in kwargs:  # the older name in diffusers
             kwargs.setdefault("dtype", torch.float32)
-        dtype = kwargs.get("dtype")
-        kwargs = load_components(read_index(path), dtype if isinstance(dtype, torch.dtype) else None) | kwargs
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        index = read_index(path, **hub)
+        hub.pop("revision", None)  # of this model, not of the components of other repositories
+        kwargs = load_components(index, dtype if isinstance(dtype, torch.dtype) else None, **hub) | kwargs
         try:
-            pipeline = super().from_pretrained(path, **kwargs)
+            with torch.inference_mode(False):  # the score is a gradient
+                pipeline = super().from_pretrained(path, **kwargs)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise StarflowError(f"cannot load the model {pretrained_model_name_or_path}: {reason}") from error
         for name, module in pipeline.components.items():
             if isinstance(module, torch.nn.Module):
-                _require_finite_weights(name, module)
+                require_finite_weights(name, module)
         return pipeline
+
+    @property
+    def codec(self) -> VideoCodec:
+        """Pixels ⇄ latents, with the current `vae`."""
+        return VideoCodec(self.vae, self.config.later_frame_scale)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that `StarFlowPipeline(**components)` needs for the same videos: the models and the settings."""
+        return super().components | {name: self.config[name] for name in self._get_signature_keys(self)[1]}
+
+    def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused, because the flow reads its weights outside of `forward`. Raises UsageError."""
+        raise UsageError(
+            "this pipeline cannot offload weight by weight: use enable_model_cpu_offload(), or "
+            'starflow.hardware.placement.place(pipeline, device, "group")'
+        )
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback or another thread has set `_interrupt`: the video ends with the current latent frame."""
+        return self._interrupt
 
     # --- the stages --------------------------------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], fps: float, size: tuple[int, int] | None = None) -> Tensor:
         """Captions → text encodings `(B, M, width)`. Captions are wrapped in the template of training.
@@ -162,12 +197,21 @@ class StarFlowPipeline(DiffusionPipeline):
                 )
         return encode_text(self.tokenizer, self.text_encoder, wrapped, self.config.max_text_tokens)
 
+    @torch.inference_mode(False)
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Encode the inputs of a video; see `__call__` for the arguments and errors."""
-        asked: Any = Options(**options).with_defaults(self.config)  # options with a default are not None
-        prompts = _checked(prompt)
+        asked: Any = Options.parse(options).with_defaults(self.config)  # options with a default are not None
+        if asked.guidance_scale > MUCH_GUIDANCE * max(self.config.guidance_scale, 1):
+            logger.warning(
+                "guidance_scale %g is far above the %g of this model: the video may be nonsense",
+                asked.guidance_scale,
+                self.config.guidance_scale,
+            )
+        prompts = checked_prompts(prompt)
         size = (asked.height, asked.width)
-        given = self._given(prompt, asked)
+        given = encode_given(self.codec, asked, len(prompts))
+        prompts = [each for each in prompts for _ in range(asked.num_videos_per_prompt or 1)]
+        check_generator(asked.generator, len(prompts))
         num_frames = self._num_frames(asked.num_frames, given)
         shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
@@ -199,11 +243,6 @@ class StarFlowPipeline(DiffusionPipeline):
             ),
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
-
-    def _given(self, prompt: str | Sequence[str], asked: Any) -> Given | None:
-        names = ("image", "last_image", "video", "extend")
-        things = {name: one_each(name, getattr(asked, name), prompt) for name in names}
-        return encode_given(self.codec, (asked.height, asked.width), **things)
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
@@ -254,31 +293,40 @@ class StarFlowPipeline(DiffusionPipeline):
         prompt: str | Sequence[str],
         *,
         output_type: str = "pil",
+        return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         **options: Any,
     ) -> StarFlowOutput:
-        """Make one video for each prompt.
+        """Make one video for each prompt, or `num_videos_per_prompt`.
 
         Args:
             prompt: a caption, or several.
             output_type: `pil` (a list of lists of images), `np` `(B, F, height, width, 3)` or `pt`
                 `(B, F, 3, height, width)` in [0, 1], or `latent` `(B, T, D, H, W)`, denoised.
+            return_dict: False for the tuple `(frames, report)`.
             callback_on_step_end: called as `(pipeline, frame, frame, {"latents": u})` for each latent frame `u`
-                `(B, 1, H, W, D)` that the deep block has finished.
+                `(B, 1, H, W, D)` that the deep block has finished. If it returns `{"latents": …}`, they replace `u`,
+                and later frames are sampled given them. After `pipeline._interrupt = True`, the video ends with this
+                frame.
+            callback_on_step_end_tensor_inputs: None or `["latents"]`.
             options: see `Options`.
 
         Raises:
+            TypeError: an option is unknown.
             UsageError: a prompt is empty, the VAE cannot make this number of frames or this size, the output type is
                 unknown, the given pictures and clips exclude each other, or they are as long as the video.
             StarflowError: NaN in the sample.
         """
-        _check_output_type(output_type, OUTPUT_TYPES)
+        check_output_type(output_type, OUTPUT_TYPES)
+        check_tensor_inputs(callback_on_step_end_tensor_inputs)
         plan = self.plan(prompt, **options)
         pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
         frames = torch.cat(list(pieces), dim=1)
         if output_type != "latent":
             frames = self._postprocess(frames, output_type)
-        return StarFlowOutput(frames=frames, report=plan.sampling.report)
+        output: Any = StarFlowOutput(frames=frames, report=plan.sampling.report)
+        return output if return_dict else output.to_tuple()
 
     def stream(
         self,
@@ -301,27 +349,30 @@ class StarFlowPipeline(DiffusionPipeline):
             callback_on_step_end, options: as in `__call__`.
 
         Raises:
-            UsageError, StarflowError: as in `__call__`. Errors in sampling are raised while frames are read.
+            TypeError, UsageError, StarflowError: as in `__call__`. Errors in sampling are raised while frames are read.
         """
-        _check_output_type(output_type, OUTPUT_TYPES[:3])
-        if not isinstance(prompt, str):
+        check_output_type(output_type, OUTPUT_TYPES[:3])
+        if not isinstance(prompt, str) or options.get("num_videos_per_prompt") not in (None, 1):
             raise UsageError("a stream makes one video: give one prompt")
         plan = self.plan(prompt, **options)
         pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan)
 
+    @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
     def _make(
         self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
     ) -> Iterator[Tensor]:
         """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
+        self._interrupt = False
         num_generated = plan.sampling.num_frames - plan.sampling.num_given
         with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
 
-            def on_frame(index: int, u: Tensor) -> None:
+            def on_frame(index: int, u: Tensor) -> bool:
                 bar.update()
                 if callback is not None:
-                    callback(self, index, index, {"latents": u})
+                    replace_frame(u, callback(self, index, index, {"latents": u}))
+                return self.interrupt
 
             bar.set_description("sampling and decoding")
             pieces = self._latents(plan, frames_at_once, on_frame)
@@ -337,32 +388,3 @@ class StarFlowPipeline(DiffusionPipeline):
 
     def _postprocess(self, video: Tensor, output_type: str) -> Any:
         return self.video_processor.postprocess_video(video.transpose(1, 2), output_type=output_type)
-
-
-def _checked(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list. Raises UsageError if there are none or one is empty."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts or any(not each.strip() for each in prompts):
-        raise UsageError('the prompt is empty: describe the video, such as "a red circle moves right"')
-    return prompts
-
-
-def _check_output_type(output_type: str, known: Sequence[str]) -> None:
-    if output_type not in known:
-        raise UsageError(f"unknown output type {output_type!r}: choose one of {', '.join(known)}")
-
-
-def _require_finite_weights(name: str, module: torch.nn.Module) -> None:
-    for key, parameter in module.named_parameters():
-        if parameter.is_meta:
-            raise StarflowError(f"the weight {key} of the model's {name} is missing: the model is damaged")
-        if not all(map(is_finite, _stored_values(parameter))):
-            raise StarflowError(f"the weight {key} of the model's {name} is not finite: the model is damaged")
-
-
-def _stored_values(parameter: Tensor) -> list[Tensor]:
-    """The floating-point tensors of a weight: the weight itself, or the scales and values of a quantized weight."""
-    if type(parameter.data) is Tensor:
-        return [parameter]
-    inner = [getattr(parameter, name) for name in parameter.__tensor_flatten__()[0]]  # type: ignore[attr-defined]
-    return [values.float() for values in inner if values.is_floating_point()]

@@ -46,7 +46,9 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
     pieces, num_ready = sample(flow, plan, frames_at_once, on_frame), 0
     while num_ready < plan.num_frames:
         onload(flow)
-        piece = next(pieces)
+        piece = next(pieces, None)
+        if piece is None:  # `on_frame` has stopped sampling
+            return
         num_ready += piece.shape[1]
         yield piece
 
@@ -129,11 +131,12 @@ def denoise_by_score(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) 
     """Denoise `x` `(B, T, D, H, W)` by the score of the flow: `x - noise_std² · ∇(-log p(x))`.
 
     Samples are denoised one after the other, so that the activations for the backward pass are those of one sample.
+    The weights must not have been made under `torch.inference_mode`, which allows no gradients.
     """
     clean = []
     for video, its_text in zip(x.split(1), text.split(1), strict=True):
-        with torch.enable_grad():
-            noisy = video.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text)), noisy)
+        with torch.inference_mode(False), torch.enable_grad():
+            noisy = video.detach().clone().requires_grad_()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text.clone())), noisy)
         clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

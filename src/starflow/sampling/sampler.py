@@ -6,7 +6,7 @@ Legend: `B` batch, `T` latent frames, `K` given latent frames, `t` some latent f
 `D` latent channels, `M` text tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -135,7 +135,9 @@ def solvers_named(
     raise UsageError(f"unknown sampler {name!r}: choose {', '.join(SAMPLERS)}")
 
 
-FrameCallback = Callable[[int, Tensor], None]
+# Called with the index and `u` `(B, 1, H, W, D)` of each frame that the deep block has finished. It may change `u` in
+# place: what follows depends on the changed frame. True stops sampling after this frame.
+FrameCallback = Callable[[int, Tensor], bool | None]
 
 
 @torch.no_grad()
@@ -148,7 +150,7 @@ def sample(
         flow: the model.
         plan: what to sample.
         frames_at_once: number of latent frames in a batch of the shallow blocks; None for all.
-        on_frame: called with the index and `u` `(B, 1, H, W, D)` of each frame that the deep block has finished.
+        on_frame: see `FrameCallback`.
 
     Raises:
         StarflowError: NaN in the sample.
@@ -158,20 +160,22 @@ def sample(
     frames = deep_frames(flow, plan)
     ready: list[Tensor] = []
     for index, u in enumerate(frames, plan.num_given):
-        if on_frame is not None:
-            on_frame(index, u)
+        is_stopped = on_frame is not None and on_frame(index, u) is True
         ready.append(u)
-        is_last = index == plan.num_frames - 1
-        if is_last:
-            next(frames, None)  # ends the generator, which frees its cache before later stages take memory
+        is_last = is_stopped or index == plan.num_frames - 1
+        if is_last:  # end the generator, which frees its cache before later stages take memory
+            frames.close() if is_stopped else next(frames, None)
         if len(ready) == frames_at_once or is_last:
             yield invert_shallow(flow, torch.cat(ready, dim=1), plan)
             ready = []
 
 
 @torch.no_grad()
-def deep_frames(flow: StarFlow, plan: Plan) -> Iterator[Tensor]:
-    """Invert the deep block: yield each frame `u` `(B, 1, H, W, D)` after the given frames as soon as it is settled."""
+def deep_frames(flow: StarFlow, plan: Plan) -> Generator[Tensor]:
+    """Invert the deep block: yield each frame `u` `(B, 1, H, W, D)` after the given frames as soon as it is settled.
+
+    If the caller changes a frame in place, the frames after it are sampled given the changed frame.
+    """
     precision = torch.promote_types(flow.deep.sos.dtype, torch.float32)
     noise = plan.noise.to(torch.promote_types(plan.noise.dtype, precision)).permute(0, 1, 3, 4, 2)
     batch, num_frames, height, width, _ = noise.shape
@@ -203,18 +207,26 @@ def _settled_frames(
     num_frames, height, width = u.shape[1:4]
     frame_tokens = height * width
     z, v = flow.to_tokens(noise, deep), flow.to_tokens(u, deep).clone()
-    start, stop = known * frame_tokens, num_frames * frame_tokens
-    v[:, start:] = z[:, start:]
+    stop = num_frames * frame_tokens
     gaussians.forget()  # the first sweep evaluates the known frames too
     frame = known
-    for settled, done in plan.solvers.deep(gaussians, z, v, start, stop, frame_tokens):
-        plan.report.deep += done
-        while (frame + 1) * frame_tokens <= settled:
-            tokens = v[:, frame * frame_tokens : (frame + 1) * frame_tokens]
-            require_finite(tokens, "a sampled frame")
-            u[:, frame : frame + 1] = flow.from_tokens(tokens, deep, (1, height, width))
-            yield frame
-            frame += 1
+    while frame < num_frames:
+        start, is_changed = frame * frame_tokens, False
+        v[:, start:] = z[:, start:]
+        for settled, done in plan.solvers.deep(gaussians, z, v, start, stop, frame_tokens):
+            plan.report.deep += done
+            while (frame + 1) * frame_tokens <= settled and not is_changed:
+                tokens = v[:, frame * frame_tokens : (frame + 1) * frame_tokens]
+                require_finite(tokens, "a sampled frame")
+                u[:, frame : frame + 1] = flow.from_tokens(tokens, deep, (1, height, width))
+                yield frame
+                current = flow.to_tokens(u[:, frame : frame + 1], deep)
+                if is_changed := not (current == tokens).all():
+                    tokens.copy_(current)
+                    gaussians.forget(frame * frame_tokens)
+                frame += 1
+            if is_changed:
+                break  # the tokens after this frame are solved again
 
 
 @torch.no_grad()

@@ -152,7 +152,7 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         train(state, step, config.loop, output, preview)
     with state.averaged_weights(), atomic_write(output / "final") as temporary:
-        save_model(pipeline, settings, temporary)
+        save_model(pipeline, temporary)
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} --model {quote(str(output / 'final'))} -o video.mp4")
     return output / "final"
 

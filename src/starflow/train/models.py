@@ -88,7 +88,9 @@ def build_pipeline(
     _check_widths(config, flow, text_encoder, codec)
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
         module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
-    return with_settings(settings, codec.vae, text_encoder, tokenizer, flow, denoiser)
+    pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -131,28 +133,14 @@ def new_networks(
     return flow, denoiser
 
 
-def with_settings(
-    settings: FrozenDict,
-    vae: AutoencoderKLWan | AutoencoderKL,
-    text_encoder: T5EncoderModel,
-    tokenizer: PreTrainedTokenizerBase,
-    flow: StarFlow,
-    denoiser: CausalDenoiser,
-) -> StarFlowPipeline:
-    """A pipeline of these parts, without a progress bar."""
-    pipeline = StarFlowPipeline(vae, text_encoder, tokenizer, flow, denoiser, **settings)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def save_model(pipeline: StarFlowPipeline, settings: FrozenDict, folder: Path) -> None:
+def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     """Write a folder for `from_pretrained`: the networks in bfloat16, the autoencoder in its own precision."""
-    parts = dict(pipeline.components)
+    parts = pipeline.components
     for name in ("flow", "denoiser", "text_encoder"):
         parts[name] = copy.deepcopy(parts[name]).bfloat16()
     for name in ("flow", "denoiser", "vae"):
         parts[name].register_to_config(_name_or_path="")  # a local path
-    with_settings(settings, **parts).save_pretrained(folder)
+    StarFlowPipeline(**parts).save_pretrained(folder)
 
 
 def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:

@@ -141,12 +141,13 @@ def part_config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, A
     return Component(folder, name).config()
 
 
-def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None) -> dict[str, Any]:
+def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None, **hub: Any) -> dict[str, Any]:
     """Load the components that a `model_index.json` names.
 
     Args:
         index: the content of the file.
         dtype: of the weights; None keeps that of the files.
+        hub: how to look on the hub, such as `cache_dir` and `local_files_only`.
 
     Returns:
         Those of `vae`, `text_encoder` and `tokenizer` that are named, as arguments for `from_pretrained`.
@@ -157,18 +158,18 @@ def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None
     loaded: dict[str, Any] = {}
     for name, component in named_components(index).items():
         try:
-            loaded |= _load(name, component, dtype)
+            loaded |= _load(name, component, dtype, hub)
         except Exception as error:
             raise StarflowError(f"cannot load the {name} {component}: {_reason(error, component)}") from error
     return loaded
 
 
-def _load(name: str, component: Component, dtype: "torch.dtype | None") -> dict[str, Any]:
+def _load(name: str, component: Component, dtype: "torch.dtype | None", hub: Mapping[str, Any]) -> dict[str, Any]:
     """A component by its name; the text encoder with its tokenizer."""
     from diffusers import AutoModel
     from transformers import AutoTokenizer, T5EncoderModel
 
-    place = {"subfolder": component.subfolder} if component.subfolder else {}
+    place = {**hub, **({"subfolder": component.subfolder} if component.subfolder else {})}
     if name != "text_encoder":
         return {name: AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)}
     tokenizer = AutoTokenizer.from_pretrained(component.source, **place)

@@ -1,21 +1,25 @@
 """Downloading files from the Hugging Face hub."""
 
 from pathlib import Path
+from typing import Any
 
 from starflow.errors import StarflowError
 
 
-def hub_file(repository: str, filename: str) -> Path:
+def hub_file(repository: str, filename: str, **hub: Any) -> Path:
     """The path of a file of a model repository in the local cache, downloaded if it is not there.
 
+    `hub` are options of `huggingface_hub.hf_hub_download`, such as `cache_dir`, `revision` and `token`.
     Raises StarflowError if the repository or the file does not exist, or cannot be downloaded and is not in the cache.
     """
     from huggingface_hub import constants, errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(repository, filename))
+        return Path(hf_hub_download(repository, filename, **hub))
     except errors.LocalEntryNotFoundError as error:
         why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        if hub.get("local_files_only"):
+            why = "local_files_only is set"
         raise StarflowError(
             f"cannot download {filename} of {repository}: {why}, and it is not in the cache; run `hf download "
             f"{repository} {filename}` with a network, or give a folder"
@@ -24,6 +28,8 @@ def hub_file(repository: str, filename: str) -> Path:
         raise StarflowError(
             f"{repository} asks you to accept its terms: do so on huggingface.co/{repository}, then run `hf auth login`"
         ) from error
+    except errors.RevisionNotFoundError as error:
+        raise StarflowError(f"the model {repository} on the hub has no revision {hub.get('revision')}") from error
     except errors.RepositoryNotFoundError as error:
         raise StarflowError(f"the hub has no model {repository}, or it is private") from error
     except errors.EntryNotFoundError as error:

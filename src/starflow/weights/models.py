@@ -18,13 +18,14 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob("*/model_index.json"))
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str, **hub: Any) -> str:
     """The folder of a model, or its hub id.
 
     Args:
         name: a bundled model, a folder, a hub id (`owner/name`), or a released model: its preset (`starflow-v-7b`) or
             its file on the hub (`apple/starflow/FILE.pth`). A released model is downloaded and converted once, into
             `~/.cache/starflow` or `STARFLOW_CACHE`.
+        hub: how to look on the hub, see `hub_file`.
 
     Raises:
         UsageError: the name stands for several released models.
@@ -39,22 +40,23 @@ def resolve_model(name: str) -> str:
     if (released := _released(name)) is not None:
         return str(_converted(released))
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        hub_file(name, "model_index.json")
+        hub_file(name, "model_index.json", **hub)
         return name
     known = ", ".join(bundled_models()) or "none"
     raise StarflowError(f"no model at {name}: give a folder, a hub id (owner/name), or a bundled model ({known})")
 
 
-def read_index(model: str) -> dict[str, Any]:
+def read_index(model: str, **hub: Any) -> dict[str, Any]:
     """The content of a model's `model_index.json`: its parts and settings.
 
     Args:
         model: a folder or a hub id, as `resolve_model` returns it.
+        hub: how to look on the hub, see `hub_file`.
 
     Raises:
         StarflowError: the file cannot be downloaded or read.
     """
-    path = Path(model) / "model_index.json" if Path(model).is_dir() else hub_file(model, "model_index.json")
+    path = Path(model) / "model_index.json" if Path(model).is_dir() else hub_file(model, "model_index.json", **hub)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
