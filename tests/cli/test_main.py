@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 import starflow
 from starflow.cli import main as cli_main
@@ -74,6 +75,8 @@ def test_version_is_printed(capsys):
         (OSError(28, "No space left on device", "clip.mp4"), 1, "starflow: error: clip.mp4: No space left on device"),
         (OSError("the hub\ncannot be reached"), 1, "starflow: error: the hub cannot be reached"),
         (KeyboardInterrupt(), 130, "starflow: interrupted"),
+        (MemoryError(), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
     ],
 )
 def test_errors_become_one_line_and_a_status(failing_command, capsys, error, status, message):
@@ -91,10 +94,18 @@ def test_debug_shows_the_traceback(failing_command, monkeypatch):
         cli_main.run(["fail"])
 
 
-def test_other_exceptions_are_raised(failing_command):
-    failing_command(ZeroDivisionError())
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes differ")])
+def test_other_exceptions_are_raised(failing_command, error: Exception):
+    failing_command(error)
+    with pytest.raises(type(error)):
         cli_main.run(["fail"])
+
+
+def test_a_video_larger_than_the_memory_is_one_line(tmp_path: Path, capsys):
+    path = tmp_path / "x.mp4"
+    assert cli_main.run(["generate", "a red circle", "--num-frames", "100000000000000", "-o", str(path)]) == 1
+    assert cli_main.OUT_OF_MEMORY in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("args", [["no-such-command"], ["--no-such-option"], []])

@@ -60,7 +60,7 @@ def test_invalid_ranks_are_refused(rank: str, monkeypatch: pytest.MonkeyPatch):
 def torchrun(size: int, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    arguments = [str(folder / "script.py"), str(folder), str(Path(__file__).parent), *options]
+    arguments = [str(folder / "script.py"), str(folder), str(Path(__file__).parents[1]), *options]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
 
 

@@ -17,6 +17,8 @@ from starflow.cli.quiet import quiet_libraries
 from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
 
+OUT_OF_MEMORY = "there is not enough memory: make a shorter or smaller video; `starflow info` says what one needs"
+
 
 class LazyCommand(NamedTuple):
     """Where a subcommand is defined, and its line in `starflow --help`, which does not load it."""
@@ -81,6 +83,18 @@ def run(args: list[str] | None = None) -> int:
             raise
         click.echo(f"starflow: {_process_name()}error: {one_line(error)}", err=True)
         return 2 if isinstance(error, UsageError) else 1
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_out_of_memory(error):
+            raise
+        click.echo(f"starflow: {_process_name()}error: {OUT_OF_MEMORY}", err=True)
+        return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether the CPU or the GPU has too little memory."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 def one_line(error: BaseException) -> str:
