@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 
 INTRODUCTION = """# On a GPU
 
-`benchmarks/gpu/run.sh` measures in one call of at most 9 minutes what a machine with one NVIDIA GPU makes of all this:
-the tests that need a GPU, the released models' configurations with random weights, the bundled model, and training.
+`benchmarks/gpu/run.sh` takes at most 9 minutes on a machine with one NVIDIA GPU. It runs the tests that need a GPU, and
+measures the released models' configurations with random weights, the bundled model, and training.
 `python benchmarks/gpu/report.py` writes this page from the results. [How to run it](../benchmarks/gpu/README.md).
 """
 NO_RUN = """
