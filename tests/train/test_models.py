@@ -15,7 +15,7 @@ from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, LoopConfig, PipelineConfig, VAEModelConfig
-from starflow.train.models import build_pipeline, build_tokenizer, load_init, pipeline_settings, save_model
+from starflow.train.models import build_pipeline, build_tokenizer, pipeline_settings, save_model
 from starflow.train.vae import build_vae
 from tiny_pipeline import tiny_pipeline
 
@@ -51,14 +51,6 @@ def test_values_of_false_and_zero_are_not_missing():
     settings = pipeline_settings(PipelineConfig(**SIZE, caption_has_fps=False, guidance_scale=0), None)
     assert settings.caption_has_fps is False
     assert settings.guidance_scale == 0
-
-
-def test_a_model_without_a_denoiser_cannot_be_trained_further(tmp_path: Path):
-    pipeline = tiny_pipeline()
-    pipeline.register_modules(denoiser=None)
-    pipeline.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="has no denoiser"):
-        load_init(str(tmp_path))
 
 
 def test_the_tokenizer_knows_the_words_of_all_tasks(tmp_path: Path):

@@ -23,6 +23,7 @@ from starflow.cli.common import (
 )
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
+from starflow.cli.lora import Lora, lora_option
 from starflow.cli.progress import with_progress
 from starflow.errors import UsageError
 from starflow.hardware.ranks import Rank, joined
@@ -63,6 +64,7 @@ MAX_SEED = 2**64 - 1
 )
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write a PNG of frames side by side.")
 @model_options
+@lora_option
 @click.option("--size", help="Width and height in pixels, such as 848x480. [default: the model's]")
 @click.option("--aspect-ratio", help="Such as 9:16, at the model's area, instead of --size.")
 @click.option("--stream", is_flag=True, help="Write an .mp4 that can be played while it grows.")
@@ -74,6 +76,7 @@ def generate(
     output: str | None,
     prompts_file: Path | None,
     model: str,
+    loras: list[Lora],
     seed: int,
     stream: bool,
     image: Path | None,
@@ -98,6 +101,7 @@ def generate(
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
+    starflow generate "a dog runs" --lora runs/style/final:0.8 -o dog.mp4
     torchrun --nproc-per-node 2 -m starflow generate "a corgi" --model starflow-v-7b -o corgi.mp4
     """
     prompts = _read_prompts(prompt, prompts_file)
@@ -112,7 +116,7 @@ def generate(
 
     start = time.perf_counter()
     fitting = Fitting(offload, quantize, cache_dtype, tiling)
-    start_loading(model, fitting)
+    start_loading(model, fitting, loras)
 
     from starflow.media.video import check_writable
     from starflow.media.video import contact_sheet as write_contact_sheet
@@ -129,7 +133,7 @@ def generate(
 
     require_fit(model, on_device, fitting, rank.size if shared else 1, request_for)
     with joined(rank, on_device) if shared else nullcontext() as mesh:
-        pipeline = load_pipeline(model, on_device, dtype, fitting, mesh)
+        pipeline = load_pipeline(model, on_device, dtype, fitting, mesh, loras)
         if rank.rank == 0:
             say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
         else:
@@ -139,6 +143,7 @@ def generate(
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
         about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **options}
         about |= {name: str(path) for name, path in paths.items() if path is not None}
+        about |= {"lora": [str(lora) for lora in loras]} if loras else {}
         about |= {"quantize": quantize} if quantize else {}
         about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "score": LazyCommand("starflow.cli.score", "score", "Compute how likely clips are under captions."),
     "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to noise."),
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
-    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
+    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder, a flow or a LoRA."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow.cli.common import load_pipeline, model_options, require_extra, start_loading
+from starflow.cli.lora import Lora, lora_option
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @model_options
+@lora_option
 def score(
     clips: tuple[str, ...],
     prompts: tuple[str, ...],
@@ -45,6 +47,7 @@ def score(
     heatmap: Path | None,
     seed: int,
     model: str,
+    loras: list[Lora],
     device: str | None,
     dtype: str,
 ) -> None:
@@ -58,12 +61,12 @@ def score(
     starflow score clip.mp4 --prompt "a red circle moves right" --heatmap surprise.mp4
     """
     _check(clips, prompts, heatmap)
-    start_loading(model)
+    start_loading(model, loras=loras)
 
     from starflow.cli.clips import read_clip
     from starflow.likelihood.score import log_likelihood
 
-    pipeline = load_pipeline(model, device, dtype)
+    pipeline = load_pipeline(model, device, dtype, loras=loras)
     for path in clips:
         clip = read_clip(pipeline, path)
         captions = [*prompts, ""] if null else prompts

@@ -1,4 +1,4 @@
-"""`starflow train`: train a VAE, a flow or toyworld's text encoder from a config file."""
+"""`starflow train`: train a VAE, a flow, a LoRA adapter or toyworld's text encoder from a config file."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,10 @@ from starflow.cli.quiet import hide_loading_bars
 
 @click.group()
 def train() -> None:
-    """Train a VAE, a flow or toyworld's text encoder from a config file. KEY=VALUE, such as loop.seed=1, changes it."""
+    """Train a VAE, a flow, a LoRA or toyworld's text encoder from a config file.
+
+    KEY=VALUE, such as loop.seed=1, changes it.
+    """
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,3 +87,24 @@ def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
     hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
     click.echo(f"trained model: {folder}")
+
+
+@train.command()
+@_options
+def lora(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
+    """Train a LoRA adapter of a model on captioned clips: a small file that changes what the model makes.
+
+    CONFIG is a YAML file, such as recipes/clips/lora.yaml for a folder of clips and captions. At the end, the adapter
+    is in the folder `final` of the run.
+
+    \b
+    starflow train lora recipes/clips/lora.yaml data.path=clips/ output=runs/style
+    starflow generate "a dog runs" --lora runs/style/final -o dog.mp4
+    """
+    require_extra("train")
+    from starflow.train.config import LoraTrainConfig
+    from starflow.train.lora import train_lora
+
+    hide_loading_bars()
+    folder = train_lora(_load(LoraTrainConfig, config, overrides, output), resume=resume)
+    click.echo(f"trained LoRA: {folder}")

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class BlockOutput(NamedTuple):
     log_det: Tensor
 
 
-class StarFlow(ModelMixin, ConfigMixin):
+class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The normalizing flow: `K - 1` shallow blocks and a deep block."""
 
     _supports_gradient_checkpointing = False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from starflow.flow.rope import rotate
 
 QUERY_CHUNK = 256
+MATRICES = ("attention.qkv", "attention.proj", "mlp.up", "mlp.down")  # of a `Layer`
 
 
 class KeyValueCache:

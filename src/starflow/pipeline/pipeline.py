@@ -30,19 +30,20 @@ from starflow.flow.model import StarFlow
 from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
 from starflow.pipeline.checks import check_generator, check_output_type, checked_prompts
 from starflow.pipeline.inputs import Given, encode_given
+from starflow.pipeline.lora import LoraMixin
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
 from starflow.sampling.solvers import require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
+from starflow.weights.hub import HUB_OPTIONS
 from starflow.weights.models import read_index, resolve_model
 
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 MUCH_GUIDANCE = 3  # times the guidance of the model
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
@@ -55,7 +56,7 @@ class StarFlowOutput(BaseOutput):
     report: SamplingReport
 
 
-class StarFlowPipeline(DiffusionPipeline):
+class StarFlowPipeline(LoraMixin, DiffusionPipeline):
     """Text to video with a normalizing flow (STARFlow-V, arXiv 2511.20462)."""
 
     model_cpu_offload_seq = "text_encoder->flow->denoiser->vae"
@@ -143,7 +144,7 @@ class StarFlowPipeline(DiffusionPipeline):
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         index = read_index(path, **hub)
         hub.pop("revision", None)  # of this model, not of the components of other repositories
-        kwargs = load_components(index, dtype if isinstance(dtype, torch.dtype) else None, **hub) | kwargs
+        kwargs = load_components(index, None if dtype == "auto" else dtype, **hub) | kwargs
         try:
             with torch.inference_mode(False):  # the score is a gradient
                 pipeline = super().from_pretrained(path, **kwargs)

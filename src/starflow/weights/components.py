@@ -141,12 +141,15 @@ def part_config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, A
     return Component(folder, name).config()
 
 
-def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None, **hub: Any) -> dict[str, Any]:
+def load_components(
+    index: Mapping[str, Any], dtype: "torch.dtype | Mapping[str, torch.dtype] | None" = None, **hub: Any
+) -> dict[str, Any]:
     """Load the components that a `model_index.json` names.
 
     Args:
         index: the content of the file.
-        dtype: of the weights; None keeps that of the files.
+        dtype: of the weights, or those of each component by its name, and of the others as `default`; None keeps that
+            of the files.
         hub: how to look on the hub, such as `cache_dir` and `local_files_only`.
 
     Returns:
@@ -158,7 +161,8 @@ def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None
     loaded: dict[str, Any] = {}
     for name, component in named_components(index).items():
         try:
-            loaded |= _load(name, component, dtype, hub)
+            own = dtype.get(name, dtype.get("default")) if isinstance(dtype, Mapping) else dtype
+            loaded |= _load(name, component, own, hub)
         except Exception as error:
             raise StarflowError(f"cannot load the {name} {component}: {_reason(error, component)}") from error
     return loaded

@@ -5,6 +5,8 @@ from typing import Any
 
 from starflow.errors import StarflowError
 
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
 
 def hub_file(repository: str, filename: str, **hub: Any) -> Path:
     """The path of a file of a model repository in the local cache, downloaded if it is not there.
