@@ -137,9 +137,7 @@ def test_fused_weights_are_saved_as_a_model(pipeline, folder: Path, tmp_path: Pa
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
     pipeline.save_pretrained(tmp_path / "model")
-    torch.testing.assert_close(
-        encode(StarFlowPipeline.from_pretrained(tmp_path / "model")), adapted, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(encode(StarFlowPipeline.from_pretrained(tmp_path / "model")), adapted, atol=1e-5, rtol=0)
 
 
 # --- the rest of the pipeline ----------------------------------------------------------------------------------------
@@ -179,9 +177,8 @@ def test_offloading_does_not_change_the_result(base, pipeline, folder: Path, off
 def test_a_compiled_layer_has_the_adapter(pipeline, folder: Path):
     pipeline.load_lora_weights(folder)
     plain = encode(pipeline)
-    for block in pipeline.flow.blocks:
-        for layer in block.transformer.layers:
-            layer.compile(backend="eager", fullgraph=True)
+    for layer in pipeline.flow.deep.transformer.layers:
+        layer.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(encode(pipeline), plain, atol=1e-5, rtol=0)
 
 

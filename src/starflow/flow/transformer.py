@@ -72,10 +72,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     queries, `mask` may be their `causal_mask`.
     """
     n, m = q.shape[2], k.shape[2]
-    if n == m:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)
     if n == 1:
         return F.scaled_dot_product_attention(q, k, v)
+    if n == m:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if n <= QUERY_CHUNK:
         mask = causal_mask(n, m, q.device) if mask is None else mask
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

@@ -46,6 +46,7 @@ def train_lora(config: LoraTrainConfig, *, resume: bool = False) -> Path:
             has a wrong value, or there are no clips to train on.
     """
     require_peft()
+    check_config(config)
     output = Path(config.output)
     seed_everything(config.loop.seed)
     source = build_source(config.data)
@@ -69,15 +70,27 @@ def train_lora(config: LoraTrainConfig, *, resume: bool = False) -> Path:
     return output / "final"
 
 
+def check_config(config: LoraTrainConfig) -> None:
+    """Raise UsageError for a value that a key of the config cannot have."""
+    lora = config.lora
+    if config.base_precision not in BASE_PRECISIONS:
+        raise UsageError(f"unknown base_precision {config.base_precision!r}: choose {', '.join(BASE_PRECISIONS)}")
+    unknown = [name for name in lora.targets if name not in MATRICES]
+    if unknown or not lora.targets:
+        raise UsageError(f"lora.targets must be some of {', '.join(MATRICES)}, not {lora.targets}")
+    if lora.rank < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1:
+        raise UsageError("lora.rank and lora.alpha must be at least 1, and lora.dropout at least 0 and less than 1")
+    if lora.dropout and config.loop.workers > 1:
+        raise UsageError("lora.dropout needs loop.workers=1: several workers share one generator of random numbers")
+
+
 def load_base(config: LoraTrainConfig) -> StarFlowPipeline:
     """The frozen model on its device, with the size and the rate of the clips in training as its settings.
 
     The autoencoder is in float32, because the latents are cached for other runs too.
-    Raises UsageError if the precision is unknown, StarflowError if the model does not load.
+    Raises StarflowError if the model does not load.
     """
     precision, device = config.base_precision, config.loop.device
-    if precision not in BASE_PRECISIONS:
-        raise UsageError(f"unknown base_precision {precision!r}: choose {', '.join(BASE_PRECISIONS)}")
     options: dict[str, Any] = {}
     if precision == "int8":
         options["quantization_config"] = quantization_config(precision, device)
@@ -94,13 +107,9 @@ def load_base(config: LoraTrainConfig) -> StarFlowPipeline:
 
 
 def add_adapter(flow: StarFlow, config: LoraTrainConfig) -> nn.ParameterList:
-    """Add a new adapter to a frozen flow, and return its parameters, which are float32.
-
-    Raises UsageError for a value that an adapter cannot have.
-    """
+    """Add a new adapter to a frozen flow, and return its parameters, which are float32."""
     import peft
 
-    check_adapter(config)
     lora = config.lora
     flow.add_adapter(
         peft.LoraConfig(
@@ -118,18 +127,6 @@ def add_adapter(flow: StarFlow, config: LoraTrainConfig) -> nn.ParameterList:
     for parameter in trained:
         parameter.data = parameter.data.float()
     return nn.ParameterList(trained)
-
-
-def check_adapter(config: LoraTrainConfig) -> None:
-    """Raise UsageError for a value that an adapter cannot have."""
-    lora = config.lora
-    unknown = [name for name in lora.targets if name not in MATRICES]
-    if unknown or not lora.targets:
-        raise UsageError(f"lora.targets must be some of {', '.join(MATRICES)}, not {lora.targets}")
-    if lora.rank < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1:
-        raise UsageError("lora.rank and lora.alpha must be at least 1, and lora.dropout at least 0 and less than 1")
-    if lora.dropout and config.loop.workers > 1:
-        raise UsageError("lora.dropout needs loop.workers=1: several workers share one generator of random numbers")
 
 
 def _targets(flow: StarFlow, lora: LoraConfig) -> str:
