@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import starflow
+from adapters import save_random_adapter
 from starflow.pipeline.options import FOREIGN
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
@@ -29,12 +30,18 @@ def folder(pipeline: StarFlowPipeline, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.fixture(scope="module")
+def lora(pipeline: StarFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_adapter(pipeline, tmp_path_factory.mktemp("lora"))
+
+
 @pytest.mark.parametrize(("code", "meaning"), ROWS, ids=[code for code, _ in ROWS])
 def test_a_line_of_the_tables_does_what_it_says(
     code: str,
     meaning: str,
     pipeline: StarFlowPipeline,
     folder: Path,
+    lora: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -45,6 +52,7 @@ def test_a_line_of_the_tables_does_what_it_says(
         "clip": torch.rand(9, 3, 32, 32),
         "copy": copy,
         "folder": folder,
+        "lora": lora,
         "image": torch.rand(3, 32, 32),
         "pipe": copy.deepcopy(pipeline),
         "prompt": CAPTIONS[0],
