@@ -4,7 +4,8 @@
 
 Prints a table. A batch is one clip of the model's size. Counted are all weights of the model, the adapter with its
 gradients, its moving average and both moments of AdamW, and the tensors that live during the forward and the backward
-pass (`loop.bf16: false`). The caching allocator and the CUDA libraries are not counted.
+pass (`loop.bf16: false`). For int8, torchao keeps a matrix in bfloat16 from the forward to the backward pass of its
+layer. The caching allocator and the CUDA libraries are not counted.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import torch
 
 from starflow.encoders.video import VideoCodec
 from starflow.flow.loss import training_loss
+from starflow.flow.transformer import MATRICES
 from starflow.hardware.architecture import Architecture, load_architecture
 from starflow.hardware.live_bytes import LiveBytes
 from starflow.hardware.memory import GIB, Request, estimate_memory
@@ -49,6 +51,14 @@ def weight_bytes(architecture: Architecture, *, int8: bool) -> int:
     return sum(estimate_memory(architecture, request).weights.values())
 
 
+def widened_bytes(architecture: Architecture, *, checkpointing: bool) -> int:
+    """The bytes of the matrices that are in int8 and in bfloat16 at once: those of all layers, or of one at a time."""
+    flow = architecture.flow
+    layers = flow.deep.transformer.layers
+    matrices = [layers[0].get_submodule(name).get_parameter("weight").numel() for name in MATRICES]
+    return sum(matrices) * torch.bfloat16.itemsize * (1 if checkpointing else len(layers))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="starflow-v-7b")
@@ -65,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for checkpointing in (True, False):
             adapter, live = working_bytes(options.model, options.rank, num_frames, checkpointing=checkpointing)
             own, other = COPIES * adapter / GIB, live / GIB
-            row = f"{own:.2f} | {other:.1f} | {bfloat16 + own + other:.1f} | {int8 + own + other:.1f}"
+            widened = widened_bytes(architecture, checkpointing=checkpointing) / GIB
+            row = f"{own:.2f} | {other:.1f} | {bfloat16 + own + other:.1f} | {int8 + own + other + widened:.1f}"
             print(f"| {num_frames} | {'yes' if checkpointing else 'no'} | {row} |")
 
 

@@ -35,7 +35,7 @@ class LoopConfig:
     device: str = "cpu"
     bf16: bool = True  # forward passes in bfloat16, by autocast
     log_every: int = 20
-    preview_every: int = 500
+    preview_every: int = 500  # 0: no previews, which take as much memory as generating
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 
