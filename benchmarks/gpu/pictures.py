@@ -19,13 +19,13 @@ def draw_sweeps(run: "Run") -> Figure:
         sweeps = [row for row in rows if (row["model"], row["block"], row["kind"]) == ("video", "deep", "sweep")]
         for index, window in enumerate(dict.fromkeys(row["tokens"] for row in sweeps)):
             points = [(row["cached"], row["ms"]) for row in sweeps if row["tokens"] == window]
-            label = f"{window:,} tokens at once" if style != ":" else None
+            label = f"{window:,} at once" if style != ":" else None
             axes.plot(*zip(*points, strict=True), style, color=f"C{index}", label=label)
     axes.set_yscale("log")
     axes.set_xlabel("tokens in the cache")
     axes.set_ylabel("milliseconds of a sweep (dotted: predicted)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(title="tokens", frameon=False, fontsize="small", loc="outside right upper")
     return figure
 
 

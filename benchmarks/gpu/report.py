@@ -2,8 +2,9 @@
 
     python benchmarks/gpu/report.py [RESULTS] [-o docs]
 
-`RESULTS` is the folder with `results.json`, by default `benchmarks/gpu/results`. Without results the page says so, and
-has the predictions alone. Writes `gpu.md` and its pictures.
+`RESULTS` is the folder with the results of one run or more, by default `benchmarks/gpu/results`. Of each
+stage the page has the latest. Without results the page says so, and has the predictions alone. Writes `gpu.md` and its
+pictures.
 """
 
 import argparse
@@ -91,19 +92,31 @@ def _time(run: Run) -> str:
     rows = []
     for stage in STAGES:
         state = states.get(stage.name, {"status": "", "seconds": None, "failed": []})
-        rows.append([stage.name, stage.predicted, stage.limit, state["seconds"], state["status"]])
+        date = state.get("date", "")[:16].replace("T", " ")
+        rows.append([stage.name, stage.predicted, stage.limit, state["seconds"], state["status"], date])
     total = sum(state["seconds"] for state in states.values()) if states else None
-    rows.append(["all", sum(s.predicted for s in STAGES), BUDGET, total, ""])
-    text = "## The run\n\n" + sections.table(["stage", "predicted, s", "limit, s", "took, s", "status"], rows)
+    rows.append(["all", sum(s.predicted for s in STAGES), BUDGET, total, "", ""])
+    header = ["stage", "predicted, s", "limit, s", "took, s", "status", "run (UTC)"]
+    text = "## The run\n\n" + sections.table(header, rows)
     failed = [f"* {name}: {each['what']}: {each['error']}" for name, s in states.items() for each in s["failed"]]
     return text + ("\nWhat failed:\n\n" + "\n".join(failed) + "\n" if failed else "")
 
 
 def load(folder: Path) -> Run:
-    """The run in a folder, or none."""
-    path = folder / "results.json"
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return Run(results, predictions.load(tiny=bool(results and results["tiny"])))
+    """The runs in a folder as one, or none: of each stage the latest run that has it and was not cut short in it."""
+    runs = sorted((json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")), key=_date)
+    if not runs:
+        return Run(None, predictions.load(tiny=False))
+    stages: dict[str, Any] = {}
+    for run in runs:
+        for name, stage in run["stages"].items():
+            if name not in stages or stage["status"] != "running":
+                stages[name] = stage | {"date": _date(run)}
+    return Run(runs[-1] | {"stages": stages}, predictions.load(runs[-1]["tiny"]))
+
+
+def _date(run: dict[str, Any]) -> str:
+    return run["date"]
 
 
 def main() -> None:

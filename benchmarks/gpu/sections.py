@@ -201,8 +201,8 @@ def _gib(number: float | None) -> float | None:
 def _constants(run: "Run", measured: dict[Any, int], computed: dict[Any, int]) -> str:
     """What the run says of the constants that the computation assumes."""
     lines = []
-    if overhead := run.rows("overhead"):
-        most = max(row["context_bytes"] + max(0, row["unused_bytes"]) for row in overhead)
+    if overhead := [row for row in run.rows("overhead") if "allocator_bytes" in row]:
+        most = max(row["context_bytes"] + max(0, row["allocator_bytes"]) for row in overhead)
         verdict = "enough" if most <= OVERHEAD else "too small"
         lines.append(
             f"* `OVERHEAD` is {OVERHEAD / GIB:g} GiB, which is {verdict}: the context and what the allocator held "

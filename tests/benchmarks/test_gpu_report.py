@@ -125,7 +125,7 @@ def gpu_results(predicted: dict, factor: float) -> dict:
         more = predicted["layer_bytes"] if (row["way"], row["stage"]) == ("offload group", "sampling") else 0
         peak = row["weights"] + row["working"] + more
         rows.append({"table": "memory", "way": row["way"], "stage": row["stage"], "peak_bytes": peak})
-    rows.append({"table": "overhead", "way": "tiling", "context_bytes": 2 * GIB, "unused_bytes": GIB})
+    rows.append({"table": "overhead", "way": "tiling", "context_bytes": 2 * GIB, "allocator_bytes": GIB})
     rows.append({"table": "tests", "test": "test_this", "outcome": "failed", "seconds": 1.0, "message": "E\nwhy"})
     failed = [{"what": "sampling", "error": "OutOfMemoryError: no memory"}]
     return {"video": {"status": "failed with exit status 1", "seconds": 9.0, "rows": rows, "failed": failed}}
@@ -137,7 +137,7 @@ def test_a_page_with_results_of_a_gpu():
     run = report.Run(results, predicted)
     page = report.page(run)
     assert "Measured on NVIDIA X1 (80 GiB), 8 cores" in page
-    assert "| video | 75 | 110 | 9 | failed with exit status 1 |" in page
+    assert "| video | 50 | 80 | 9 | failed with exit status 1 |" in page
     assert "* video: sampling: OutOfMemoryError: no memory" in page
     assert "* failed: `test_this`: why" in page
     assert "| 128 | 10.4 (5.22)" in page

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.hooks.group_offloading import ModuleGroup
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hardware_helpers import inverted, wide_pipeline
 from starflow.errors import StarflowError, UsageError
@@ -46,6 +49,51 @@ def test_group_offloading_hooks_layers_matrices_and_convolutions(pipeline: StarF
     for part in (pipeline.vae, pipeline.text_encoder):
         leaves = [module for module in part.modules() if isinstance(module, nn.Linear | nn.Conv3d | nn.Embedding)]
         assert all(hasattr(module, "_diffusers_hook") for module in leaves)
+
+
+class OnlyOnloaded(TorchDispatchMode):
+    """Refuses operations on the offloaded parameters of a pipeline while they are not on the device."""
+
+    def __init__(self, pipeline: StarFlowPipeline, monkeypatch: pytest.MonkeyPatch):
+        super().__init__()
+        hooks = [
+            module._diffusers_hook
+            for part in pipeline.components.values()
+            if isinstance(part, nn.Module)
+            for module in part.modules()
+            if hasattr(module, "_diffusers_hook")
+        ]
+        groups = [hook.group for registry in hooks if (hook := registry.get_hook("group_offloading"))]
+        self.offloaded = {id(parameter) for group in groups for parameter in _parameters(group)}
+        self.onloaded: set[int] = set()
+        self.num_used = 0
+        monkeypatch.setattr(ModuleGroup, "onload_", lambda group: self.onloaded.update(map(id, _parameters(group))))
+        monkeypatch.setattr(
+            ModuleGroup, "offload_", lambda group: self.onloaded.difference_update(map(id, _parameters(group)))
+        )
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        for used in map(id, tree_leaves((args, kwargs or {}))):
+            if used in self.offloaded:
+                self.num_used += 1
+                assert used in self.onloaded, f"{operation} uses a weight that is not on the device"
+        return operation(*args, **(kwargs or {}))
+
+
+def _parameters(group: ModuleGroup) -> list[nn.Parameter]:
+    return [*group.parameters, *(parameter for module in group.modules for parameter in module.parameters())]
+
+
+def test_group_offloading_loads_every_weight_before_it_is_used(
+    pipeline: StarFlowPipeline, monkeypatch: pytest.MonkeyPatch
+):
+    place(pipeline, "cpu", "group")
+    with OnlyOnloaded(pipeline, monkeypatch) as mode:
+        frames(pipeline)
+    transformers = [*pipeline.flow.deep.transformer.layers.parameters(), *pipeline.denoiser.transformer.parameters()]
+    assert {id(parameter) for parameter in transformers} <= mode.offloaded
+    assert mode.num_used > len(mode.offloaded)
+    assert not mode.onloaded
 
 
 class Recorder:

@@ -75,14 +75,9 @@ def _measure(results: Results, way: str, pipeline: StarFlowPipeline) -> None:
             results.add("memory", way=way, stage=stage, peak_bytes=peak)
         if results.device.type == "cuda":
             free, total = torch.cuda.mem_get_info()
-            context = total - free - torch.cuda.memory_reserved()
-            results.add("overhead", way=way, context_bytes=context, unused_bytes=_unused())
-
-
-def _unused() -> int:
-    """What the allocator held at its peak beyond what tensors took then, at most."""
-    stats = torch.cuda.memory_stats()
-    return stats["reserved_bytes.all.current"] - stats["allocated_bytes.all.peak"]
+            reserved = torch.cuda.memory_reserved()
+            beyond = reserved - max(meter.peaks.values())
+            results.add("overhead", way=way, context_bytes=total - free - reserved, allocator_bytes=beyond)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 
 from starflow.flow.rope import rotate
 
@@ -67,15 +68,17 @@ def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention of the last `n` of `m` tokens, each to itself and to earlier tokens.
 
-    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. Many queries do not need a mask of `n·m` entries:
-    without a prefix, the kernel's causal mode is used; with a prefix, the queries are split into chunks. For few
-    queries, `mask` may be their `causal_mask`.
+    `q` is `(B, h, n, d)`, `k` and `v` are `(B, h, m, d)`, `n <= m`. No mask of `n·m` entries is made for many queries:
+    CUDA has a kernel for a prefix, and without a prefix every kernel has a causal mode; else the queries are split into
+    chunks. For few queries, `mask` may be their `causal_mask`.
     """
     n, m = q.shape[2], k.shape[2]
     if n == 1:
         return F.scaled_dot_product_attention(q, k, v)
     if n == m:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, m))
     if n <= QUERY_CHUNK:
         mask = causal_mask(n, m, q.device) if mask is None else mask
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -99,7 +102,7 @@ class CausalAttend:
             k, v = self.cache.append(layer, k, v)
             k, v = k.to(q.dtype), v.to(q.dtype)
             n, m = q.shape[2], k.shape[2]
-            if self.mask is None and 1 < n <= QUERY_CHUNK and n < m:
+            if self.mask is None and 1 < n <= QUERY_CHUNK and n < m and not q.is_cuda:
                 self.mask = causal_mask(n, m, q.device)
         return causal_attention(q, k, v, self.mask)
 

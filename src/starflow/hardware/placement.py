@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.hooks import apply_group_offloading
-from torch import nn
 
 from starflow.errors import UsageError
 from starflow.flow.transformer import Transformer
@@ -52,15 +51,18 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
 
 
 def _offload_groups(pipeline: "StarFlowPipeline", device: torch.device) -> None:
-    """Offload transformers by layer and other parts by weight; the rest of the flow stays on the device."""
+    """Offload the flow's transformers by layer and the other parts by weight; what is left stays on the device.
+
+    The denoiser's stream calls the parts of its layers, not the layers, so only hooks on those parts run.
+    """
     options: dict[str, Any] = {"offload_device": torch.device("cpu"), "use_stream": device.type == "cuda"}
-    transformers: list[nn.Module] = [part for part in (pipeline.flow, pipeline.denoiser) if part is not None]
-    for part in transformers:
+    assert pipeline.denoiser is not None  # `place` has checked it
+    for part in (pipeline.flow, pipeline.denoiser):
         for name, parameter in part.named_parameters():
             if "transformer." not in name:
                 parameter.data = parameter.data.to(device)
-        for module in part.modules():
-            if isinstance(module, Transformer):
-                apply_group_offloading(module, device, offload_type="block_level", num_blocks_per_group=1, **options)
-    for leaf_wise in (pipeline.text_encoder, pipeline.vae):
+    for module in pipeline.flow.modules():
+        if isinstance(module, Transformer):
+            apply_group_offloading(module, device, offload_type="block_level", num_blocks_per_group=1, **options)
+    for leaf_wise in (pipeline.text_encoder, pipeline.vae, pipeline.denoiser.transformer):
         apply_group_offloading(leaf_wise, device, offload_type="leaf_level", **options)
