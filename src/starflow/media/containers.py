@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,13 +98,16 @@ def display_of(stream: "VideoStream", frame: "VideoFrame") -> Display:
     return Display(aspect, (a, b, c, d))
 
 
-def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed["VideoFrame"]]:
+def decode(
+    container: "InputContainer", stream: "VideoStream", origin: float | None = None
+) -> Iterator[Timed["VideoFrame"]]:
     """The frames with their times. Where time stamps are missing or go back, a frame follows the one before at once.
 
-    How long the last frame is shown is left open, as many programs write nothing sensible there.
+    How long the last frame is shown is left open, as many programs write nothing sensible there. `origin` is the time
+    stamp, in seconds, that counts as time 0; None: that of the first frame.
     """
     step = 1 / float(stream.average_rate or GUESSED_RATE)
-    offset: float | None = None  # of the time stamps
+    offset = origin  # of the time stamps
     time, follows = -1.0, 0.0
     for frame in container.decode(stream):
         if frame.pts is None:
@@ -115,6 +118,30 @@ def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed
             time = frame.time - offset
         follows = time + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step)
         yield Timed(time, time, frame)
+
+
+def decode_from(path: Path, start: float, origin: float) -> Iterator[Timed["VideoFrame"]]:
+    """The frames from the last key frame before `start` on, or all frames if the file cannot be entered there."""
+    from av.error import FFmpegError
+
+    with open_stream(path) as (container, stream):
+        frames, first = decode(container, stream, origin), None
+        with suppress(FFmpegError):
+            container.seek(int((origin + start) / (stream.time_base or 1)), stream=stream)
+            first = next(frames, None)
+        if first is not None and first.item.pts is not None and first.time <= start:
+            yield first
+            yield from frames
+            return
+    with open_stream(path) as (container, stream):
+        yield from decode(container, stream)
+
+
+def last_time(path: Path, origin: float) -> float | None:
+    """The time of the last frame in seconds, without decoding; None if the file has no time stamps."""
+    with open_stream(path) as (container, stream):
+        stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        return float(max(stamps) * stream.time_base) - origin if stamps and stream.time_base else None
 
 
 def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
