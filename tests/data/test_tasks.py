@@ -179,7 +179,7 @@ def test_clips_are_drawn_by_their_weights():
 def test_a_bucket_with_fewer_clips_than_a_batch_is_named():
     mixture = Mixture(Buckets(), TaskWeights(**(NONE | {"image": 1.0})), 8)
     assert mixture.small_buckets() == [
-        "image, pictures of 32×64: has 2 of the 6 clips of a batch, so that clips repeat in it"
+        "image, pictures of 32×64: has 2 of the 6 clips of a batch, in which clips repeat"
     ]
 
 

@@ -266,3 +266,32 @@ def test_a_folder_of_another_program_has_the_rate_that_is_stated(tmp_path: Path)
 def test_a_rate_is_for_folders_only(tmp_path: Path):
     with pytest.raises(UsageError, match="folder of frames only"):
         open_video(write_media(tmp_path / "a.mp4", colored(3)), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "group"), [("a.mp4", "libx264", 5), ("a.mkv", "libx264", 250), ("a.webm", "libvpx-vp9", 7)]
+)
+def test_a_video_is_entered_at_any_time(tmp_path: Path, name: str, codec: str, group: int):
+    def set_up(stream) -> None:
+        stream.codec_context.gop_size = group
+
+    path = write_media(tmp_path / name, colored(22), 8, codec=codec, set_up=set_up)
+    video = open_video(path)
+    assert video.last_time() == pytest.approx(21 / 8, abs=0.01)
+    assert video.scan() == (22, pytest.approx(21 / 8, abs=0.01))
+    whole = list(video.frames())
+    for start in range(0, 22, 3):
+        entered = list(video.frames(start=start / 8))
+        assert [number_of(frame.item) for frame in entered] == list(range(start, 22))
+        assert [frame.time for frame in entered] == pytest.approx([index / 8 for index in range(22 - start)], abs=0.01)
+        assert all(np.array_equal(a.item, b.item) for a, b in zip(entered, whole[start:], strict=True))
+    assert [number_of(frame.item) for frame in video.frames(4, max_frames=3, start=0.5)] == [4, 6, 8]
+    assert [number_of(frame.item) for frame in video.frames(start=9)] == [21]
+
+
+def test_an_animation_is_entered_at_any_time(tmp_path: Path):
+    write_video(tmp_path / "a.gif", colored(10), 10)
+    video = open_video(tmp_path / "a.gif")
+    assert video.last_time() == pytest.approx(0.9)
+    assert [number_of(frame.item) for frame in video.frames(start=0.6)] == [6, 7, 8, 9]
+    assert [number_of(frame.item) for frame in video.frames(5, start=0.2)] == [2, 4, 6, 8]

@@ -15,6 +15,7 @@ from starflow.data.clip import Clip, ClipFile, ClipSource, FileSource, locate
 from starflow.data.shots import find_shots
 from starflow.errors import StarflowError
 from starflow.media.frames import fit_frames, resample
+from starflow.media.timing import EARLY
 
 
 class OpenClip(Protocol):
@@ -77,7 +78,8 @@ class _InFile:
         self.video.scan()
 
     def shots(self) -> list[tuple[float, int]]:
-        return [(start, self._frames_between(start, last)) for start, last in find_shots(self.video)]
+        shown = (1 - EARLY) / self.video.fps  # how long a frame is shown, at least
+        return [(start, ceil((last - start + shown) * self.fps)) for start, last in find_shots(self.video)]
 
     def num_frames(self) -> int:
         return 1 if self.is_image else self._frames_between(0.0, self.video.last_time())

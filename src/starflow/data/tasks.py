@@ -194,7 +194,7 @@ class Mixture:
     def small_buckets(self) -> list[str]:
         """A line for each bucket of a task that has fewer clips than a batch, in which clips then repeat."""
         return [
-            f"{task}, {bucket.name}: has {len(material.clips)} of the {size} clips of a batch, so that clips repeat in it"
+            f"{task}, {bucket.name}: has {len(material.clips)} of the {size} clips of a batch, in which clips repeat"
             for task in self.shares
             for bucket, material in self.material[task].items()
             if len(material.clips) < (size := self.size_of_batch(task, bucket))

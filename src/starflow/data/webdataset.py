@@ -116,7 +116,7 @@ class WebDataset:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"clip{PurePosixPath(member.name).suffix}"
             with reading(member.shard) as (store, shard):
-                path.write_bytes(store.cat_file(shard, member.offset, member.offset + member.size))
+                path.write_bytes(store.cat_file(shard, start=member.offset, end=member.offset + member.size))
             yield path, member
 
 

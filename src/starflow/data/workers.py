@@ -72,7 +72,7 @@ def workers(number: int, reader: Reader) -> Iterator[Workers[Reader]]:
 def start_pool(number: int, reader: Any) -> ProcessPoolExecutor:
     """Processes with a copy of `reader` each. They do not copy the memory of this process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["starflow.data.fitting"])
+    context.set_forkserver_preload(["starflow.data.check", "starflow.data.encoding", "starflow.data.loader"])
     return ProcessPoolExecutor(number, context, initializer=_start, initargs=(reader,))
 
 
