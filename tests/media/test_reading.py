@@ -13,6 +13,7 @@ from PIL import Image
 from made_media import colored, number_of, write_media
 from starflow.errors import StarflowError, UsageError
 from starflow.media import containers
+from starflow.media.frames import fit_frames
 from starflow.media.reading import open_video, read_metadata, read_video
 from starflow.media.video import write_video
 
@@ -295,3 +296,14 @@ def test_an_animation_is_entered_at_any_time(tmp_path: Path):
     assert video.last_time() == pytest.approx(0.9)
     assert [number_of(frame.item) for frame in video.frames(start=0.6)] == [6, 7, 8, 9]
     assert [number_of(frame.item) for frame in video.frames(5, start=0.2)] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("size", [(24, 32), (20, 40), (30, 16), (47, 64), (96, 128), (96, 40)])
+def test_a_video_is_scaled_and_cropped_as_a_picture_is(tmp_path: Path, size: tuple[int, int]):
+    gradient = np.linspace(20, 230, 64)[None, :] * np.linspace(0.3, 1, 48)[:, None]
+    frames = np.repeat(np.stack([gradient, gradient[::-1], gradient[:, ::-1]], -1)[None], 3, 0).astype(np.uint8)
+    video = open_video(write_media(tmp_path / "a.mp4", frames, 8))
+    scaled = np.stack([frame.item for frame in video.frames(size=size)])
+    fitted = fit_frames(np.stack([frame.item for frame in video.frames()]), *size)
+    assert scaled.shape == fitted.shape
+    assert np.abs(scaled.astype(int) - fitted).mean() < 1.5

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,12 @@ class Display(NamedTuple):
     pixel_aspect: Fraction = Fraction(1)
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether width and height are exchanged."""
+        a, b, c, d = self.matrix
+        return abs(b) + abs(c) > abs(a) + abs(d)
+
 
 AS_STORED = Display()
 
@@ -144,8 +151,12 @@ def last_time(path: Path, origin: float) -> float | None:
         return float(max(stamps) * stream.time_base) - origin if stamps and stream.time_base else None
 
 
-def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
-    """A frame as it is displayed."""
+def to_rgb(frame: "VideoFrame", display: Display, size: tuple[int, int] | None = None) -> Frame:
+    """A frame as it is displayed.
+
+    With `size`, a height and a width, a larger frame is scaled down to about the least size that covers it. This is
+    much faster than to convert all of it to RGB.
+    """
     from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
 
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -154,8 +165,12 @@ def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
         # libswscale maps 203 nits, the white of HDR video (ITU-R BT.2408), to white, and clips what is brighter.
         colors = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         frame.color_trc = BT709 if frame.color_trc == UNSPECIFIED else frame.color_trc
+    width, height = max(1, round(frame.width * display.pixel_aspect)), frame.height
+    if size is not None:
+        width, height = _covering(width, height, size[::-1] if display.is_turned else size)
     rgb = frame.reformat(
-        width=max(1, round(frame.width * display.pixel_aspect)),
+        width=width,
+        height=height,
         format="rgba" if has_alpha else "rgb24",
         src_colorspace=_matrix(frame),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
@@ -163,6 +178,15 @@ def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
     ).to_ndarray()
     image = over_background(Image.fromarray(rgb)) if has_alpha else rgb
     return _upright(np.asarray(image, np.uint8), display)
+
+
+def _covering(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """A width and a height scaled down to cover `size`, a height and a width, with equal margins of whole pixels."""
+    scale = max(size[1] / width, size[0] / height)
+    if scale >= 1:
+        return width, height
+    margins = [ceil((side * scale - least) / 2 - 0.01) for side, least in ((width, size[1]), (height, size[0]))]
+    return size[1] + 2 * margins[0], size[0] + 2 * margins[1]
 
 
 def _matrix(frame: "VideoFrame") -> int | None:
@@ -180,6 +204,6 @@ def _matrix(frame: "VideoFrame") -> int | None:
 def _upright(image: Frame, display: Display) -> Frame:
     """Rotate by quarter turns and mirror, as the display matrix says."""
     a, b, c, d = display.matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
+    if display.is_turned:
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

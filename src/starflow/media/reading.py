@@ -151,7 +151,7 @@ class _Container(Video):
         return containers.decode_from(self.path, start, self.origin)
 
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame:
-        image = containers.to_rgb(item, self.display)
+        image = containers.to_rgb(item, self.display, size)
         return fit_frames(image[None], *(size or (self.height, self.width)))[0]  # the size may change within a stream
 
 
