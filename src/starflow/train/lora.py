@@ -17,8 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from starflow.config import save_config
+from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
-from starflow.data.latents import LatentCache, open_latent_cache
+from starflow.data.latents import LatentCache
 from starflow.data.sources import build_source
 from starflow.data.tasks import Mixture
 from starflow.errors import UsageError
