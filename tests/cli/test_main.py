@@ -75,6 +75,7 @@ def test_version_is_printed(capsys):
         (OSError(28, "No space left on device", "clip.mp4"), 1, "starflow: error: clip.mp4: No space left on device"),
         (OSError("the hub\ncannot be reached"), 1, "starflow: error: the hub cannot be reached"),
         (KeyboardInterrupt(), 130, "starflow: interrupted"),
+        (ModuleNotFoundError("No module named 'av'", name="av"), 1, f"starflow: error: {cli_main.MISSING.format('av')}"),
         (MemoryError(), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
     ],
@@ -158,3 +159,27 @@ def test_sigterm_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert python(TERMINATED).returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a", "red", "circle"], "quotation marks"),
+        (["generate", "a red circle", "--num-inference-steps", "50"], "--tolerance"),
+        (["generate", "a red circle", "--negative_prompt", "blurry"], "empty caption"),
+        (["generate", "a red circle", "--width", "64"], "--size"),
+    ],
+)
+def test_habits_of_other_tools_get_a_hint(arguments: list[str], message: str, capsys):
+    assert cli_main.run(arguments) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Hint: ")
+    assert message in last
+
+
+@pytest.mark.parametrize("command", ["score", "encode", "decode", "evaluate", "info", "convert", "export"])
+def test_torchrun_is_refused_where_processes_cannot_share_the_work(command: str, monkeypatch, capsys):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli_main.run([command, "x"]) == 2
+    assert "without torchrun" in capsys.readouterr().err
