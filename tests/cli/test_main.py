@@ -75,7 +75,11 @@ def test_version_is_printed(capsys):
         (OSError(28, "No space left on device", "clip.mp4"), 1, "starflow: error: clip.mp4: No space left on device"),
         (OSError("the hub\ncannot be reached"), 1, "starflow: error: the hub cannot be reached"),
         (KeyboardInterrupt(), 130, "starflow: interrupted"),
-        (ModuleNotFoundError("No module named 'av'", name="av"), 1, f"starflow: error: {cli_main.MISSING.format('av')}"),
+        (
+            ModuleNotFoundError("No module named 'av'", name="av"),
+            1,
+            f"starflow: error: {cli_main.MISSING.format('av')}",
+        ),
         (MemoryError(), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
     ],

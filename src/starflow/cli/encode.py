@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from starflow.cli.common import load_pipeline, model_options, start_loading
-from starflow.errors import UsageError
+from starflow.errors import StarflowError, UsageError
 
 
 @click.command()
@@ -34,8 +34,10 @@ def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: 
     start_loading(model)
 
     from starflow.cli.clips import read_clip
-    from starflow.likelihood.inversion import encode_clip, save_noise
+    from starflow.likelihood.inversion import encode_clip, is_noise, save_noise
 
+    if output.exists() and not is_noise(output):
+        raise StarflowError(f"{output} exists and is not from starflow encode: remove it, or choose another name")
     pipeline = load_pipeline(model, device, dtype)
     noise = encode_clip(pipeline, read_clip(pipeline, clip), prompt, seed=seed)
     save_noise(noise, output)

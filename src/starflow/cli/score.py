@@ -94,6 +94,7 @@ def _check(clips: tuple[str, ...], prompts: tuple[str, ...], heatmap: Path | Non
     from starflow.media.video import check_writable
 
     check_writable(heatmap, 2)
+    check_writable(heatmap.with_suffix(".png"))
 
 
 def _json(path: str, prompt: str, likelihood: "Likelihood", empty: "Likelihood | None") -> dict[str, Any]:

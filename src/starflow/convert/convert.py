@@ -88,8 +88,11 @@ def export(folder: Path, output: Path) -> Converted:
         output: the `.pth` file to write.
 
     Raises:
+        UsageError: the file exists.
         StarflowError: the weights in the folder cannot be read, or the disk is full.
     """
+    if output.exists():
+        raise UsageError(f"{output} exists: remove it, or choose another name")
     if not (folder / "flow").is_dir():
         raise StarflowError(f"{folder} does not hold a model: it has no folder named flow")
     tensors: dict[str, Tensor] = {}

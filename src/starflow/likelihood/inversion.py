@@ -110,6 +110,15 @@ def save_noise(noise: ClipNoise, path: str | PathLike[str]) -> None:
         save_file({"z": z}, temporary, metadata)
 
 
+def is_noise(path: str | PathLike[str]) -> bool:
+    """Whether `load_noise` can read a file."""
+    try:
+        load_noise(path)
+    except StarflowError:
+        return False
+    return True
+
+
 def load_noise(path: str | PathLike[str]) -> ClipNoise:
     """Read a file of `save_noise`.
 

@@ -1,5 +1,6 @@
 """Contact sheets: frames of many clips side by side."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from starflow.errors import UsageError
-from starflow.media.files import atomic_write
+from starflow.media.files import SOFTWARE, atomic_write
 from starflow.media.frames import Frames
+from starflow.media.writing import png_text
 
 COLUMNS = 6
 LABEL_HEIGHT, TILE_GAP, BLOCK_GAP, MIN_TILE_HEIGHT = 22, 2, 12, 96  # pixels
@@ -53,7 +55,7 @@ def contact_sheet(
             sheet.paste(_label(labels[index], width), corner)
         sheet.paste(strip, (corner[0], corner[1] + label_height))
     with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", pnginfo=png_text(json.dumps({"software": SOFTWARE})))
 
 
 def _grid(num_strips: int, width: int, height: int) -> tuple[int, int]:

@@ -106,6 +106,7 @@ class VideoStream:
     def __init__(self, images: Generator[Any], plan: VideoPlan) -> None:
         self._images, self._index = images, 0
         self.num_frames, self.fps = plan.num_frames, plan.fps
+        self.num_latent_frames = plan.sampling.num_frames
         self.report: SamplingReport = plan.sampling.report
 
     def __iter__(self) -> "VideoStream":
