@@ -74,6 +74,15 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(device_options(command))
 
 
+def input_fps_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--input-fps`: the frame rate of a clip that is a folder of frames."""
+    return click.option(
+        "--input-fps",
+        type=click.FloatRange(0.01, 1000),
+        help="Frame rate of a clip that is a folder of frames. [default: stored, or the model's]",
+    )(command)
+
+
 def start_loading(model: str, fitting: Fitting = Fitting()) -> None:  # noqa: B008 (it is frozen)
     """Say that a model is being loaded, and import what `load_pipeline` needs: before anything that imports torch.
 
