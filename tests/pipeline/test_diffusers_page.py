@@ -1,12 +1,14 @@
 """docs/diffusers.md: every line of its tables is run, and does what the table says."""
 
 import copy
+import pickle
 import re
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 
 import starflow
 from starflow.pipeline.options import FOREIGN
@@ -40,12 +42,15 @@ def test_a_line_of_the_tables_does_what_it_says(
 ):
     monkeypatch.chdir(tmp_path)
     names = {
+        "AutoencoderKL": AutoencoderKL,
         "DiffusionPipeline": DiffusionPipeline,
         "StarFlowPipeline": StarFlowPipeline,
+        "ThreadPool": ThreadPool,
         "clip": torch.rand(9, 3, 32, 32),
         "copy": copy,
         "folder": folder,
         "image": torch.rand(3, 32, 32),
+        "pickle": pickle,
         "pipe": copy.deepcopy(pipeline),
         "prompt": CAPTIONS[0],
         "seeded": torch.Generator,
