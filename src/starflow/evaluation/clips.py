@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from starflow.data.clip import Clip, ClipSource
+from starflow.data.clip import Clip, ClipSource, read_fitted
 from starflow.errors import UsageError
 from starflow.media.frames import Frames, fit_frames, resample, resampled
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -37,10 +37,11 @@ def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -
     frames: list[Frames] = []
     captions: list[str] = []
     left_out: list[str] = []
+    config = pipeline.config
     for index in range(len(source)):
         if len(frames) == num_clips:
             break
-        clip = source[index]
+        clip = read_fitted(source, index, config.height, config.width, config.fps, config.num_frames)
         if reason := _unusable(clip, pipeline):
             left_out.append(f'clip {index} ("{clip.captions[0]}") is left out: {reason}')
             logging.getLogger(__name__).warning(left_out[-1])

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,7 @@ from starflow.media.timing import Timed
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.filter import Graph
     from av.video.stream import VideoStream
 
 NO_VIDEO_FORMATS = ("tty", "hls", "concat")  # FFmpeg takes text files for these
@@ -106,7 +107,7 @@ def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed
     step = 1 / float(stream.average_rate or GUESSED_RATE)
     offset: float | None = None  # of the time stamps
     time, follows = -1.0, 0.0
-    for frame in container.decode(stream):
+    for frame in _progressive(container.decode(stream), stream):
         if frame.pts is None:
             time = follows
         else:
@@ -115,6 +116,40 @@ def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed
             time = frame.time - offset
         follows = time + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step)
         yield Timed(time, time, frame)
+
+
+def _progressive(frames: Iterator["VideoFrame"], stream: "VideoStream") -> Iterator["VideoFrame"]:
+    """The frames, from the first interlaced one on through a filter: each frame has the time of its first field."""
+    graph = None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        graph = graph or _deinterlacer(stream)
+        graph.push(frame)
+        yield from _filtered(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _filtered(graph)
+
+
+def _deinterlacer(stream: "VideoStream") -> "Graph":
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(template=stream)
+    deinterlace = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    source.link_to(deinterlace)
+    deinterlace.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _filtered(graph: "Graph") -> Iterator[Any]:
+    """The frames that a filter has ready."""
+    with suppress(BlockingIOError, EOFError):
+        while True:
+            yield graph.pull()
 
 
 def to_rgb(frame: "VideoFrame", display: Display) -> Frame:

@@ -151,6 +151,8 @@ def open_video(path: PathLike, folder_fps: float | None = None) -> Video:
         raise UsageError(f"{path} has its own times: a frame rate can be given for a folder of frames only")
     _check_file(path)
     with corrupt_is_an_error(path):
+        if pictures.is_hdr(path):
+            return _open_container(path)
         try:
             return _open_picture(path)
         except UnidentifiedImageError:
