@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.filter import Graph
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 NO_VIDEO_FORMATS = ("tty", "hls", "concat")  # FFmpeg takes text files for these
@@ -78,6 +79,11 @@ class Display(NamedTuple):
 
     pixel_aspect: Fraction = Fraction(1)
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
+
+    @property
+    def is_sideways(self) -> bool:
+        a, b, c, d = self.matrix
+        return abs(b) + abs(c) > abs(a) + abs(d)
 
 
 AS_STORED = Display()
@@ -152,8 +158,19 @@ def _filtered(graph: "Graph") -> Iterator[Any]:
             yield graph.pull()
 
 
-def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
-    """A frame as it is displayed."""
+def displayed_size(frame: "VideoFrame", display: Display) -> tuple[int, int]:
+    """Height and width of a frame as it is displayed."""
+    height, width = frame.height, _square_width(frame, display)
+    return (width, height) if display.is_sideways else (height, width)
+
+
+def _square_width(frame: "VideoFrame", display: Display) -> int:
+    """The width at which the pixels of a frame are square."""
+    return max(1, round(frame.width * display.pixel_aspect))
+
+
+def to_rgb(frame: "VideoFrame", display: Display, reformatter: "VideoReformatter") -> Frame:
+    """A frame as it is displayed. The reformatter keeps what it has prepared, which takes seconds for HDR video."""
     from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
 
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -162,8 +179,9 @@ def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
         # libswscale maps 203 nits, the white of HDR video (ITU-R BT.2408), to white, and clips what is brighter.
         colors = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         frame.color_trc = BT709 if frame.color_trc == UNSPECIFIED else frame.color_trc
-    rgb = frame.reformat(
-        width=max(1, round(frame.width * display.pixel_aspect)),
+    rgb = reformatter.reformat(
+        frame,
+        width=_square_width(frame, display),
         format="rgba" if has_alpha else "rgb24",
         src_colorspace=_matrix(frame),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
@@ -188,6 +206,6 @@ def _matrix(frame: "VideoFrame") -> int | None:
 def _upright(image: Frame, display: Display) -> Frame:
     """Rotate by quarter turns and mirror, as the display matrix says."""
     a, b, c, d = display.matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
+    if display.is_sideways:
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

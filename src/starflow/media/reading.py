@@ -109,11 +109,16 @@ class _Container(Video):
     display: containers.Display = containers.AS_STORED
 
     def _decode(self, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
+        from av.video.reformatter import VideoReformatter
+
+        reformatter = VideoReformatter()
         with containers.open_stream(self.path) as (container, stream):
-            yield from containers.decode(container, stream)
+            for frame in containers.decode(container, stream):
+                yield Timed(frame.time, frame.end, (frame.item, reformatter))
 
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame:
-        image = containers.to_rgb(item, self.display)
+        frame, reformatter = item
+        image = containers.to_rgb(frame, self.display, reformatter)
         return fit_frames(image[None], *(size or (self.height, self.width)))[0]  # the size may change within a stream
 
 
@@ -175,7 +180,7 @@ def _open_container(path: Path) -> Video:
         if first is None:
             raise StarflowError(f"{path} contains no video")
         display = containers.display_of(stream, first.item)
-        height, width = containers.to_rgb(first.item, display).shape[:2]
+        height, width = containers.displayed_size(first.item, display)
         second = next(decoded, None)
         if second is None:
             return _Container(path, height, width, is_image=True, fps=0, display=display)
