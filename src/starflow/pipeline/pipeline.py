@@ -45,6 +45,7 @@ from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, Sampli
 from starflow.sampling.solvers import require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
+from starflow.weights.hub import only_local_if_unreachable
 from starflow.weights.models import read_index, resolve_model
 
 logger = logging.getLogger(__name__)
@@ -170,6 +171,8 @@ class StarFlowPipeline(DiffusionPipeline):
         index = read_index(path, **hub)
         hub.pop("revision", None)  # of this model, not of the components of other repositories
         kwargs = load_components(index, dtype if isinstance(dtype, torch.dtype) else None, **hub) | kwargs
+        if not Path(path).is_dir():
+            kwargs = only_local_if_unreachable(kwargs)
         try:
             with torch.inference_mode(False):  # the score is a gradient
                 pipeline = super().from_pretrained(path, **kwargs)
