@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,7 @@ def test_exporting_a_folder_without_a_model_is_an_error(tmp_path: Path):
         export(tmp_path, tmp_path / "model.pth")
 
 
-def test_the_license_of_released_weights_is_in_the_folder(tmp_path: Path):
-    model = video_model(tmp_path)
+def test_the_license_of_released_weights_is_in_the_folder(model: ReleasedModel, tmp_path: Path):
     checkpoint = save(released_state(dict(model.arguments)), tmp_path)
     convert(checkpoint, model, tmp_path / "without")
     assert not (tmp_path / "without" / "README.md").exists()

@@ -21,7 +21,11 @@ def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
         input_fps_option,
         click.option("--extend", type=FILE, help="A clip to continue; --num-frames and --seconds include it."),
         click.option("--video", type=FILE, help="A clip to edit; the prompt says how: 'make the circle blue'."),
-        click.option("--last-image", type=FILE, help="The image to end with. The bundled model meets it only roughly without --image."),
+        click.option(
+            "--last-image",
+            type=FILE,
+            help="The image to end with. The bundled model meets it only roughly without --image.",
+        ),
         click.option("--image", type=FILE, help="The image to begin with."),
     ):
         command = option(command)
