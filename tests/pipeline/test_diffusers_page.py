@@ -41,6 +41,7 @@ def test_a_line_of_the_tables_does_what_it_says(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
     names = {
         "AutoencoderKL": AutoencoderKL,
         "DiffusionPipeline": DiffusionPipeline,

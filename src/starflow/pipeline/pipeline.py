@@ -51,6 +51,7 @@ from starflow.weights.models import read_index, resolve_model
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
+CUSTOM_PIPELINE = "from starflow.pipeline.pipeline import StarFlowPipeline\n"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
@@ -183,6 +184,11 @@ class StarFlowPipeline(DiffusionPipeline):
             if isinstance(module, torch.nn.Module):
                 require_finite_weights(name, module)
         return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write a folder for `from_pretrained`, with the code that `DiffusionPipeline.from_pretrained` needs."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        (Path(save_directory) / "pipeline.py").write_text(CUSTOM_PIPELINE)
 
     @property
     def codec(self) -> VideoCodec:
