@@ -89,7 +89,7 @@ def test_the_memory_check_counts_images_and_clips_given(
 
     monkeypatch.setattr(memory, "require_memory", refuse)
     (tmp_path / "given.png").touch()
-    options = ["--offload", "model", "--guidance-scale", "0", "--stream"]
+    options = ["--offload", "model", "--guidance-scale", "1", "--stream"]
     assert generate(model, given, f"{tmp_path}/given.png", *options) == 2
     (request,) = requests
     assert (request.given, request.hidden) == (frames, hidden)
@@ -108,7 +108,7 @@ def test_int4_is_an_error_for_models_that_do_not_support_it(model: str, tmp_path
 def test_a_pipeline_without_weights_has_the_settings():
     architecture = load_architecture("starflow-v-7b")
     pipeline = architecture.pipeline()
-    assert (pipeline.config.height, pipeline.config.width, pipeline.config.guidance_scale) == (480, 848, 3.5)
+    assert (pipeline.config.height, pipeline.config.width, pipeline.config.guidance_scale) == (480, 848, 4.5)
     assert pipeline.codec.num_latent_frames(81) == 21
     assert isinstance(pipeline.flow, StarFlow)
 

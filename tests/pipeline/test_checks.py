@@ -15,7 +15,7 @@ from tiny_pipeline import CAPTIONS, HEAD_DIM, TEXT_WIDTH, tiny_pipeline
 
 @pytest.fixture(scope="module")
 def pipeline() -> StarFlowPipeline:
-    return tiny_pipeline(guidance_scale=1.0)
+    return tiny_pipeline(guidance_scale=2.0)
 
 
 def video(pipeline: StarFlowPipeline, prompt: str = CAPTIONS[0], seed: int = 0, **options: object) -> torch.Tensor:
@@ -66,13 +66,13 @@ def test_a_saved_model_with_a_vae_of_another_width_is_refused(pipeline: StarFlow
         ({}, None),
         ({"height": 96, "width": 16, "num_frames": 25}, None),
         ({"width": 112}, "a width of 112 pixels is far from the 32"),
-        ({"guidance_scale": 7.5}, "guidance_scale 7.5 is far above the 1"),
+        ({"guidance_scale": 7.5}, "guidance_scale 7.5 is far above the 2"),
         ({"num_frames": 185}, "185 frames are more than 20 times the 9"),
         ({"last_image": torch.rand(3, 32, 32)}, "last_image: is met roughly"),
     ],
 )
 def test_what_is_far_from_training_is_warned_of(options: dict, message: str | None, caplog: pytest.LogCaptureFixture):
-    pipeline = tiny_pipeline(guidance_scale=1.0, caveats={"last_image": "is met roughly"})
+    pipeline = tiny_pipeline(guidance_scale=2.0, caveats={"last_image": "is met roughly"})
     with caplog.at_level(logging.WARNING, "starflow"):
         pipeline.plan(CAPTIONS[0], **options)
     assert len(caplog.messages) == (message is not None)

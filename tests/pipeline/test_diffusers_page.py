@@ -21,7 +21,7 @@ ROWS = re.findall(r"^\| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def pipeline() -> StarFlowPipeline:
-    return tiny_pipeline(guidance_scale=1.0)
+    return tiny_pipeline(guidance_scale=2.0)
 
 
 @pytest.fixture(scope="module")

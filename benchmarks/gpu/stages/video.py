@@ -11,6 +11,7 @@ from models import PROMPT, pipeline_of
 from starflow.encoders.video import WanDecoderStream
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.denoiser_stream import stream_predictions
+from starflow.flow.guidance import weight_of
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import Plan, sample
 from starflow.sampling.sliding import SlidingWindow
@@ -74,7 +75,7 @@ def _sample(results: Results, pipeline: StarFlowPipeline, frame: tuple[int, int]
     noise = torch.randn(1, SAMPLED_FRAMES, flow.config["latent_channels"], *frame, device=device)
     window = 8 if tiny else 512
     solvers = Solvers(SlidingWindow(window, 1e-2, MAX_SWEEPS), SlidingWindow(window, 1e-4, MAX_SWEEPS))
-    plan = Plan(noise, text, null_text, config.guidance_scale, solvers=solvers)
+    plan = Plan(noise, text, null_text, weight_of(config.guidance_scale), solvers=solvers)
     made: list[torch.Tensor] = []
     taken: list[float] = []
     peak = peak_bytes(lambda: taken.append(seconds(lambda: made.extend(sample(flow, plan)), device)), device)
@@ -92,7 +93,7 @@ def _sample(results: Results, pipeline: StarFlowPipeline, frame: tuple[int, int]
     )
     num_tokens = 4 if tiny else 256
     gaussians = flow.conditional(
-        flow.num_blocks - 1, 1, (SAMPLED_FRAMES, *frame), text, null_text, config.guidance_scale
+        flow.num_blocks - 1, 1, (SAMPLED_FRAMES, *frame), text, null_text, weight_of(config.guidance_scale)
     )
     z = flow.to_tokens(noise.permute(0, 1, 3, 4, 2), flow.num_blocks - 1)
 

@@ -213,7 +213,7 @@ def _request(
         options["height"],
         options["width"],
         num_frames,
-        guidance=options["guidance_scale"] > 0,
+        guidance=options["guidance_scale"] > 1,
         dtype=getattr(torch, dtype),
         frames_at_once=1 if stream else None,
         given=of_clip if paths["extend"] else hidden + int(paths["image"] is not None),

@@ -75,7 +75,7 @@ class Preset:
     repository: str
     filename: str
     arguments: Mapping[str, Any]
-    guidance_scale: float
+    guidance_scale: float  # one more than `cfg` of the released sampler, which is 0 without guidance
 
 
 COMMON = {
@@ -115,7 +115,7 @@ PRESETS = {
             "shallow_block_local": 1,
             "vae": "Wan-AI/Wan2.2-TI2V-5B-Diffusers:0.6",
         },
-        guidance_scale=3.5,
+        guidance_scale=4.5,
     ),
     "starflow-3b": Preset(
         "apple/starflow",
@@ -128,7 +128,7 @@ PRESETS = {
             "noise_std": 0.3,
             "vae": "stabilityai/sd-vae-ft-ema",
         },
-        guidance_scale=3.6,
+        guidance_scale=4.6,
     ),
 }
 

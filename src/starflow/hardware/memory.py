@@ -186,7 +186,7 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
         noise=_meta(*shape),
         text=text,
         null_text=text if request.guidance else None,
-        guidance_scale=1.0 if request.guidance else 0.0,
+        guidance_weight=1.0 if request.guidance else 0.0,
         later_text=text,
         prefix=_meta(shape[0], request.given, *shape[2:]) if request.given else None,
         rolling_window=RollingWindow(window, context) if rolls else RollingWindow(),

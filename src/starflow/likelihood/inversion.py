@@ -95,7 +95,7 @@ def decode_clip(
         height=height,
         width=width,
         fps=noise.fps,
-        guidance_scale=0,  # the clip was encoded without guidance
+        guidance_scale=1,  # the clip was encoded without guidance
         tolerance=DECODE_TOLERANCE,
         output_type=output_type,
     )

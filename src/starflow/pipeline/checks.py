@@ -12,7 +12,7 @@ from starflow.pipeline.options import Options
 
 logger = logging.getLogger(__name__)
 
-MUCH_GUIDANCE = 3  # times the guidance of the model
+MUCH_GUIDANCE = 2  # times the guidance of the model
 OTHER_SIZE = 3  # times a side of the videos of training, or a part of it
 MUCH_LONGER = 20  # times the length of the videos of training
 

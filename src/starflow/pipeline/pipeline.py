@@ -27,6 +27,7 @@ from starflow.encoders.video import VideoCodec
 from starflow.encoders.vocabulary import unknown_words
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.guidance import weight_of
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
 from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
@@ -91,7 +92,7 @@ class StarFlowPipeline(DiffusionPipeline):
         fps: int | float = 16,
         height: int = 480,
         width: int = 848,
-        guidance_scale: float = 3.5,
+        guidance_scale: float = 4.5,
         max_text_tokens: int = 256,
         later_frame_scale: float = 1.0,
         caption_has_fps: bool = True,
@@ -257,11 +258,12 @@ class StarFlowPipeline(DiffusionPipeline):
         fps = asked.fps if num_frames > 1 else 0
         text = self.encode_prompt([marker + each for each in prompts], fps, size)
         later_prompts = [EXTEND + each for each in prompts]  # what the rolling window shows is a continuation
+        weight = weight_of(asked.guidance_scale)
         sampling = Plan(
             noise=noise,
             text=text,
-            null_text=self.encode_prompt([""], fps, size).expand_as(text) if asked.guidance_scale else None,
-            guidance_scale=asked.guidance_scale,
+            null_text=self.encode_prompt([""], fps, size).expand_as(text) if weight else None,
+            guidance_weight=weight,
             later_text=None if rolling_window.size is None else self.encode_prompt(later_prompts, fps, size),
             prefix=prefix,
             rolling_window=rolling_window,
