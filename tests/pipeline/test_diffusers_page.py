@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.utils import export_to_video
 
 import starflow
 from starflow.pipeline.options import FOREIGN
@@ -49,6 +50,7 @@ def test_a_line_of_the_tables_does_what_it_says(
         "ThreadPool": ThreadPool,
         "clip": torch.rand(9, 3, 32, 32),
         "copy": copy,
+        "export_to_video": export_to_video,
         "folder": folder,
         "image": torch.rand(3, 32, 32),
         "pickle": pickle,

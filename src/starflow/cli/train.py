@@ -35,7 +35,9 @@ def _begin(config: str) -> None:
     say(f"reading {config} ...")
 
 
-def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str | None, device: str | None) -> Any:
+def _load(
+    cls: type[Any], config: str, overrides: tuple[str, ...], output: str | None, device: str | None = None
+) -> Any:
     from starflow.config import load_config
 
     flags = {"output": output, "loop.device": device}
