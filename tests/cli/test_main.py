@@ -189,3 +189,9 @@ def test_torchrun_is_refused_where_processes_cannot_share_the_work(command: str,
         monkeypatch.setenv(name, value)
     assert cli_main.run([command, "x"]) == 2
     assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["score", "a.mp4"], ["encode", "a.mp4"], ["evaluate", "toyworld"]])
+def test_a_seed_of_more_than_64_bits_is_refused(arguments: list[str], capsys):
+    assert cli_main.run([*arguments, "--seed", str(2**64)]) == 2
+    assert "0<=x<=18446744073709551615" in capsys.readouterr().err

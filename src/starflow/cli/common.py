@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from starflow.pipeline.pipeline import StarFlowPipeline
 
+MAX_SEED = 2**64 - 1
+SEED = click.IntRange(0, MAX_SEED)
 DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "yaml", "tensorboard"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from starflow.cli.common import input_fps_option, load_pipeline, model_options, start_loading
+from starflow.cli.common import SEED, input_fps_option, load_pipeline, model_options, start_loading
 from starflow.errors import StarflowError, UsageError
 
 
@@ -19,7 +19,7 @@ from starflow.errors import StarflowError, UsageError
     show_default=True,
     help="The safetensors file to write.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise on the latents.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the noise on the latents.")
 @input_fps_option
 @model_options
 def encode(

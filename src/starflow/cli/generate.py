@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow.cli.common import (
+    MAX_SEED,
+    SEED,
     FiniteFloat,
     device_named,
     generation_options,
@@ -38,9 +40,6 @@ if TYPE_CHECKING:
     from starflow.pipeline.stages import VideoStream
 
 
-MAX_SEED = 2**64 - 1
-
-
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
@@ -60,7 +59,7 @@ MAX_SEED = 2**64 - 1
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0, MAX_SEED),
+    type=SEED,
     help="Seed of the noise: the same seed makes the same video.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow.cli.common import input_fps_option, load_pipeline, model_options, require_extra, say, start_loading
+from starflow.cli.common import SEED, input_fps_option, load_pipeline, model_options, require_extra, say, start_loading
 from starflow.cli.progress import with_progress
 from starflow.cli.score_table import Scored, clip_table, pairs_table
 from starflow.errors import UsageError
@@ -47,7 +47,7 @@ CAVEAT = "likelihoods compare only between models with the same VAE and noise le
     type=click.Path(path_type=Path),
     help="Write a video (.mp4, .gif, .webp) that shows the surprise of each token, and a plot next to it (.png).",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the noise.")
 @input_fps_option
 @model_options
 def score(
