@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from starflow.pipeline.pipeline import StarFlowPipeline
 
+MAX_SEED = 2**64 - 1
+SEED = click.IntRange(0, MAX_SEED)
 DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "peft", "tensorboard", "yaml"),
@@ -73,6 +75,15 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id."
     )
     return option(device_options(command))
+
+
+def input_fps_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--input-fps`: the frame rate of a clip that is a folder of frames."""
+    return click.option(
+        "--input-fps",
+        type=click.FloatRange(0.01, 1000),
+        help="Frame rate of a clip that is a folder of frames. [default: stored, or the model's]",
+    )(command)
 
 
 def start_loading(

@@ -99,7 +99,7 @@ class ConditionalGaussians:
         rotation: Tensor,
         text: Tensor | None = None,
         null_text: Tensor | None = None,
-        guidance_scale: float = 0.0,
+        guidance_weight: float = 0.0,
         cache_dtype: torch.dtype | None = None,
     ):
         """Start with a cache that holds only the text.
@@ -107,14 +107,14 @@ class ConditionalGaussians:
         `rotation` `(M + N, d/2)` fixes the number of tokens; `text` and `null_text` are `(B, M, text width)`.
         Raises ValueError for guidance without `null_text`.
         """
-        if guidance_scale and (text is None or null_text is None):
+        if guidance_weight and (text is None or null_text is None):
             raise ValueError("guidance needs the encodings of the captions and of the empty caption")
         self.block = block
         self.rotation = rotation
-        self.guidance_scale = guidance_scale
+        self.guidance_weight = guidance_weight
         self.num_text_tokens = 0 if text is None else text.shape[1]
         self.num_tokens = rotation.shape[0] - self.num_text_tokens
-        self.branches = 2 if guidance_scale else 1
+        self.branches = 2 if guidance_weight else 1
         layers, weight = block.transformer.layers, block.proj_in.weight
         shape = (
             self.branches * batch_size,
@@ -124,7 +124,7 @@ class ConditionalGaussians:
         )
         self.cache = KeyValueCache(len(layers), shape, cache_dtype or weight.dtype, weight.device)
         if text is not None:
-            both = torch.cat([text, null_text]) if guidance_scale and null_text is not None else text
+            both = torch.cat([text, null_text]) if guidance_weight and null_text is not None else text
             self._run(block.embed_text(both))
 
     def forget(self, first: int = 0) -> None:
@@ -179,7 +179,7 @@ class ConditionalGaussians:
     def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output of all branches → `mu, sigma` of the samples."""
         mu, sigma = self.block.gaussians(h)
-        return guide(*_split(mu, sigma), self.guidance_scale) if self.guidance_scale else (mu, sigma)
+        return guide(*_split(mu, sigma), self.guidance_weight) if self.guidance_weight else (mu, sigma)
 
 
 def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

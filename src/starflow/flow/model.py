@@ -188,7 +188,7 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
         grid: tuple[int, int, int],
         text: Tensor | None = None,
         null_text: Tensor | None = None,
-        guidance_scale: float = 0.0,
+        guidance_weight: float = 0.0,
     ) -> ConditionalGaussians:
         """The conditional Gaussians of block `index` over a `(T, H, W)` grid, with only the text in the cache.
 
@@ -197,4 +197,4 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
         cache_dtype = self.cache_dtype if index == self.num_blocks - 1 else None
         block: AffineBlock = self.blocks[index]  # type: ignore[assignment]
-        return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_scale, cache_dtype)
+        return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_weight, cache_dtype)

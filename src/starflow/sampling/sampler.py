@@ -64,8 +64,8 @@ class Plan:
     Attributes:
         noise: `(B, T, D, H, W)`, standard normal; the noise of given frames is not used.
         text: `(B, M, text width)`, the captions' encodings.
-        null_text: the encodings of the empty caption, of the same shape; needed if `guidance_scale` is not 0.
-        guidance_scale: `w` of `starflow.flow.guidance.guide`, in the deep block only.
+        null_text: the encodings of the empty caption, of the same shape; needed if `guidance_weight` is not 0.
+        guidance_weight: `w` of `starflow.flow.guidance.guide`, in the deep block only.
         later_text: the captions' encodings after the rolling window has left the first frame; None for `text`.
         prefix: `(B, K, D, H, W)`, the first `K < T` latent frames, at the noise level of training.
         rolling_window: for videos longer than in training.
@@ -79,7 +79,7 @@ class Plan:
     noise: Tensor
     text: Tensor
     null_text: Tensor | None = None
-    guidance_scale: float = 0.0
+    guidance_weight: float = 0.0
     later_text: Tensor | None = None
     prefix: Tensor | None = None
     rolling_window: RollingWindow = RollingWindow()
@@ -192,7 +192,7 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Generator[Tensor]:
         end = min(origin + size, num_frames)
         text = plan.text if origin == 0 or plan.later_text is None else plan.later_text
         if text is not cached_text:  # otherwise the cache keeps the text
-            gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_scale)
+            gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_weight)
             cached_text = text
         for frame in _settled_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, plan):
             yield u[:, origin + frame : origin + frame + 1]

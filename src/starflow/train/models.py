@@ -1,6 +1,7 @@
 """The model of `starflow train flow`: started from another model or with new networks, and saved."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict
 from inspect import signature
 from itertools import chain
@@ -12,7 +13,7 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.data.latents import LatentCache
+from starflow.data.latents import CachedClip, LatentCache
 from starflow.encoders.text import (
     EXTEND,
     LAST,
@@ -23,6 +24,7 @@ from starflow.encoders.text import (
     wrap_captions,
 )
 from starflow.encoders.video import VideoCodec
+from starflow.encoders.vocabulary import add_words
 from starflow.errors import UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
@@ -78,12 +80,20 @@ def build_pipeline(
     else:
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
+    add_words(tokenizer, (text for clip in cache.clips for text in _texts(clip)))
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
         if module is not None:
             module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
     pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _texts(clip: CachedClip) -> Iterator[str]:
+    """All captions and instructions of a clip."""
+    yield from clip.captions
+    yield from clip.image_captions
+    yield from clip.instructions.values()
 
 
 def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -> PreTrainedTokenizerBase:

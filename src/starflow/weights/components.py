@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starflow.errors import StarflowError, UsageError
-from starflow.weights.hub import hub_file
+from starflow.weights.hub import hub_file, only_local_if_unreachable
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +173,8 @@ def _load(name: str, component: Component, dtype: "torch.dtype | None", hub: Map
     from diffusers import AutoModel
     from transformers import AutoTokenizer, T5EncoderModel
 
-    place = {**hub, **({"subfolder": component.subfolder} if component.subfolder else {})}
+    reachable = hub if component.is_local else only_local_if_unreachable(hub)
+    place = {**reachable, **({"subfolder": component.subfolder} if component.subfolder else {})}
     if name != "text_encoder":
         return {name: AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)}
     tokenizer = AutoTokenizer.from_pretrained(component.source, **place)
