@@ -5,11 +5,17 @@
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
 """
 
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
+from math import log
 from pathlib import Path
 from shlex import quote
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -24,21 +30,17 @@ from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture
 from starflow.encoders.text import T5_EMBEDDINGS, encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
+from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import NOISE_UNIT, add_noise, negative_log_likelihood, training_loss, training_score
+from starflow.flow.model import StarFlow
+from starflow.hardware.flops import TrainingFlops
 from starflow.media.files import atomic_write
+from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.auxiliary import AuxiliaryLoss, build_auxiliary_loss
-from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
-from starflow.train.loop import (
-    autocast,
-    create_state,
-    micro_generator,
-    parameter_groups,
-    resume_or_start,
-    seed_everything,
-    train,
-)
+from starflow.train.log import add_video
+from starflow.train.loop import autocast, micro_generator, resume_or_start, seed_everything, train
 from starflow.train.models import (
     build_pipeline,
     load_init,
@@ -46,15 +48,19 @@ from starflow.train.models import (
     pipeline_settings,
     save_model,
 )
+from starflow.train.processes import is_main, main_first, training_processes
+from starflow.train.state import Trained, TrainState, create_state, on_meta
 
 # The first and last layers, which AdamW trains instead of Muon.
 NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
 NUM_PREVIEWS = 4
-PREVIEW_FRAMES = 6  # of each video, at most
 
 
 class FlowStep:
-    """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser."""
+    """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser.
+
+    Make it before `create_state`, which changes the modules.
+    """
 
     def __init__(
         self,
@@ -66,11 +72,14 @@ class FlowStep:
         assert pipeline.denoiser is not None
         self.flow, self.denoiser = pipeline.flow, pipeline.denoiser
         self.pipeline, self.mixture, self.config, self.auxiliary = pipeline, mixture, config, auxiliary
+        self.flops = TrainingFlops(cast(StarFlow, on_meta(self.flow)), cast(CausalDenoiser, on_meta(self.denoiser)))
 
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
         """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
         noise_std = self.pipeline.config.noise_std
+        start = time.perf_counter()
         batch = self.mixture.batch(step * self.config.loop.accumulation + micro_step)
+        data_seconds = time.perf_counter() - start
         generated = slice(batch.num_given, None)
         generator = micro_generator(self.config.loop, step, micro_step)
         noisy = add_noise(batch.latents.to(self.flow.device), noise_std, generator).requires_grad_()
@@ -92,11 +101,18 @@ class FlowStep:
         denoiser_loss = (prediction.float() - target)[:, generated].square().mean()
         (scale * denoiser_loss).backward()
 
+        nats = negative_log_likelihood(encoded)[:, generated].mean().item()
         metrics = {
             "loss": loss.item(),
-            "nats_per_dim": negative_log_likelihood(encoded)[:, generated].mean().item(),
+            "nats_per_dim": nats,
+            f"nats_per_dim/{batch.task}": nats,
+            f"bits_per_dim/{batch.task}": nats / log(2),
+            f"loss/{batch.task}": loss.item(),
             "denoiser_loss": denoiser_loss.item(),
             "clips": float(len(noisy)),
+            "tokens": float(noisy.numel() // noisy.shape[2]),
+            "flops": float(self.flops(noisy, text)),
+            "data_seconds": data_seconds,
         }
         return metrics if self.auxiliary is None else metrics | {"auxiliary_nats": auxiliary.mean().item()}
 
@@ -114,12 +130,19 @@ class FlowStep:
 
 
 def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says. Returns the folder of the final model, `output`/final, for `from_pretrained`.
+    """Train as the config says, in all processes that torchrun has started.
+
+    Returns the folder of the final model, `output`/final, for `from_pretrained`.
 
     Raises:
         UsageError, StarflowError, KeyboardInterrupt: as in `starflow.train.loop`, and if parts are missing or do not
             fit together, or there are no clips to train on.
     """
+    with training_processes(config.loop.device):
+        return _train_flow(config, resume)
+
+
+def _train_flow(config: FlowTrainConfig, resume: bool) -> Path:
     output, device = Path(config.output), config.loop.device
     seed_everything(config.loop.seed)
     source = build_source(config.data)
@@ -127,7 +150,9 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     settings = pipeline_settings(config.pipeline, init)
     codec = VideoCodec(load_vae(config, init), settings.later_frame_scale)
     clip_format = ClipFormat(settings.num_frames, settings.fps, settings.height, settings.width)
-    cache = open_latent_cache(Path(config.latents or output / "latents"), source, codec, clip_format)
+    with main_first():
+        latents = Path(config.latents or output / "latents")
+        cache = open_latent_cache(latents, source, codec, clip_format, show_progress=is_main())
     mixture = Mixture(
         cache, config.tasks, config.batch_size, config.short_clips, config.caption_dropout, config.loop.seed
     )
@@ -136,23 +161,24 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     auxiliary = None
     if config.auxiliary_loss is not None:
         auxiliary = build_auxiliary_loss(config.auxiliary_loss, pipeline.flow, source)
-        auxiliary.module.to(device)
+    step = FlowStep(pipeline, mixture, config, auxiliary)
     state = _create_state(pipeline, auxiliary, config)
     resume_or_start(state, output, resume)
-    with atomic_write(output / "config.yaml") as temporary:
-        save_config(config, temporary)
-
-    step = FlowStep(pipeline, mixture, config, auxiliary)
+    if is_main():
+        with atomic_write(output / "config.yaml") as temporary:
+            save_config(config, temporary)
     prompts = [clip.captions[0] for clip in cache.clips[:NUM_PREVIEWS]]
 
-    def preview(state: TrainState, writer: SummaryWriter) -> None:
-        write_preview(pipeline, prompts, writer, state.step)
+    def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
+        write_preview(with_modules(pipeline, modules), prompts, writer, output / "previews", step)
 
     # On CPUs, the backward pass of the fused attention kernels is slow for sequences as short as a frame.
     with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
         train(state, step, config.loop, output, preview)
-    with state.averaged_weights(), atomic_write(output / "final") as temporary:
-        save_model(pipeline, temporary)
+    averaged = state.averaged()
+    if is_main():
+        with atomic_write(output / "final") as temporary:
+            save_model(with_modules(pipeline, averaged), temporary)
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} --model {quote(str(output / 'final'))} -o video.mp4")
     return output / "final"
 
@@ -165,32 +191,32 @@ def describe_tasks(mixture: Mixture) -> str:
 
 
 def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, config: FlowTrainConfig) -> TrainState:
-    modules: dict[str, nn.Module] = {name: pipeline.components[name] for name in ("flow", "denoiser")}
-    groups = [
-        *parameter_groups("flow", modules["flow"], config.optimizer, NOT_MUON),
-        *parameter_groups("denoiser", modules["denoiser"], config.denoiser_optimizer, NOT_MUON),
-    ]
+    trained = {
+        "flow": Trained(pipeline.flow, config.optimizer, NOT_MUON),
+        "denoiser": Trained(cast(nn.Module, pipeline.denoiser), config.denoiser_optimizer, NOT_MUON),
+    }
     if config.train_text_encoder:
-        modules["text_encoder"] = pipeline.text_encoder
-        groups += parameter_groups("text_encoder", pipeline.text_encoder, config.optimizer, T5_EMBEDDINGS)
+        trained["text_encoder"] = Trained(pipeline.text_encoder, config.optimizer, T5_EMBEDDINGS)
     if auxiliary is not None:
-        modules["auxiliary"] = auxiliary.module
-        groups += parameter_groups("auxiliary", auxiliary.module, replace(config.optimizer, muon_lr=0))
-    return create_state(modules, groups, config.loop)
+        trained["auxiliary"] = Trained(auxiliary.module, replace(config.optimizer, muon_lr=0))
+    return create_state(trained, config.loop, config.parallel)
 
 
-def write_preview(pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, step: int) -> None:
-    """Log videos of a few captions as one picture. If they cannot be made yet, print the reason."""
+def with_modules(pipeline: StarFlowPipeline, modules: Mapping[str, nn.Module]) -> StarFlowPipeline:
+    """A pipeline with other modules in place of its own. Modules that a pipeline does not have are left out."""
+    pipeline = copy(pipeline)
+    pipeline.register_modules(**{name: module for name, module in modules.items() if name in pipeline.components})
+    return pipeline
+
+
+def write_preview(
+    pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, folder: Path, step: int
+) -> None:
+    """Write and log a video of a few captions side by side. If it cannot be made yet, print the reason."""
     try:
-        videos = [pipeline(prompt, generator=torch.Generator().manual_seed(0), output_type="pt") for prompt in prompts]
+        videos = [pipeline(prompt, generator=torch.Generator().manual_seed(0), output_type="np") for prompt in prompts]
     except StarflowError as error:
         tqdm.write(f"no preview at step {step}: {error}")
         return
-    writer.add_image("preview", video_grid(torch.cat([video.frames for video in videos])), step)
-
-
-def video_grid(videos: Tensor) -> Tensor:
-    """Videos `(B, F, 3, height, width)` → a picture `(3, B·height, f·width)` with a row of frames of each."""
-    num_frames = videos.shape[1]
-    shown = torch.linspace(0, num_frames - 1, min(num_frames, PREVIEW_FRAMES)).round().long()
-    return videos[:, shown].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    side_by_side = np.concatenate([video.frames[0] for video in videos], axis=-2)
+    add_video(writer, folder / f"step-{step:08d}.gif", from_unit(side_by_side), pipeline.config.fps, step)

@@ -69,7 +69,7 @@ def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> Autoenco
 def build_pipeline(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
 ) -> StarFlowPipeline:
-    """The model to train, on the config's device. Trained parts are in training mode; the others are frozen.
+    """The model to train. Trained parts are in training mode; the others are frozen, and on the config's device.
 
     Raises UsageError if the parts do not fit together.
     """
@@ -87,7 +87,9 @@ def build_pipeline(
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
-        module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
+        module.requires_grad_(is_trained).train(is_trained)
+        if not is_trained:
+            module.to(config.loop.device)
     pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
