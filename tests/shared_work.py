@@ -1,7 +1,10 @@
 """Functions that several processes run in tests, in a module that they can import."""
 
 import os
+import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +21,7 @@ from starflow.hardware.ranks import Rank, joined
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoStream, denoise_by_score
 from starflow.sampling.solvers import sequential
+from starflow.train import loop
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -85,3 +89,24 @@ def generate_and_die(*arguments: str) -> int:
     if os.environ["RANK"] == "1":
         VideoStream.__next__ = lambda _: os._exit(9)
     return generate(*arguments)
+
+
+def train(*arguments: str) -> int:
+    torch.set_num_threads(1)
+    return run(["train", *arguments])
+
+
+def train_and_stop(victim: str, signal_name: str, seconds: str, *arguments: str) -> int:
+    """Train, but send a signal to the process of this rank so many seconds after its first step has begun."""
+    original = loop.optimizer_step
+
+    def first_step(*given: Any) -> dict[str, float]:
+        loop.optimizer_step = original
+        if os.environ["RANK"] == victim:
+            timer = threading.Timer(float(seconds), os.kill, (os.getpid(), signal.Signals[signal_name]))
+            timer.daemon = True
+            timer.start()
+        return original(*given)
+
+    loop.optimizer_step = first_step
+    return train(*arguments)

@@ -34,6 +34,14 @@ def _load(cls: type[Any], config: str, overrides: tuple[str, ...], output: str |
     return load_config(cls, config, [*overrides, *([f"output={json.dumps(output)}"] if output else [])])
 
 
+def _say(text: str) -> None:
+    """Print, if this is the first of the processes that torchrun has started."""
+    from starflow.hardware.ranks import Rank
+
+    if Rank.of_this_process().rank == 0:
+        click.echo(text)
+
+
 @train.command()
 @_options
 def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: bool) -> None:
@@ -46,7 +54,7 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, resume: boo
     from starflow.train.vae import train_vae
 
     folder = train_vae(_load(VAETrainConfig, config, overrides, output), resume=resume)
-    click.echo(f"trained autoencoder: {folder}")
+    _say(f"trained autoencoder: {folder}")
 
 
 @train.command()
@@ -60,7 +68,7 @@ def text(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
     from starflow.toyworld.teaching.text import TextTrainConfig, train_text
 
     folder = train_text(_load(TextTrainConfig, config, overrides, output), resume=resume)
-    click.echo(f"trained text encoder: {folder}")
+    _say(f"trained text encoder: {folder}")
 
 
 @train.command()
@@ -83,4 +91,4 @@ def flow(config: str, overrides: tuple[str, ...], output: str | None, resume: bo
 
     hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output), resume=resume)
-    click.echo(f"trained model: {folder}")
+    _say(f"trained model: {folder}")

@@ -33,7 +33,7 @@ class Log:
         self.run_folder, self.config = run_folder, config
         if config.wandb is not None:
             _start_wandb(config.wandb, run_folder)
-        self.writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=state.step)
+        self.writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=state.step + 1)
         self.progress = tqdm(
             total=config.num_steps, initial=state.step, desc="training", unit="step", mininterval=1, dynamic_ncols=True
         )
