@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from invertible_maps import HEAD_DIM, randomize
 from plans import sample
@@ -22,6 +23,10 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoStream, denoise_by_score
 from starflow.sampling.solvers import sequential
 from starflow.train import loop
+from starflow.train.config import LoopConfig, OptimizerConfig, ParallelConfig
+from starflow.train.muon import Muon
+from starflow.train.processes import training_processes
+from starflow.train.state import Trained, create_state, parameter_groups, whole
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -110,3 +115,30 @@ def train_and_stop(victim: str, signal_name: str, seconds: str, *arguments: str)
 
     loop.optimizer_step = first_step
     return train(*arguments)
+
+
+def muon_steps(folder: Path) -> None:
+    """Save the weights after some sharded steps of Muon and AdamW, and after the same steps of the whole module."""
+    torch.set_num_threads(1)
+    with training_processes("cpu"):
+        weights = []
+        for parallel in (ParallelConfig("fsdp"), None):
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Conv3d(3, 5, 3))
+            trained = {"m": Trained(module, OptimizerConfig(lr=0.1, muon_lr=0.1, weight_decay=0.1))}
+            if parallel is None:
+                groups = parameter_groups("m", module, trained["m"].optimizer)
+                optimizer, parameters = Muon(groups), list(module.parameters())
+            else:
+                state = create_state(trained, LoopConfig(num_steps=9, decay_steps=0, warmup_steps=0), parallel)
+                optimizer, parameters = state.optimizer, list(module.parameters())
+            for _ in range(3):
+                for parameter in parameters:
+                    gradient = torch.randn(parameter.shape)
+                    if isinstance(parameter, DTensor):
+                        mesh, placements = parameter.device_mesh, parameter.placements
+                        gradient = distribute_tensor(gradient, mesh, placements, src_data_rank=None)
+                    parameter.grad = gradient
+                optimizer.step()
+            weights.append([whole(parameter.detach()) for parameter in parameters])
+        torch.save(weights, folder / f"{os.environ['RANK']}.pth")

@@ -24,8 +24,11 @@ from starflow.train.config import (
     FlowTrainConfig,
     LoopConfig,
     OptimizerConfig,
+    Phase,
     PipelineConfig,
     TextModelConfig,
+    VAEModelConfig,
+    VAETrainConfig,
 )
 from tiny_pipeline import tiny_vae
 
@@ -124,6 +127,31 @@ def test_a_run_moves_from_four_processes_to_two_and_to_one(folder: Path, tmp_pat
     train_in_processes(2, tmp_path, *arguments(folder, "moved", *STRATEGIES["fsdp"], "loop.num_steps=14", constant))
     assert run(["train", *arguments(folder, "moved")]) == 0
     assert_same_run(folder, "moved")
+
+
+def test_sharded_muon_is_the_whole_muon_to_the_last_bit(tmp_path: Path):
+    assert run_processes(2, shared_work.muon_steps, tmp_path, log=tmp_path) == [0, 0]
+    for rank in range(2):
+        sharded, plain = torch.load(tmp_path / f"{rank}.pth")
+        torch.testing.assert_close(sharded, plain, rtol=0, atol=0)
+
+
+def test_two_processes_train_an_autoencoder_like_one(tmp_path: Path):
+    config = VAETrainConfig(
+        output=str(tmp_path / "single"),
+        data={"source": "toyworld", "num_clips": 5},
+        model=VAEModelConfig(base_dim=8, z_dim=4, dim_mult=[1, 1, 1]),
+        loop=LoopConfig(num_steps=3, decay_steps=1, warmup_steps=1, accumulation=2, bf16=False, log_every=1),
+        phases=[Phase(num_steps=3, num_frames=5, batch_size=1)],
+        num_test_clips=1,
+    )
+    save_config(config, tmp_path / "vae.yaml")
+    arguments = ["vae", str(tmp_path / "vae.yaml"), "parallel.strategy=fsdp", "-o"]
+    assert run(["train", *arguments, str(tmp_path / "single")]) == 0
+    train_in_processes(2, tmp_path, *arguments, str(tmp_path / "shared"))
+    single, shared = ([event.value for event in logged(tmp_path / name)] for name in ("single", "shared"))
+    assert len(single) == 3 and single[0] != single[-1]
+    assert shared == pytest.approx(single, abs=1e-5)
 
 
 def stopped_run(folder: Path, log: Path, name: str, victim: int, signal_name: str, seconds: float) -> list[int | None]:

@@ -60,6 +60,8 @@ def parallelize(module: nn.Module, loop: LoopConfig, parallel: ParallelConfig) -
     _check(parallel)
     layers = [part for part in module.modules() if isinstance(part, LAYERS)]
     if parallel.activation_checkpointing != "none":
+        if not layers:
+            raise UsageError("only transformers recompute activations: set parallel.activation_checkpointing=none")
         checkpoint_activations(layers, parallel.activation_checkpointing)
     if parallel.compile:
         for layer in layers:
