@@ -6,6 +6,7 @@ do those of the text encoder. Causal attention counts as if it were not causal, 
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +15,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 
-# Dense bfloat16 operations per second by the name of a GPU, from the data sheets of the maker.
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+
+class GPU(NamedTuple):
+    """Dense bfloat16 operations per second and bytes of memory, from the data sheet of the maker."""
+
+    flops: float
+    memory: float
+
+
+GPUS = {
+    "a100": GPU(312e12, 80e9),
+    "h100": GPU(989e12, 80e9),
+    "h200": GPU(989e12, 141e9),
+    "b200": GPU(2250e12, 180e9),
+}
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Dense bfloat16 operations per second of a device; None if they are not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for known, flops in PEAK_FLOPS.items() if known in name), None)
+    name = torch.cuda.get_device_name(device).lower()
+    return next((gpu.flops for known, gpu in GPUS.items() if known in name), None)
 
 
 class TrainingFlops:
@@ -42,16 +55,11 @@ class TrainingFlops:
         return len(latents) * self.count((1, *latents.shape[1:]), (1, *text.shape[1:]))
 
     def _count(self, latents: tuple[int, ...], text: tuple[int, ...]) -> int:
+        x, encodings = torch.empty(latents, device="meta", requires_grad=True), torch.empty(text, device="meta")
         with FlopCounterMode(display=False) as counter:
-            training_passes(self.flow, self.denoiser, latents, text)
+            encoded = self.flow(x, encodings)
+            (encoded.z.sum() + encoded.log_det.sum()).backward()
+            self.denoiser(x.detach(), encodings).sum().backward()
+        for model in (self.flow, self.denoiser):
+            model.zero_grad()
         return counter.get_total_flops()
-
-
-def training_passes(flow: StarFlow, denoiser: CausalDenoiser, latents: tuple[int, ...], text: tuple[int, ...]) -> None:
-    """The forward and backward passes of a micro step, on the meta device and without the arithmetic of the losses."""
-    x, encodings = torch.empty(latents, device="meta", requires_grad=True), torch.empty(text, device="meta")
-    encoded = flow(x, encodings)
-    (encoded.z.sum() + encoded.log_det.sum()).backward()
-    denoiser(x.detach(), encodings).sum().backward()
-    for module in (flow, denoiser):
-        module.zero_grad()

@@ -172,8 +172,8 @@ class FlowTrainConfig:
     data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
     latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str | None = None  # model to start from: a name, a folder or a hub id
-    vae: str | None = None  # folder of a trained autoencoder
-    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer
+    vae: str | None = None  # folder of a trained autoencoder, or Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae
+    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, or google/flan-t5-xl
     train_text_encoder: bool = True
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     batch_size: int = 32  # of a micro step

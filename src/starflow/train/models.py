@@ -6,7 +6,9 @@ from inspect import signature
 from itertools import chain
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.configuration_utils import FrozenDict
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -27,6 +29,7 @@ from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, PipelineConfig
+from starflow.weights.components import KNOWN_CONFIGS, Component, load_components
 
 NEEDED = ("num_frames", "fps", "height", "width")  # settings without a default
 
@@ -55,7 +58,9 @@ def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> 
 
 def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> AutoencoderKLWan | AutoencoderKL:
     """The frozen autoencoder of the config, or else that of `init`. Raises UsageError if there is none."""
-    if config.vae is not None:
+    if config.vae in KNOWN_CONFIGS:
+        vae = load_components({"_components": {"vae": config.vae}})["vae"]
+    elif config.vae is not None:
         if not Path(config.vae, "config.json").is_file():
             raise UsageError(f"no autoencoder at {config.vae}: train it first, with `starflow train vae`")
         vae = AutoencoderKLWan.from_pretrained(config.vae)
@@ -73,7 +78,10 @@ def build_pipeline(
 
     Raises UsageError if the parts do not fit together.
     """
-    if config.text_encoder is not None:
+    if config.text_encoder in KNOWN_CONFIGS:
+        loaded = load_components({"_components": {"text_encoder": config.text_encoder}}, torch.float32)
+        tokenizer, text_encoder = loaded["tokenizer"], loaded["text_encoder"]
+    elif config.text_encoder is not None:
         tokenizer, text_encoder = load_text_encoder(config.text_encoder)
     elif init is not None:
         tokenizer, text_encoder = init.tokenizer, init.text_encoder
@@ -103,6 +111,11 @@ def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -
     of_images = [caption for clip in cache.clips for caption in clip.image_captions]
     videos = wrap_captions(["", *captions, *marked, *edits], settings, settings.fps)
     return train_tokenizer(chain(videos, wrap_captions(["", *of_images], settings, 0)), vocab_size)
+
+
+def text_encoder_config(name: str) -> dict[str, Any]:
+    """The configuration of the text encoder `text_encoder` of a config. Raises StarflowError if there is none."""
+    return Component.parse(name if name in KNOWN_CONFIGS else f"{name}/text_encoder").config()
 
 
 def new_networks(
