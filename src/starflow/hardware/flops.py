@@ -59,7 +59,7 @@ class TrainingFlops:
         with FlopCounterMode(display=False) as counter:
             encoded = self.flow(x, encodings)
             (encoded.z.sum() + encoded.log_det.sum()).backward()
-            self.denoiser(x.detach(), encodings).sum().backward()
+            self.denoiser(x, encodings).sum().backward()
         for model in (self.flow, self.denoiser):
             model.zero_grad()
         return counter.get_total_flops()
