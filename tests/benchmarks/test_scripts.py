@@ -11,6 +11,7 @@ import checker
 import sensitivity
 import streaming
 import tolerance
+import training_parallel
 
 
 def test_binding_prints_a_line_for_each_attribute(model: Path, capsys: pytest.CaptureFixture[str]):
@@ -53,3 +54,10 @@ def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path)
     assert small["psnr_median"] > large["psnr_median"]
     assert math.isfinite(small["nudged_psnr_median"])
     assert (tmp_path / "tolerance.png").exists()
+
+
+def test_training_benchmark_measures_checkpoints_and_recomputation(tmp_path: Path):
+    cost = training_parallel.checkpoint_cost(tmp_path, 1)
+    assert all(value > 0 for value in cost.values())
+    memory = {kind: row["activation_megabytes"] for kind, row in training_parallel.recomputation(1).items()}
+    assert memory["none"] > memory["selective"] > memory["full"] > 0
