@@ -282,9 +282,9 @@ class StarFlowPipeline(DiffusionPipeline):
 
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
-        noisy = sampled(self.flow, plan.sampling, frames_at_once, on_frame)
+        noisy = plan.clock("sampling", sampled(self.flow, plan.sampling, frames_at_once, on_frame))
         clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text)
-        return restored(clean, plan.given)
+        return restored(plan.clock("denoising", clean), plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class StarFlowPipeline(DiffusionPipeline):
         check_output_type(output_type, OUTPUT_TYPES)
         check_tensor_inputs(callback_on_step_end_tensor_inputs)
         plan = self.plan(prompt, **options)
-        pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
+        pieces = self.make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
         frames = torch.cat(list(pieces), dim=1)
         if output_type != "latent":
             frames = self._postprocess(frames, output_type)
@@ -355,15 +355,18 @@ class StarFlowPipeline(DiffusionPipeline):
         if not isinstance(prompt, str) or options.get("num_videos_per_prompt") not in (None, 1):
             raise UsageError("a stream makes one video: give one prompt")
         plan = self.plan(prompt, **options)
-        pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
+        pieces = self.make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan)
 
     @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
-    def _make(
-        self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
+    def make(
+        self, plan: VideoPlan, frames_at_once: int, output_type: str = "pt", callback: StepCallback | None = None
     ) -> Iterator[Tensor]:
-        """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
+        """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents for `latent`.
+
+        The arguments are those of `stream`, and a plan of `plan`.
+        """
         self._interrupt = False
         num_generated = plan.sampling.num_frames - plan.sampling.num_given
         with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
@@ -380,7 +383,7 @@ class StarFlowPipeline(DiffusionPipeline):
                 if output_type == "latent":
                     yield from pieces
                     return
-                for video in self.codec.stream_decode(pieces):
+                for video in plan.clock("decoding", self.codec.stream_decode(pieces)):
                     bar.update()
                     yield require_finite(video, "the decoded video")
             finally:
