@@ -26,6 +26,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "yaml", "tensorboard"),
     "evaluate": ("scipy", "matplotlib"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "sqlalchemy", "prometheus_client"),
 }
 
 

@@ -35,6 +35,7 @@ COMMANDS = {
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
+    "serve": LazyCommand("starflow.cli.serve", "serve", "Serve an HTTP API that makes videos."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
     "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),

@@ -244,6 +244,20 @@ class StarFlowPipeline(DiffusionPipeline):
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
 
+    @torch.inference_mode(False)
+    def steer(self, plan: VideoPlan, prompt: str) -> None:
+        """Change the caption of the videos that are being made: for a callback. It holds from the next latent frame on.
+
+        The denoiser keeps the first caption. Raises UsageError if the prompt is empty.
+        """
+        sampling = plan.sampling
+        height, width = (side * self.codec.spatial_factor for side in sampling.noise.shape[-2:])
+        marker = "" if plan.given is None else plan.given.marker
+        captions = [caption for (caption,) in map(checked_prompts, (marker + prompt, EXTEND + prompt))]
+        text, later_text = self.encode_prompt(captions, plan.fps, (height, width)).split(1)
+        sampling.text = text.expand_as(sampling.text)
+        sampling.later_text = None if sampling.later_text is None else later_text.expand_as(sampling.text)
+
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
         if asked.latents is None:
