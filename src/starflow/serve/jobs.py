@@ -177,7 +177,8 @@ class JobStore:
     @staticmethod
     def _take(session: Session, query: Any, values: dict[str, Any]) -> list[Job]:
         """Update the jobs that a query of numbers gives. PostgreSQL skips those that another worker is taking."""
-        numbers = query.with_for_update(skip_locked=True)
+        # The query is evaluated once: in a plain subquery, PostgreSQL may evaluate it again and take more rows.
+        numbers = select(query.with_for_update(skip_locked=True).cte().c.number)
         taken = update(Job).where(Job.number.in_(numbers), Job.status == "queued").values(values).returning(Job)
         return sorted(session.scalars(taken), key=lambda job: job.number)
 
@@ -190,7 +191,7 @@ class JobStore:
         values = {"lease_until": time.time() + LEASE_SECONDS, "progress": progress}
         renewed = update(Job).where(*_held_by(worker), Job.id.in_(job_ids)).values(values)
         with self._session() as session, session.begin():
-            return dict(session.execute(renewed.returning(Job.id, Job.prompt)).tuples())
+            return dict(session.execute(renewed.returning(Job.id, Job.prompt)).all())
 
     @retried
     def finish(self, worker: str, job_id: str, status: str, **values: Any) -> bool:

@@ -18,7 +18,7 @@ def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
     Raises StarflowError if the address cannot be used, and as `create_app`.
     """
-    with _bound(settings) as listener:
+    with bound(settings) as listener:
         app = create_app(settings)
         log_as_json()
         host, port = listener.getsockname()[:2]
@@ -34,7 +34,7 @@ def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bound(settings: ServeSettings) -> socket.socket:
+def bound(settings: ServeSettings) -> socket.socket:
     """A socket that listens at the address, so that a second server at the same port fails before it loads anything."""
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
