@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ import uvicorn
 
 from starflow.media.video import write_video
 from starflow.serve.api import create_app
+from starflow.serve.processes import CONTEXT
 from starflow.serve.run import bound
 from starflow.serve.server import Server
 from starflow.serve.settings import Limits, ServeSettings
@@ -92,3 +94,25 @@ def clip_file(path: Path, num_frames: int = 9, side: int = 32) -> Path:
     """A clip of noise."""
     frames = np.random.default_rng(0).integers(0, 255, (num_frames, side, side, 3), dtype=np.uint8)
     return write_video(path, frames, 8)
+
+
+def serve_in_process(settings: ServeSettings, ports: Connection) -> None:
+    """A server in a process of its own, for tests that kill it. Sends its port."""
+    with bound(settings) as listener:
+        ports.send(listener.getsockname()[1])
+        uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, access_log=False)).run(sockets=[listener])
+
+
+@contextmanager
+def separate_server(settings: ServeSettings) -> Iterator[tuple[Client, int]]:
+    """A client of a server in a process of its own, and the process's id. It is killed in the end."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=serve_in_process, args=(settings, sender))
+    process.start()
+    try:
+        with Client(f"http://127.0.0.1:{receiver.recv()}") as client:
+            client.wait_until_ready()
+            yield client, process.pid
+    finally:
+        process.kill()
+        process.join()

@@ -89,6 +89,9 @@ class Decisions:
         """The length of the video after what is given; by default, that of the clip, or that of the model after it."""
         trained = self.model.config.num_frames
         if "video_reference" in given:
+            if given["video_reference"] > trained:
+                message = f"a clip to edit may have at most the {trained} frames that this model was trained on"
+                raise ApiError(400, message, param="video_reference", code="video_too_long")
             return given["video_reference"]
         if "extend_reference" in given and num_frames is None:
             return given["extend_reference"] + trained - 1

@@ -44,7 +44,6 @@ class Supervisor:
         self.settings, self.store, self.metrics = settings, store, metrics
         self.running: list[Running] = []
         self.failure: str | None = None  # why no worker can start
-        self._starts = 0
         self._pauses = [0.0] * settings.workers
         self._start_at = dict.fromkeys(range(settings.workers), 0.0)  # of the workers that do not run
         self._stopping = Event()
@@ -93,15 +92,14 @@ class Supervisor:
             self.metrics.count("failed")
 
     def _start(self, index: int) -> None:
-        self._starts += 1
-        name = f"{socket.gethostname()}-{os.getpid()}-{index}-{self._starts}"
+        server = f"{socket.gethostname()}-{os.getpid()}"
         receiver, sender = CONTEXT.Pipe(duplex=False)
-        arguments = (self.settings, name, device_of(self.settings.device, index), sender)
-        process = CONTEXT.Process(target=run_worker, args=arguments, name=name, daemon=True)
+        arguments = (self.settings, server, device_of(self.settings.device, index), sender)
+        process = CONTEXT.Process(target=run_worker, args=arguments, daemon=True)
         process.start()
         sender.close()
         del self._start_at[index]
-        self.running.append(Running(index, name, process, receiver))
+        self.running.append(Running(index, f"{server}-{process.pid}", process, receiver))
 
     def _read(self, worker: Running) -> None:
         """Count what a worker has finished."""

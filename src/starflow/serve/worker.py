@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
@@ -35,12 +36,12 @@ SECONDS_BETWEEN_CLAIMS = 0.05
 SECONDS_BETWEEN_REPORTS = 2.0
 
 
-def run_worker(settings: ServeSettings, name: str, device: str, reports: Connection) -> None:
+def run_worker(settings: ServeSettings, server: str, device: str, reports: Connection) -> None:
     """The life of a worker process. It ends at SIGTERM, or when the process that started it is gone.
 
-    `reports` is sent a dictionary for each job that ends, for the metrics.
+    It is called `SERVER-PID`, after its server and its process. `reports` is sent a dictionary for each job that ends, for the metrics.
     """
-    stopping = Event()
+    stopping, name = Event(), f"{server}-{os.getpid()}"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops its workers
     set_when_parent_dies(stopping)
