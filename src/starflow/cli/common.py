@@ -10,10 +10,10 @@ import click
 
 from starflow.cli.fitting import Fitting
 from starflow.cli.quiet import hide_loading_bars
-from starflow.cli.startup import import_libraries
 from starflow.errors import StarflowError, UsageError
 from starflow.hardware.ranks import Rank
 from starflow.pipeline.options import Options
+from starflow.startup import import_libraries
 from starflow.weights.models import is_quantized
 
 if TYPE_CHECKING:

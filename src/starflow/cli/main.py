@@ -14,8 +14,8 @@ import click
 
 from starflow import __version__
 from starflow.cli.quiet import quiet_libraries
-from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
+from starflow.startup import save_cpu_time
 
 OUT_OF_MEMORY = "there is not enough memory: make a shorter or smaller video; `starflow info` says what one needs"
 

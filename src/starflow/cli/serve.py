@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say
+from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say, start_loading
 from starflow.serve.settings import GIB, MIB, Limits, ServeSettings
 
 DAY = 24 * 3600
@@ -121,7 +121,7 @@ def serve(
             requests_per_minute=rate_limit,
         ),
     )
-    say(f"loading {model} ...")
+    start_loading(model)
     device_named(device)
 
     from starflow.serve.run import listen

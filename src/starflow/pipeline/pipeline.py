@@ -250,13 +250,12 @@ class StarFlowPipeline(DiffusionPipeline):
 
         The denoiser keeps the first caption. Raises UsageError if the prompt is empty.
         """
-        sampling = plan.sampling
+        (prompt,), sampling = checked_prompts(prompt), plan.sampling
         height, width = (side * self.codec.spatial_factor for side in sampling.noise.shape[-2:])
         marker = "" if plan.given is None else plan.given.marker
-        captions = [caption for (caption,) in map(checked_prompts, (marker + prompt, EXTEND + prompt))]
-        text, later_text = self.encode_prompt(captions, plan.fps, (height, width)).split(1)
-        sampling.text = text.expand_as(sampling.text)
-        sampling.later_text = None if sampling.later_text is None else later_text.expand_as(sampling.text)
+        text = self.encode_prompt([marker + prompt, EXTEND + prompt], plan.fps, (height, width))
+        sampling.text, later_text = (each.expand_as(sampling.text) for each in text.split(1))
+        sampling.later_text = None if sampling.later_text is None else later_text
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""

@@ -11,10 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starflow import __version__
 from starflow.serve import others, realtime, videos
 from starflow.serve.errors import add_error_handlers
+from starflow.serve.processes import choose_imports
 from starflow.serve.schema import ErrorBody
 from starflow.serve.security import Security
 from starflow.serve.server import Server
 from starflow.serve.settings import ServeSettings
+from starflow.weights.models import is_quantized
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 404, 409, 413, 415, 421, 429, 503)
@@ -29,6 +31,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         StarflowError: there is no such model, or the database cannot be reached.
     """
     server = Server.of(settings)
+    choose_imports(quantized=is_quantized(settings.model))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

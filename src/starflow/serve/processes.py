@@ -4,7 +4,12 @@ import multiprocessing
 from threading import Event, Thread
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["starflow.serve.worker", "starflow.serve.decoding"])
+MODULES = ("starflow.serve.worker", "starflow.serve.decoding")
+
+
+def choose_imports(*, quantized: bool) -> None:
+    """Say what the first process imports, before it starts: more if weights are stored quantized."""
+    CONTEXT.set_forkserver_preload([*MODULES] if quantized else ["starflow.serve.lean", *MODULES])
 
 
 def set_when_parent_dies(event: Event) -> None:

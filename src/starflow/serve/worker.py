@@ -39,7 +39,7 @@ SECONDS_BETWEEN_REPORTS = 2.0
 def run_worker(settings: ServeSettings, server: str, device: str, reports: Connection) -> None:
     """The life of a worker process. It ends at SIGTERM, or when the process that started it is gone.
 
-    It is called `SERVER-PID`, after its server and its process. `reports` is sent a dictionary for each job that ends, for the metrics.
+    The worker is called `SERVER-PID`. `reports` is sent a dictionary for each job that ends, for the metrics.
     """
     stopping, name = Event(), f"{server}-{os.getpid()}"
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
