@@ -11,6 +11,7 @@ from starflow.serve.logs import log_as_json
 from starflow.serve.settings import ServeSettings
 
 SECONDS_TO_STOP = 5
+SECONDS_TO_KEEP_CONNECTIONS = 75  # longer than clients keep those that they do not use
 
 
 def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
@@ -28,6 +29,7 @@ def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=SECONDS_TO_KEEP_CONNECTIONS,
             timeout_graceful_shutdown=SECONDS_TO_STOP,
             ws_max_size=settings.limits.upload_bytes,
         )

@@ -128,7 +128,7 @@ class Security:
     def _is_allowed_origin(self, headers: Headers) -> bool:
         """Whether a request that changes something comes from a page of this server, or of no page at all."""
         origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc == headers.get("host") or origin in self.settings.origins
+        return origin is None or origin.partition("://")[2] == headers.get("host") or origin in self.settings.origins
 
     def _owner(self, headers: Headers) -> str:
         """The name of the client's key. Every key is compared, in constant time. Raises ApiError if it is unknown."""
@@ -174,8 +174,11 @@ def _request_id(given: str | None) -> str:
 
 
 def _host_name(host: str) -> str:
-    """The name in a `Host` header, without the port."""
-    return urlsplit(f"//{host}").hostname or "" if host.isascii() and host.isprintable() else ""
+    """The name in a `Host` header, without the port; empty if it is damaged."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,6 +21,7 @@ from starflow.serve.worker import run_worker
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_RECOVERIES = 2.0
 SECONDS_BETWEEN_CLEANINGS = 30.0
 SECONDS_TO_STOP = 10.0
 SECONDS_UNTIL_ADDED = 3600.0  # a folder without a job is older than this
@@ -69,10 +70,13 @@ class Supervisor:
             self.store.remove_worker(each.name)
 
     def _run(self) -> None:
-        cleaned_at = 0.0
+        recovered_at = cleaned_at = 0.0
         while not self._stopping.is_set():
             try:
                 self._look()
+                if time.monotonic() - recovered_at > SECONDS_BETWEEN_RECOVERIES:
+                    self._recover()
+                    recovered_at = time.monotonic()
                 if time.monotonic() - cleaned_at > SECONDS_BETWEEN_CLEANINGS:
                     self._clean_up()
                     cleaned_at = time.monotonic()
@@ -88,6 +92,9 @@ class Supervisor:
         for index, moment in list(self._start_at.items()):
             if time.monotonic() >= moment:
                 self._start(index)
+
+    def _recover(self) -> None:
+        """Queue the jobs of workers that stopped answering, of this server or of another."""
         for _ in self.store.recover():
             self.metrics.count("failed")
 

@@ -1,10 +1,12 @@
 """The routes of videos: `/v1/videos`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
+from pydantic import BaseModel
 
 from starflow.serve.adding import add_video
 from starflow.serve.bodies import read_body
@@ -17,10 +19,10 @@ from starflow.serve.server import Owner, Server, Serving
 router = APIRouter(prefix="/v1/videos", tags=["videos"])
 
 
-def request_body(model: type, files: tuple[str, ...]) -> dict[str, Any]:
+def request_body(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
     """The OpenAPI description of a body that may be JSON, or multipart with files."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")  # type: ignore[attr-defined]
-    schema.pop("$defs", None)
+    schema = model.model_json_schema()
+    schema = _inlined(schema, schema.pop("$defs", {}))
     upload = {"type": "string", "format": "binary"}
     properties = schema["properties"] | dict.fromkeys(files, upload)
     content = {
@@ -28,6 +30,17 @@ def request_body(model: type, files: tuple[str, ...]) -> dict[str, Any]:
         "multipart/form-data": {"schema": schema | {"properties": properties}},
     }
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """A JSON schema with definitions in place of the references to them."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if (reference := schema.get("$ref")) is not None:
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {name: _inlined(value, definitions) for name, value in schema.items()}
 
 
 CREATE = request_body(VideoRequest, tuple(TASKS))
