@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving import until
+from server_helpers import until
 from starflow.cli.main import run
 from tiny_pipeline import tiny_pipeline
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import Client, serving, settings_for
+from server_helpers import Client, serving, settings_for
 from tiny_pipeline import tiny_pipeline
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving import clip_file
+from server_helpers import clip_file
 from starflow.errors import StarflowError
 from starflow.serve.decoding import Wanted, decode, read_frames
 from starflow.serve.settings import MIB, Limits

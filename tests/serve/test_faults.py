@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import MANY_FRAMES, Client, separate_server, serving, settings_for, until
+from server_helpers import MANY_FRAMES, Client, separate_server, serving, settings_for, until
 
 
 def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ import openai
 import pytest
 from PIL import Image
 
-from serving import PROMPT, Client
+from server_helpers import PROMPT, Client
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 

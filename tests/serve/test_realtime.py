@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from serving import MANY_FRAMES, PROMPT, Client, until
+from server_helpers import MANY_FRAMES, PROMPT, Client, until
 from starflow.serve.security import KEY_PROTOCOL
 
 

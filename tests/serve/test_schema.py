@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving import PROMPT, Client
+from server_helpers import PROMPT, Client
 from starflow.serve.schema import VideoRequest
 
 VALUES = st.recursive(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import PROMPT, Client, clip_file, serving, settings_for
+from server_helpers import PROMPT, Client, clip_file, serving, settings_for
 from starflow.errors import UsageError
 from starflow.serve.security import RateLimit, read_keys
 from starflow.serve.settings import ServeSettings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import MANY_FRAMES, PROMPT, Client, clip_file, serving, settings_for, until
+from server_helpers import MANY_FRAMES, PROMPT, Client, clip_file, serving, settings_for, until
 from starflow.media.frames import from_unit
 from starflow.media.reading import open_video
 from starflow.media.writing import write_growing
