@@ -1,4 +1,5 @@
 # make demo    a video from a sentence, in a fresh environment: demo.mp4 and demo.png
+# make serve   an HTTP API that makes videos, at http://127.0.0.1:8000
 # make test    lint, types, import rules and tests
 # make clean   remove the environment and all generated files
 #
@@ -13,11 +14,14 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	$$python -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo test clean
+.PHONY: demo serve test clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/starflow generate "a green square moves left" -o demo.mp4 --contact-sheet demo.png
 	@echo "The video is in demo.mp4, its frames side by side are in demo.png."
+
+serve: $(VENV)/serve-installed
+	$(BIN)/starflow serve
 
 test: $(VENV)/dev-installed
 	$(BIN)/ruff check .
@@ -39,6 +43,11 @@ $(VENV)/bin/python:
 $(VENV)/demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) $(TORCH_ARGS) torch
 	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/serve-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) $(TORCH_ARGS) torch
+	$(PIP) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/dev-installed: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -17,6 +17,7 @@ from starflow.media.video import (
     write_growing,
     write_video,
 )
+from starflow.media.writing import remux
 
 METADATA = {"prompt": "a red circle — “moves” right\n", "seed": 3, "guidance_scale": 2.5}
 NAMES = ["clip.mp4", "clip.gif", "clip.webp", "clip.png", "frames/"]
@@ -383,3 +384,15 @@ def _gradient_clip(num_frames):
     return np.stack([np.stack([rows * 4, columns * 4, rows * 0 + 9 * i], -1) for i in range(num_frames)]).astype(
         np.uint8
     )
+
+
+def test_a_remuxed_video_has_the_frames_and_metadata_of_the_growing_one_and_its_index_in_front(tmp_path: Path):
+    growing = write_growing(tmp_path / "growing.mp4", moving_square(), 8, METADATA)
+    remux(growing, tmp_path / "finished.mp4")
+    content = (tmp_path / "finished.mp4").read_bytes()
+    assert b"moof" not in content
+    assert content.index(b"moov") < content.index(b"mdat")
+    (frames, fps), (expected, expected_fps) = read_video(tmp_path / "finished.mp4"), read_video(growing)
+    np.testing.assert_array_equal(frames, expected)
+    assert fps == expected_fps == 8
+    assert read_metadata(tmp_path / "finished.mp4") == METADATA

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,32 @@ def test_the_ignored_end_of_a_long_prompt_is_reported(pipeline: StarFlowPipeline
     (message,) = caplog.messages
     assert "longer than the 32 tokens that this model reads" in message
     assert "in the rain" in message
+
+
+def test_a_plan_says_how_long_its_stages_took(pipeline: StarFlowPipeline):
+    plan = pipeline.plan(PROMPT, generator=seeded())
+    start = time.perf_counter()
+    video = torch.cat(list(pipeline.make(plan, 1)), dim=1)
+    elapsed = time.perf_counter() - start
+    assert video.shape == (1, 9, 3, 32, 32)
+    assert set(plan.clock.seconds) == {"sampling", "denoising", "decoding"}
+    assert all(seconds > 0 for seconds in plan.clock.seconds.values())
+    assert 0.5 * elapsed < sum(plan.clock.seconds.values()) <= elapsed
+
+
+def test_a_callback_steers_the_frames_after_it(pipeline: StarFlowPipeline):
+    def video(prompt: str, new_prompt: str | None) -> torch.Tensor:
+        plan = pipeline.plan(prompt, generator=seeded(), num_frames=25)
+
+        def callback(current: StarFlowPipeline, frame: int, *_: object) -> None:
+            if frame == 1 and new_prompt is not None:
+                current.steer(plan, new_prompt)
+
+        return torch.cat(list(pipeline.make(plan, 1, callback=callback)), dim=1)
+
+    plain, steered, same = (video(PROMPT, each) for each in (None, CAPTIONS[1], PROMPT))
+    torch.testing.assert_close(steered[:, :1], plain[:, :1])
+    assert (steered[:, 9:] - plain[:, 9:]).abs().max() > 0.01
+    torch.testing.assert_close(same, plain, atol=0.02, rtol=0)
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        pipeline.steer(pipeline.plan(PROMPT), " ")

@@ -242,3 +242,20 @@ def test_nan_in_the_noise_is_an_error():
     z[0, 1, 0, 0, 0] = torch.nan
     with pytest.raises(StarflowError, match="NaN"):
         sample(tiny_flow(), z, random_text(2))
+
+
+@pytest.mark.parametrize("window", [RollingWindow(), RollingWindow(3, 2)], ids=["whole", "rolling"])
+def test_frames_after_changed_captions_are_a_continuation_under_the_new_ones(window: RollingWindow):
+    flow, text, other, z = tiny_flow(), random_text(2), random_text(2) + 1, noise(6)
+    steered = plan(z, text, rolling_window=window, solver=EXACT)
+
+    def change(index: int, _: Tensor) -> None:
+        if index == 1:
+            steered.text = other
+
+    x = torch.cat(list(pieces(flow, steered, on_frame=change)), dim=1)
+    plain, _ = sample(flow, z, text, rolling_window=window, solver=EXACT)
+    assert_same(x[:, :2], plain[:, :2])
+    continued, _ = sample(flow, z, other, prefix=plain[:, :2], rolling_window=window, solver=EXACT)
+    assert_same(x, continued)
+    assert (x[:, 2:] - plain[:, 2:]).abs().max() > 0.01

@@ -11,10 +11,10 @@ import click
 from starflow.cli.fitting import Fitting
 from starflow.cli.lora import Lora, apply_loras
 from starflow.cli.quiet import hide_loading_bars
-from starflow.cli.startup import import_libraries
 from starflow.errors import StarflowError, UsageError
 from starflow.hardware.ranks import Rank
 from starflow.pipeline.options import Options
+from starflow.startup import import_libraries
 from starflow.weights.models import is_quantized
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "peft", "tensorboard", "yaml"),
     "evaluate": ("scipy", "matplotlib"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "sqlalchemy", "prometheus_client"),
 }
 
 

@@ -6,8 +6,8 @@ import click
 
 from starflow.cli.common import say
 from starflow.cli.fitting import Fitting, fitting_options
-from starflow.cli.startup import import_libraries
 from starflow.errors import UsageError
+from starflow.startup import import_libraries
 
 if TYPE_CHECKING:
     from starflow.hardware.architecture import Architecture

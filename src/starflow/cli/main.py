@@ -15,9 +15,9 @@ import click
 from starflow import __version__
 from starflow.cli.hints import hint
 from starflow.cli.quiet import quiet_libraries
-from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
 from starflow.hardware.ranks import Rank
+from starflow.startup import save_cpu_time
 
 OUT_OF_MEMORY = "there is not enough memory: make a shorter or smaller video; `starflow info` says what one needs"
 
@@ -48,6 +48,7 @@ COMMANDS = {
         "starflow.cli.train", "train", "Train a VAE, a text encoder, a flow or a LoRA.", distributed=True
     ),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
+    "serve": LazyCommand("starflow.cli.serve", "serve", "Serve an HTTP API that makes videos."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
     "export": LazyCommand("starflow.cli.export", "export", "Write a model as a released checkpoint."),

@@ -167,27 +167,73 @@ def _destination(path: PathLike, num_frames: int) -> tuple[str, Path]:
     return kind, path
 
 
-def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | None, *, growing: bool = False) -> None:
+def remux(fragmented: PathLike, path: PathLike) -> None:
+    """Copy a video of `Mp4Writer(growing=True)` to an MP4 in which players can seek. Nothing is encoded again."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace
 
-    layout = "empty_moov+default_base_moof+frag_every_frame" if growing else "faststart"
-    options = {"movflags": layout, "flush_packets": "1"} if growing else {"movflags": layout}
-    with av.open(file_url(path), "w", format="mp4", options=options) as container:
+    with (
+        atomic_write(path) as temporary,
+        av.open(file_url(Path(fragmented))) as given,
+        av.open(file_url(temporary), "w", format="mp4", options={"movflags": "faststart"}) as made,
+    ):
+        made.metadata.update(given.metadata)
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:  # the last packet is empty
+                packet.stream = stream
+                made.mux(packet)
+
+
+class Mp4Writer:
+    """Writes frames (height, width, 3), uint8, one by one to an H.264 MP4; a context manager.
+
+    Args:
+        path: the file.
+        fps: frames per second; 0 for a single frame.
+        comment: stored in the file.
+        growing: whether to write a fragmented MP4, which players can open while it grows.
+
+    Raises:
+        UsageError: the sides are odd.
+    """
+
+    def __init__(self, path: Path, fps: float, comment: str | None = None, *, growing: bool = False) -> None:
+        import av
+
+        layout = "empty_moov+default_base_moof+frag_every_frame" if growing else "faststart"
+        options = {"movflags": layout, "flush_packets": "1"} if growing else {"movflags": layout}
+        self._container = av.open(file_url(path), "w", format="mp4", options=options)
         if comment is not None:
-            container.metadata["comment"] = comment
-        stream: VideoStream | None = None
-        try:
-            for image in frames:
-                stream = stream or _h264_stream(container, image.shape[1], image.shape[0], fps, growing)
-                rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                yuv = rgb.reformat(
-                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-                )  # players guess the color matrix from the size, unless the file states it
-                container.mux(stream.encode(yuv))
-        finally:
-            if stream is not None:
-                container.mux(stream.encode())
+            self._container.metadata["comment"] = comment
+        self._fps, self._growing = fps, growing
+        self._stream: VideoStream | None = None
+
+    def write(self, image: Frame) -> None:
+        """Add a frame."""
+        import av
+        from av.video.reformatter import ColorRange, Colorspace
+
+        if self._stream is None:
+            self._stream = _h264_stream(self._container, image.shape[1], image.shape[0], self._fps, self._growing)
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        yuv = rgb.reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )  # players guess the color matrix from the size, unless the file states it
+        self._container.mux(self._stream.encode(yuv))
+
+    def __enter__(self) -> "Mp4Writer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._container:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode())
+
+
+def _write_mp4(path: Path, frames: Iterable[Frame], fps: float, comment: str | None, *, growing: bool = False) -> None:
+    with Mp4Writer(path, fps, comment, growing=growing) as writer:
+        for image in frames:
+            writer.write(image)
 
 
 def _h264_stream(container: "OutputContainer", width: int, height: int, fps: float, growing: bool) -> "VideoStream":

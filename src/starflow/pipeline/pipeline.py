@@ -287,6 +287,19 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
                 "this model knows nothing of %s: no caption of its training had it", ", ".join(map(repr, new))
             )
 
+    @torch.inference_mode(False)
+    def steer(self, plan: VideoPlan, prompt: str) -> None:
+        """Change the caption of the videos that are being made: for a callback. It holds from the next latent frame on.
+
+        The denoiser keeps the first caption. Raises UsageError if the prompt is empty.
+        """
+        (prompt,), sampling = checked_prompts(prompt), plan.sampling
+        height, width = (side * self.codec.spatial_factor for side in sampling.noise.shape[-2:])
+        marker = "" if plan.given is None else plan.given.marker
+        text = self.encode_prompt([marker + prompt, EXTEND + prompt], plan.fps, (height, width))
+        sampling.text, later_text = (each.expand_as(sampling.text) for each in text.split(1))
+        sampling.later_text = None if sampling.later_text is None else later_text
+
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
         if asked.latents is None:
@@ -325,9 +338,9 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
 
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
-        noisy = sampled(self.flow, plan.sampling, frames_at_once, on_frame)
+        noisy = plan.clock("sampling", sampled(self.flow, plan.sampling, frames_at_once, on_frame))
         clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text)
-        return restored(clean, plan.given)
+        return restored(plan.clock("denoising", clean), plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
 
@@ -365,7 +378,7 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
         check_tensor_inputs(callback_on_step_end_tensor_inputs)
         with self._lock:
             plan = self.plan(prompt, **options)
-            pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
+            pieces = self.make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
             frames = torch.cat(list(pieces), dim=1)
         if output_type != "latent":
             frames = self._postprocess(frames, output_type)
@@ -400,15 +413,18 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
             raise UsageError("a stream makes one video: give one prompt")
         with self._lock:
             plan = self.plan(prompt, **options)
-        pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
+        pieces = self.make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan, self._lock)
 
     @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
-    def _make(
-        self, plan: VideoPlan, frames_at_once: int, output_type: str, callback: StepCallback | None
+    def make(
+        self, plan: VideoPlan, frames_at_once: int, output_type: str = "pt", callback: StepCallback | None = None
     ) -> Iterator[Tensor]:
-        """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents."""
+        """Run the stages: yield videos `(B, f, 3, height, width)` in [-1, 1], or clean latents for `latent`.
+
+        The arguments are those of `stream`, and a plan of `plan`.
+        """
         self._interrupt = False
         num_generated = plan.sampling.num_frames - plan.sampling.num_given
         with self.progress_bar(total=num_generated + self.codec.num_latent_frames(plan.num_frames)) as bar:
@@ -425,7 +441,7 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
                 if output_type == "latent":
                     yield from pieces
                     return
-                for video in self.codec.stream_decode(pieces):
+                for video in plan.clock("decoding", self.codec.stream_decode(pieces)):
                     bar.update()
                     yield require_finite(video, "the decoded video")
             finally:

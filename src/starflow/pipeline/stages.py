@@ -8,8 +8,9 @@ Legend: `B` prompts, `T` latent frames, `t` some latent frames, `K` given latent
 latent rows and columns, `M` text tokens.
 """
 
+import time
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
@@ -26,6 +27,36 @@ from starflow.sampling.sampler import FrameCallback, Plan, SamplingReport, sampl
 from starflow.sampling.solvers import require_finite
 
 
+class StageClock:
+    """The seconds that each stage took, in `seconds`. Stages take turns: a stage's clock stands while it waits."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def __call__(self, stage: str, pieces: Iterable[Tensor]) -> Generator[Tensor]:
+        """The same pieces; the time in which they are made counts for `stage`."""
+        iterator = iter(pieces)
+        while True:
+            waiting = self._switch(stage)
+            try:
+                piece = next(iterator, None)
+            finally:
+                self._switch(waiting)
+            if piece is None:
+                return
+            yield piece
+
+    def _switch(self, stage: str | None) -> str | None:
+        """Count for another stage from now on; return the one before."""
+        previous, now = self._stage, time.perf_counter()
+        if previous is not None:
+            self.seconds[previous] = self.seconds.get(previous, 0.0) + now - self._since
+        self._stage, self._since = stage, now
+        return previous
+
+
 @dataclass
 class VideoPlan:
     """A video to make.
@@ -34,12 +65,14 @@ class VideoPlan:
         sampling: the inputs of sampling; its latents include hidden frames.
         given: the clean latents of given frames.
         num_frames, fps: of the video.
+        clock: the seconds that the stages take.
     """
 
     sampling: Plan
     given: Given | None
     num_frames: int
     fps: float
+    clock: StageClock = field(default_factory=StageClock)
 
 
 def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCallback | None = None) -> Iterator[Tensor]:

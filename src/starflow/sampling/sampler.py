@@ -66,7 +66,8 @@ class Plan:
         text: `(B, M, text width)`, the captions' encodings.
         null_text: the encodings of the empty caption, of the same shape; needed if `guidance_weight` is not 0.
         guidance_weight: `w` of `starflow.flow.guidance.guide`, in the deep block only.
-        later_text: the captions' encodings after the rolling window has left the first frame; None for `text`.
+        later_text: the captions' encodings after the rolling window has left the first frame; None for `text`. If
+            `on_frame` replaces `text` or `later_text` by another tensor, later frames are sampled given that one.
         prefix: `(B, K, D, H, W)`, the first `K < T` latent frames, at the noise level of training.
         rolling_window: for videos longer than in training.
         solvers: how the deep block and the shallow blocks are inverted.
@@ -102,6 +103,10 @@ class Plan:
     def num_given(self) -> int:
         """`K`."""
         return 0 if self.prefix is None else self.prefix.shape[1]
+
+    def text_at(self, origin: int) -> Tensor:
+        """The captions' encodings while the rolling window begins at the latent frame `origin`."""
+        return self.text if origin == 0 or self.later_text is None else self.later_text
 
 
 def solvers_named(
@@ -190,13 +195,17 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Generator[Tensor]:
     cached_text = None
     while origin + known < num_frames:
         end = min(origin + size, num_frames)
-        text = plan.text if origin == 0 or plan.later_text is None else plan.later_text
+        text = plan.text_at(origin)
         if text is not cached_text:  # otherwise the cache keeps the text
             gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_weight)
             cached_text = text
         for frame in _settled_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, plan):
             yield u[:, origin + frame : origin + frame + 1]
-        origin, known = end - context, context
+            if plan.text_at(origin) is not text:
+                known = frame + 1  # the frames after it are sampled with the new captions
+                break
+        else:
+            origin, known = end - context, context
 
 
 def _settled_frames(

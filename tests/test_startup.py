@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from starflow.cli.startup import import_libraries, save_cpu_time
+from starflow.startup import import_libraries, save_cpu_time
 
 HEAVY = {"PIL", "av", "diffusers", "numpy", "scipy", "torch", "torchao", "transformers"}
 NOT_FOR_THE_PIPELINE = {"gradio", "matplotlib", "omegaconf", "peft", "scipy", "skimage", "tensorboard", "torchao"}
@@ -55,12 +55,12 @@ def test_info_imports_what_the_pipeline_needs():
 
 def test_quantizing_imports_torchao():
     pytest.importorskip("torchao")
-    code = "from starflow.cli.startup import import_libraries; import_libraries(quantized=True)"
+    code = "from starflow.startup import import_libraries; import_libraries(quantized=True)"
     assert {"diffusers", "torchao"} <= imported(code)
 
 
 def test_loras_import_peft():
-    code = "from starflow.cli.startup import import_libraries; import_libraries(quantized=False, lora=True)"
+    code = "from starflow.startup import import_libraries; import_libraries(quantized=False, lora=True)"
     packages = imported(code)
     assert {"diffusers", "peft"} <= packages
     assert not packages & {"scipy", "torchao"}
@@ -68,7 +68,7 @@ def test_loras_import_peft():
 
 def test_hidden_packages_can_be_imported_later():
     pytest.importorskip("torchao")
-    code = "from starflow.cli.startup import import_libraries; import_libraries(quantized=False); import torchao, gc"
+    code = "from starflow.startup import import_libraries; import_libraries(quantized=False); import torchao, gc"
     assert {"diffusers", "torchao"} <= imported(f"{code}; assert gc.isenabled()")
 
 

@@ -1,0 +1,233 @@
+"""A server under load, and what the viewer of a stream sees.
+
+    python benchmarks/serving.py load --clients 200 --jobs 2000 --num-frames 1
+    python benchmarks/serving.py batch --jobs 40
+    python benchmarks/serving.py stream --num-frames 81 --repeats 5
+
+Each starts `starflow serve` on the loopback interface with a fresh data folder, prints a table, and writes JSON
+with -o.
+
+    load     every client queues a video, waits for it, downloads it, deletes it, and begins again; a full queue makes
+             it wait as long as the server says. No job may be lost, or made twice, and memory must not grow.
+    batch    jobs per second with and without batches, alternately
+    stream   over the WebSocket: seconds to the first chunk, between chunks, per second of video, and how often a player
+             that starts at the first chunk, or one second later, would have to stop
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
+
+from harness import new_parser, positive, run, write_results
+
+PROMPT = "a red circle orbits"
+POLL_SECONDS = 1.0
+START_SECONDS = 300
+DELAYS = (0.0, 1.0)  # of a player, after the first chunk
+SERVING = " at http://"
+
+
+@contextmanager
+def server(model: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The URL of a server with a worker that is ready, and its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        command = [sys.executable, "-m", "starflow", "serve", "--model", model, "--port", "0"]
+        with log.open("w") as file:
+            data = ["--data-dir", f"{folder}/data"]
+            process = subprocess.Popen([*command, *data, *options], stderr=file)
+        try:
+            url = _url(log, process)
+            _wait_until_ready(url)
+            yield url, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _url(log: Path, process: subprocess.Popen) -> str:
+    while SERVING not in (text := log.read_text()):
+        if process.poll() is not None:
+            raise SystemExit(f"the server did not start:\n{text}")
+        time.sleep(0.1)
+    return "http://" + text.split(SERVING)[1].split()[0]
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not httpx.get(f"{url}/ready").is_success:
+        if time.monotonic() > deadline:
+            raise SystemExit("no worker is ready")
+        time.sleep(0.1)
+
+
+def count(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric of the server."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=60).text)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+
+def memory(process: psutil.Process) -> float:
+    """MiB of a server and its processes; memory that they share is counted once, where the system says so."""
+    everyone = [process, *process.children(recursive=True)]
+    return sum(getattr(each.memory_full_info(), "pss", each.memory_info().rss) for each in everyone) / 2**20
+
+
+async def make(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[str, float, int]:
+    """Make a video, and delete it: how it ended, seconds from acceptance to download, and refusals by a full queue."""
+    refusals = 0
+    while (response := await client.post("/v1/videos", json={"prompt": PROMPT} | fields)).status_code == 429:
+        refusals += 1
+        await asyncio.sleep(float(response.headers["Retry-After"]))
+    response.raise_for_status()
+    accepted, path = time.perf_counter(), f"/v1/videos/{response.json()['id']}"
+    while (video := (await client.get(path)).raise_for_status().json())["status"] in ("queued", "in_progress"):
+        await asyncio.sleep(POLL_SECONDS)
+    if video["status"] == "completed":
+        (await client.get(f"{path}/content")).raise_for_status()
+    seconds = time.perf_counter() - accepted
+    (await client.delete(path)).raise_for_status()
+    return video["status"], seconds, refusals
+
+
+async def make_all(url: str, clients: int, jobs: int, num_frames: int) -> list[tuple[str, float, int]]:
+    """Make `jobs` videos, by `clients` at the same time."""
+    seeds, made = iter(range(jobs)), []
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+
+        async def work() -> None:
+            made.extend([await make(client, {"seed": seed, "num_frames": num_frames}) for seed in seeds])
+
+        await asyncio.gather(*(work() for _ in range(clients)))
+    return made
+
+
+def load(model: str, clients: int, jobs: int, num_frames: int) -> list[dict[str, Any]]:
+    """A row for each quarter of the jobs."""
+    rows = []
+    with server(model, "--max-queue", "100") as (url, process):
+        asyncio.run(make_all(url, 4, 8, num_frames))  # everything has been used once
+        before = count(url, "starflow_requests_success_total", finished_reason="completed")
+        for _ in range(4):
+            start = time.perf_counter()
+            made = asyncio.run(make_all(url, clients, jobs // 4, num_frames))
+            seconds = time.perf_counter() - start
+            statuses, waits, refusals = zip(*made, strict=True)
+            now = count(url, "starflow_requests_success_total", finished_reason="completed")
+            rows.append(
+                {
+                    "accepted": len(made),
+                    "completed": statuses.count("completed"),
+                    "made": int(now - before),
+                    "refused": sum(refusals),
+                    "jobs_per_second": len(made) / seconds,
+                    "p50_s": float(np.percentile(waits, 50)),
+                    "p99_s": float(np.percentile(waits, 99)),
+                    "memory_mib": memory(process),
+                }
+            )
+            before = now
+    return rows
+
+
+def batch(model: str, jobs: int, num_frames: int, repeats: int) -> list[dict[str, Any]]:
+    """A row for each size of the batch: the medians over repeats, which alternate between the sizes."""
+    sizes = (1, 2, 4)
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(repeats):
+        for size in sizes:
+            with server(model, "--max-batch", str(size), "--max-queue", str(jobs)) as (url, _):
+                start = time.perf_counter()
+                asyncio.run(make_all(url, jobs, jobs, num_frames))
+                rates[size].append(jobs / (time.perf_counter() - start))
+    return [{"max_batch": size, "jobs_per_second": float(np.median(rates[size]))} for size in sizes]
+
+
+def stream(model: str, num_frames: int, repeats: int) -> list[dict[str, Any]]:
+    """A row for each repeat."""
+    with server(model) as (url, _):
+        fps = httpx.get(f"{url}/v1/models").json()["data"][0]["fps"]
+        return [viewed(asyncio.run(arrivals(url, num_frames, seed)), fps) for seed in range(repeats)]
+
+
+async def arrivals(url: str, num_frames: int, seed: int) -> list[tuple[float, int]]:
+    """Seconds from the request to each chunk, and the frames in it."""
+    received = []
+    async with connect(f"{url.replace('http', 'ws', 1)}/v1/realtime/video", proxy=None) as socket:
+        start = time.perf_counter()
+        await socket.send(
+            json.dumps({"type": "session.start", "prompt": PROMPT, "num_frames": num_frames, "seed": seed})
+        )
+        while (message := json.loads(await socket.recv()))["type"] != "session.done":
+            if message["type"] == "error":
+                raise SystemExit(message["message"])
+            if message["type"] == "video.chunk_metadata":
+                await socket.recv()
+                received.append((time.perf_counter() - start, message["num_frames"]))
+    return received
+
+
+def viewed(chunks: Sequence[tuple[float, int]], fps: float) -> dict[str, Any]:
+    """What the viewer of a stream sees."""
+    times, frames = np.array([time for time, _ in chunks]), np.array([frames for _, frames in chunks])
+    gaps = np.diff(times)
+    row = {
+        "first_chunk_s": float(times[0]),
+        "gap_p50_s": float(np.percentile(gaps, 50)),
+        "gap_p95_s": float(np.percentile(gaps, 95)),
+        "real_time_factor": float((times[-1]) / (frames.sum() / fps)),
+    }
+    return row | {f"stops_after_{delay:g}_s": underruns(times, frames, fps, delay) for delay in DELAYS}
+
+
+def underruns(times: np.ndarray, frames: np.ndarray, fps: float, delay: float) -> int:
+    """How often a player that begins `delay` seconds after the first chunk has to wait for the next one."""
+    stops, ends = 0, times[0] + delay  # when the frames received so far have been shown
+    for time_of_chunk, num_frames in zip(times, frames, strict=True):
+        if time_of_chunk > ends:
+            stops, ends = stops + 1, time_of_chunk
+        ends += num_frames / fps
+    return stops
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the first argument names."""
+    parser = new_parser(__doc__)
+    parser.add_argument("what", choices=["load", "batch", "stream"])
+    parser.add_argument("--model", default="toyworld")
+    parser.add_argument("--clients", type=positive, default=200)
+    parser.add_argument("--jobs", type=positive, default=2000)
+    parser.add_argument("--num-frames", type=positive, default=17)
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("-o", "--output", type=Path, help="a JSON file")
+    asked = parser.parse_args(arguments)
+    if asked.what == "load":
+        rows = load(asked.model, asked.clients, asked.jobs, asked.num_frames)
+    elif asked.what == "batch":
+        rows = batch(asked.model, asked.jobs, asked.num_frames, asked.repeats)
+    else:
+        rows = stream(asked.model, asked.num_frames, asked.repeats)
+    print("  ".join(rows[0]))
+    for row in rows:
+        print("  ".join(f"{value:{len(name)}.4g}" for name, value in row.items()))
+    if asked.output is not None:
+        write_results(asked.output, rows=rows)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""`starflow serve`: an HTTP API that makes videos."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say, start_loading
+from starflow.serve.settings import GIB, MIB, Limits, ServeSettings
+
+DAY = 24 * 3600
+DEFAULT_DATA = "starflow-data"
+
+
+@click.command()
+@click.option("--model", default="toyworld", show_default=True, help="A bundled model, a folder, or a hub id.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen. Others than loopback need keys.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 is any free port.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_DATA,
+    show_default=True,
+    help="For the jobs and the videos; nothing is written elsewhere.",
+)
+@click.option("--database", help="Such as postgresql+psycopg://…, for several servers. [default: SQLite in --data-dir]")
+@click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One key per line.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Copies of the model.")
+@click.option("--device", help="Such as cpu or cuda; each worker has its own GPU. [default: the best available]")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights.")
+@click.option("--allow-origin", "origins", multiple=True, help="A web page that may use the API: https://example.org.")
+@click.option("--allow-host", "hosts", multiple=True, help="Another name of this server; * for any.")
+@click.option("--max-queue", type=click.IntRange(1), default=Limits.queued, show_default=True, help="Waiting jobs.")
+@click.option("--max-batch", type=click.IntRange(1), default=Limits.batch, show_default=True, help="Made at once.")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=Limits.seconds,
+    show_default=True,
+    help="Of a video.",
+)
+@click.option(
+    "--max-upload", type=click.IntRange(1), default=Limits.upload_bytes // MIB, show_default=True, help="In MiB."
+)
+@click.option(
+    "--rate-limit",
+    type=click.IntRange(1),
+    default=Limits.requests_per_minute,
+    show_default=True,
+    help="Requests per minute and key that make something.",
+)
+@click.option(
+    "--keep-days",
+    type=click.FloatRange(0, min_open=True),
+    default=ServeSettings.keep_seconds / DAY,
+    show_default=True,
+    help="How long finished videos are kept.",
+)
+@click.option(
+    "--keep-gib",
+    type=click.FloatRange(0, min_open=True),
+    default=ServeSettings.keep_bytes / GIB,
+    show_default=True,
+    help="Space for finished videos; the oldest are removed.",
+)
+@generation_options("num_frames", "fps", "guidance_scale", "tolerance")
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    data_dir: Path,
+    database: str | None,
+    api_key_file: Path | None,
+    workers: int,
+    device: str | None,
+    dtype: str,
+    origins: tuple[str, ...],
+    hosts: tuple[str, ...],
+    max_queue: int,
+    max_batch: int,
+    max_seconds: float,
+    max_upload: int,
+    rate_limit: int,
+    keep_days: float,
+    keep_gib: float,
+    **options: Any,
+) -> None:
+    """Serve an HTTP API that makes videos, in the shape of OpenAI's /v1/videos.
+
+    The generation options replace the model's settings where a client sends none.
+
+    \b
+    starflow serve
+    starflow serve --model starflow-v-7b --dtype bfloat16 --workers 2
+    starflow serve --host 0.0.0.0 --api-key-file keys.txt --allow-host videos.example.org
+    """
+    require_extra("serve")
+
+    from starflow.serve.security import read_keys
+
+    settings = ServeSettings(
+        model=model,
+        data_dir=data_dir,
+        host=host,
+        port=port,
+        database=database,
+        workers=workers,
+        device=device,
+        dtype=dtype,
+        options={name: value for name, value in options.items() if value is not None},
+        keys={} if api_key_file is None else read_keys(api_key_file),
+        origins=origins,
+        hosts=hosts,
+        keep_seconds=keep_days * DAY,
+        keep_bytes=int(keep_gib * GIB),
+        limits=Limits(
+            queued=max_queue,
+            batch=max_batch,
+            seconds=max_seconds,
+            upload_bytes=max_upload * MIB,
+            requests_per_minute=rate_limit,
+        ),
+    )
+    start_loading(model)
+    device_named(device)
+
+    from starflow.serve.run import listen
+
+    listen(settings, say)

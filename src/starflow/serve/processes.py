@@ -1,0 +1,24 @@
+"""The processes of a server are forked from one that has imported torch, which is fast and shares its memory."""
+
+import multiprocessing
+from threading import Event, Thread
+
+CONTEXT = multiprocessing.get_context("forkserver")
+MODULES = ("starflow.serve.worker", "starflow.serve.decoding")
+
+
+def choose_imports(*, quantized: bool) -> None:
+    """Say what the first process imports, before it starts: more if weights are stored quantized."""
+    CONTEXT.set_forkserver_preload([*MODULES] if quantized else ["starflow.serve.lean", *MODULES])
+
+
+def set_when_parent_dies(event: Event) -> None:
+    """Set an event when the process that started this one is gone."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        event.set()
+
+    Thread(target=wait, daemon=True).start()

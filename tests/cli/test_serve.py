@@ -1,0 +1,61 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from server_helpers import until
+from starflow.cli.main import run
+from tiny_pipeline import tiny_pipeline
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--host", "0.0.0.0"], "anybody who reaches 0.0.0.0 could use this server: give --api-key-file"),
+        (["--model", "no-such-model"], "no model at no-such-model"),
+        (["--database", "nonsense"], "cannot use the database nonsense"),
+        (["--guidance-scale", "1000"], "1000"),
+        (["--device", "quantum"], "cannot use the device quantum"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["serve", "--port", "0", "--data-dir", str(tmp_path / "data"), *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--port", str(port), "--data-dir", str(tmp_path)]) == 1
+    assert f"cannot listen at 127.0.0.1:{port}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "starflow", "serve", "--port", "0", "--model", tmp_path / "model"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, "--data-dir", tmp_path / "data"], stderr=log)
+    try:
+        until(lambda: "serving model at " in (tmp_path / "log").read_text())
+        url = (tmp_path / "log").read_text().split("serving model at ")[1].split()[0]
+        until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        response = httpx.post(f"{url}/v1/videos/sync", json={"prompt": "a red circle"}, timeout=60)
+        assert response.headers["Content-Type"] == "video/mp4"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(30) in (0, 130)
+    finally:
+        process.kill()
+        process.wait()
+    log_text = (tmp_path / "log").read_text()
+    assert "Traceback" not in log_text
+    assert "KeyboardInterrupt" not in log_text
