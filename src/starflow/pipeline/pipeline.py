@@ -27,13 +27,14 @@ from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
+from starflow.pipeline.actions import encode_actions, num_action_frames
 from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
 from starflow.pipeline.checks import check_generator, check_output_type, checked_prompts
 from starflow.pipeline.inputs import Given, encode_given
 from starflow.pipeline.options import Options
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
-from starflow.sampling.solvers import require_finite
+from starflow.sampling.solvers import Solvers, require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
 from starflow.weights.models import read_index, resolve_model
@@ -212,11 +213,11 @@ class StarFlowPipeline(DiffusionPipeline):
         given = encode_given(self.codec, asked, len(prompts))
         prompts = [each for each in prompts for _ in range(asked.num_videos_per_prompt or 1)]
         check_generator(asked.generator, len(prompts))
-        num_frames = self._num_frames(asked.num_frames, given)
+        num_frames = self._num_frames(asked, given)
         shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
-        if given is not None:
-            shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
+        num_hidden = 0 if given is None else given.num_hidden
+        shape = (shape[0], shape[1] + num_hidden, *shape[2:])
         noise = self._noise(shape, asked)
         prefix = None
         if given is not None:
@@ -231,18 +232,23 @@ class StarFlowPipeline(DiffusionPipeline):
             null_text=self.encode_prompt([""], fps, size).expand_as(text) if asked.guidance_scale else None,
             guidance_scale=asked.guidance_scale,
             later_text=None if rolling_window.size is None else self.encode_prompt(later_prompts, fps, size),
+            actions=encode_actions(self.flow, self.codec, asked.actions, len(prompts), num_frames, num_hidden),
             prefix=prefix,
             rolling_window=rolling_window,
-            solvers=solvers_named(
-                asked.sampler,
-                tolerance=asked.tolerance,
-                block_size=self.config.block_size,
-                shallow_block_size=self.config.shallow_block_size,
-                max_sweeps=asked.max_sweeps,
-                on_unconverged=asked.on_unconverged or "warn",
-            ),
+            solvers=self.solvers(asked),
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
+
+    def solvers(self, asked: Any) -> Solvers:
+        """The solvers that options with defaults ask for."""
+        return solvers_named(
+            asked.sampler,
+            tolerance=asked.tolerance,
+            block_size=self.config.block_size,
+            shallow_block_size=self.config.shallow_block_size,
+            max_sweeps=asked.max_sweeps,
+            on_unconverged=asked.on_unconverged or "warn",
+        )
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
@@ -252,8 +258,13 @@ class StarFlowPipeline(DiffusionPipeline):
             raise UsageError(f"latents must have the shape {shape}, not {tuple(asked.latents.shape)}")
         return asked.latents.to(self._execution_device)
 
-    def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
-        """The length of the video: by default, that of the edited clip, or that of training after the given frames."""
+    def _num_frames(self, asked: Options, given: Given | None) -> int:
+        """The length of the video: by default, that of the edited clip or of the actions, or that of training after
+        the given frames.
+        """
+        num_frames = asked.num_frames
+        if asked.actions is not None and num_frames is None:
+            num_frames = num_action_frames(asked.actions)
         if given is None:
             return self.config.num_frames if num_frames is None else num_frames
         if given.marker == VIDEO_TO_VIDEO:
@@ -283,7 +294,9 @@ class StarFlowPipeline(DiffusionPipeline):
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
         noisy = sampled(self.flow, plan.sampling, frames_at_once, on_frame)
-        clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text)
+        clean = denoised(
+            self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text, plan.sampling.actions
+        )
         return restored(clean, plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
