@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from invertible_maps import HEAD_DIM, randomize
 from plans import sample
 from starflow.cli.main import run
+from starflow.data import encoding
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import Transformer
@@ -85,3 +86,10 @@ def generate_and_die(*arguments: str) -> int:
     if os.environ["RANK"] == "1":
         VideoStream.__next__ = lambda _: os._exit(9)
     return generate(*arguments)
+
+
+def encode_clips(*arguments: str) -> int:
+    """Encode clips in shards of two."""
+    torch.set_num_threads(1)
+    encoding.CLIPS_PER_SHARD = 2
+    return run(["data", "encode", *arguments])

@@ -75,7 +75,7 @@ def test_a_folder_of_clips_becomes_a_model_that_makes_such_clips(
         assert fps == 12
 
 
-def test_training_again_needs_resume_and_another_format_needs_another_cache(
+def test_training_again_needs_resume_and_another_format_is_encoded_anew(
     config: Path, capfd: pytest.CaptureFixture[str]
 ):
     assert run(["train", "flow", str(config), "loop.num_steps=1", "loop.decay_steps=0"]) == 0
@@ -83,8 +83,21 @@ def test_training_again_needs_resume_and_another_format_needs_another_cache(
     assert "continue it with --resume" in capfd.readouterr().err.splitlines()[-1]
     assert run(["train", "flow", str(config), "--resume", "loop.num_steps=2", "loop.decay_steps=0"]) == 0
     capfd.readouterr()
-    assert run(["train", "flow", str(config), "--resume", "pipeline.fps=8"]) == 1
-    assert "fps 12.0 instead of 8.0: choose another folder (latents=FOLDER)" in capfd.readouterr().err.splitlines()[-1]
+    assert run(["train", "flow", str(config), "--resume", "pipeline.num_frames=5"]) == 0
+    told = capfd.readouterr().out
+    assert "stale: 7 were made with num_frames 9 instead of 5" in told
+    assert "7 of 7 clips are new or changed, and are encoded" in told
+
+
+def test_clips_of_several_sizes_and_lengths_are_trained_in_buckets(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    write_clip(tmp_path / "clips" / "tall.mp4", "tall noise", 9, 128, 72, fps=12)
+    buckets = ["frames=chunks", "buckets.aspect_ratios=['9:16','1:1']", "buckets.num_frames=[5]"]
+    assert run(["train", "flow", str(config), "pipeline.caption_has_aspect_ratio=true", *buckets]) == 0
+    told = capfd.readouterr().out
+    assert "text_to_video, 9 frames of 80×144: has 1 of the 2 clips of a batch, in which clips repeat" in told
+    assert "short.mp4" not in told  # it has five frames
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,9 @@ def test_training_again_needs_resume_and_another_format_needs_another_cache(
         ("tasks.extend=0.1", "no clip is longer than the model's: set tasks.extend=0"),
         ("auxiliary_loss=toyworld-grounding", "needs the clips of toyworld"),
         ("init=nowhere", "nowhere"),
+        ("frames=all", "frames must be head or uniform or chunks or random, not 'all'"),
+        ("buckets.aspect_ratios=[wide]", "'wide' is not an aspect ratio"),
+        ("buckets.num_frames=[6]", "cannot make 6 frames"),
     ],
 )
 def test_mistakes_are_errors(config: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]):

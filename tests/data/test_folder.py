@@ -1,13 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from clip_sources import ClipList, moving_noise, write_clip
-from starflow.data.clip import Clip, read_fitted
+from clip_sources import write_clip
 from starflow.data.folder import ClipFolder
 from starflow.errors import StarflowError, UsageError
-from starflow.media.frames import fit_frames
 
 
 @pytest.fixture
@@ -50,19 +47,26 @@ def test_a_corrupt_clip_is_named(folder: Path):
         ClipFolder(str(folder))[1]
 
 
-def test_a_clip_is_read_at_the_size_rate_and_length_wanted(folder: Path):
+def test_two_files_of_one_stem_do_not_share_a_caption(folder: Path):
+    write_clip(folder / "b.webp", "second clip", 5, 32, 32, fps=12)
     source = ClipFolder(str(folder))
-    whole = source[1].video
-    clip = read_fitted(source, 1, 16, 24, 6, 2)
-    assert (clip.video.shape, clip.fps, clip.captions) == ((2, 16, 24, 3), 6, ["second clip"])
-    assert np.array_equal(clip.video, fit_frames(whole[::2], 16, 24)[:2])
-    assert read_fitted(source, 1, 16, 24, 6).video.shape == (3, 16, 24, 3)
-    as_it_is = read_fitted(source, 1, 16, 24, 0)
-    assert (as_it_is.video.shape, as_it_is.fps) == ((5, 16, 24, 3), 12)
-    picture = read_fitted(source, 0, 16, 24, 6)
-    assert (picture.video.shape, picture.fps) == ((1, 16, 24, 3), 0)
+    assert [file.path.name for file in source.files] == ["picture.png", "b.mp4"]
+    assert source.left_out[0] == f"{folder / 'b.webp'}: b.txt is the caption of b.mp4: give the files different names"
 
 
-def test_a_source_without_a_reader_of_its_own_gives_whole_clips():
-    clip = Clip(moving_noise(5), 12, ["a"])
-    assert read_fitted(ClipList([clip]), 0, 16, 24, 6, 2) is clip
+def test_captions_may_be_in_any_script_but_must_be_text(folder: Path):
+    (folder / "b.txt").write_bytes("собака бежит 狗".encode("utf-16"))
+    (folder / "c.txt").write_bytes("Süß".encode("latin-1"))
+    source = ClipFolder(str(folder))
+    assert source.files[1].captions == ["собака бежит 狗"]
+    assert source.left_out == [f"{folder / 'c.mp4'}: {folder / 'c.txt'} is not UTF-8 text: save it as UTF-8"]
+
+
+def test_an_identity_changes_with_the_file_and_its_caption_only(folder: Path):
+    before = [ClipFolder(str(folder)).identity(index) for index in range(2)]
+    write_clip(folder / "b.mp4", "second clip", 6, 32, 48, fps=12)
+    (folder / "c.txt").write_text("third")
+    after = ClipFolder(str(folder))
+    assert len(after) == 3
+    assert before[0] == after.identity(0)
+    assert before[1] != after.identity(1)

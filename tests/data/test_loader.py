@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from clip_sources import ClipList, moving_noise
 from starflow.data.clip import Clip
 from starflow.data.loader import ClipLoader, epoch_indices
 from starflow.errors import StarflowError
@@ -39,8 +40,10 @@ class Counting:
         return Clip(video, self.fps, ["a clip"], name=f"clips/{index}.mp4")
 
 
-def loader(source: Counting, *, fps: float = 0, height: int = 4, width: int = 6, seed: int = 0) -> ClipLoader:
-    return ClipLoader(source, range(len(source)), fps=fps, height=height, width=width, seed=seed)
+def loader(
+    source: Counting, *, fps: float = 0, height: int = 4, width: int = 6, seed: int = 0, **more: int
+) -> ClipLoader:
+    return ClipLoader(source, range(len(source)), fps=fps, height=height, width=width, seed=seed, **more)
 
 
 def values(video: torch.Tensor) -> list[list[int]]:
@@ -112,3 +115,21 @@ def test_every_clip_that_can_be_used_is_found():
     assert values(loader(Counting([-1] * 20 + [3])).excerpts(0, 10, 3)) == [[200, 201, 202]] * 10
     with pytest.raises(StarflowError, match=r"none of the 3 clips .* 5 frames at 4 fps"):
         loader(Counting([8, 4, -1]), fps=FPS / 2).excerpts(0, 1, 5)
+
+
+def test_processes_read_the_same_clips_ahead(caplog: pytest.LogCaptureFixture):
+    clips = [None if number == 1 else Clip(moving_noise(4 + number), FPS, ["a"]) for number in range(6)]
+    source, size = ClipList(clips), {"fps": FPS, "height": 16, "width": 16}
+    alone, shared = (ClipLoader(source, range(6), num_workers=number, **size) for number in (0, 2))
+    for start in (0, 3, 6, 3):  # forward, and back
+        assert torch.equal(shared.excerpts(start, 3, 3), alone.excerpts(start, 3, 3))
+    assert torch.equal(shared.excerpts(3, 2, 5), alone.excerpts(3, 2, 5))
+    assert caplog.messages.count("left out: clip-1.mp4 is corrupt") == 2  # once by each loader
+
+
+def test_ranks_have_different_clips_that_follow_each_other():
+    source = Counting([10] * 20)
+    alone = loader(source).excerpts(0, 12, 3)
+    ranks = [loader(source, rank=rank, world_size=2) for rank in range(2)]
+    batches = [ranks[rank].excerpts(start, 3, 3) for start in (0, 3) for rank in range(2)]
+    assert torch.equal(torch.cat(batches), alone)

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from starflow.data.buckets import Bucket
 from starflow.data.latents import CachedClip
-from starflow.data.tasks import DEFAULT_WEIGHTS, SHORT_LENGTH, Mixture, TaskWeights, task_shares
+from starflow.data.tasks import DEFAULT_WEIGHTS, SHORT_LENGTH, Batch, Mixture, TaskWeights, task_shares
 from starflow.errors import UsageError
 
-T = 3  # latent frames of a clip of the model
+T, F = 3, 9  # latent frames and frames of a clip of the model
 NONE = dict.fromkeys(DEFAULT_WEIGHTS, 0.0)
 PICTURE, LONG = 4, 5  # indices of the clips of other lengths
 
@@ -19,12 +22,24 @@ class Cache:
     def __init__(self) -> None:
         lengths = [T, T, T, T, 1, 2 * T]
         edits = [{0: "edit 0"}, {1: "edit 1"}, {}, {}, {}, {}]
+        self.bucket = Bucket(F, 32, 32)
         self.clips = [
-            CachedClip(index, length, [f"clip {index}"], [f"image {index}"], instructions)
+            CachedClip(
+                index,
+                length,
+                [f"clip {index}"],
+                [f"image {index}"],
+                instructions,
+                Bucket(1 if length == 1 else F, 32, 32),
+            )
             for index, (length, instructions) in enumerate(zip(lengths, edits, strict=True))
         ]
 
-    def read(self, index: int, name: str, start: int = 0, length: int | None = None) -> Tensor:
+    def grid(self, bucket: Bucket) -> tuple[int, int, int]:
+        return 1 + bucket.num_frames // 4, bucket.height // 16, bucket.width // 16
+
+    def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
+        index = clip.index
         values = 10 * index + torch.arange(self.clips[index].num_latent_frames, dtype=torch.float32)
         kind, _, number = name.partition(".")
         tensor = {"clip": values, "last": values[T - 1 : T] + 0.5, "edit": -values}[kind]
@@ -42,8 +57,8 @@ def only(task: str, dropout: float = 0.0, short: float = 0.0) -> Mixture:
 @pytest.mark.parametrize(
     ("task", "caption", "clips", "expected"),
     [
-        ("text_to_video", "clip {}", {0, 1, 2, 3, LONG}, lambda i: CACHE.read(i, "clip", length=T)),
-        ("image", "image {}", {0, 1, 2, 3, PICTURE, LONG}, lambda i: CACHE.read(i, "clip", length=1)),
+        ("text_to_video", "clip {}", {0, 1, 2, 3, LONG}, lambda i: CACHE.read(CACHE.clips[i], "clip", length=T)),
+        ("image", "image {}", {0, 1, 2, 3, PICTURE, LONG}, lambda i: CACHE.read(CACHE.clips[i], "clip", length=1)),
         ("last", "(last) clip {}", {0, 1, 2, 3, LONG}, lambda i: _cat(i, "last", "clip")),
         ("video_to_video", "(v2v) edit {}", {0, 1}, lambda i: _cat(i, "clip", f"edit.{i}")),
     ],
@@ -63,7 +78,7 @@ def test_batches_of_each_task_have_its_latents_and_captions(task: str, caption: 
 
 
 def _cat(index: int, *names: str) -> Tensor:
-    return torch.cat([CACHE.read(index, name, length=T) for name in names])
+    return torch.cat([CACHE.read(CACHE.clips[index], name, length=T) for name in names])
 
 
 def test_continuations_are_excerpts_that_start_after_the_first_frame_of_longer_clips():
@@ -73,7 +88,7 @@ def test_continuations_are_excerpts_that_start_after_the_first_frame_of_longer_c
         assert batch.captions == [f"(extend) clip {LONG}"] * 8
         for latents in batch.latents:
             start = int(latents[0]) - 10 * LONG
-            assert torch.equal(latents, CACHE.read(LONG, "clip", start, T))
+            assert torch.equal(latents, CACHE.read(CACHE.clips[LONG], "clip", start, T))
             starts.add(start)
     assert starts == {1, 2, 3}
 
@@ -100,6 +115,74 @@ def test_captions_are_dropped_at_the_given_rate():
     assert 0.25 < sum(dropped) / len(dropped) < 0.35
 
 
+def test_processes_have_different_batches_that_follow_each_other():
+    alone = Mixture(CACHE, TaskWeights(), 8)
+    for rank in range(3):
+        shared = Mixture(CACHE, TaskWeights(), 8, rank=rank, world_size=3)
+        for number in range(4):
+            assert shared.batch(number).captions == alone.batch(3 * number + rank).captions
+
+
+class Buckets:
+    """Clips in three buckets, with the sizes and lengths that `CLIPS` says. The last one has only two clips."""
+
+    CLIPS = ((Bucket(9, 32, 32), 30), (Bucket(5, 32, 64), 60), (Bucket(1, 64, 32), 2))
+
+    def __init__(self, weights: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
+        self.bucket, self.num_latent_frames = self.CLIPS[0][0], T
+        buckets = [(bucket, weight) for (bucket, n), weight in zip(self.CLIPS, weights, strict=True) for _ in range(n)]
+        self.clips = [
+            CachedClip(index, self.grid(bucket)[0], [str(bucket)], [str(bucket)], {}, bucket, weight=weight)
+            for index, (bucket, weight) in enumerate(buckets)
+        ]
+
+    def grid(self, bucket: Bucket) -> tuple[int, int, int]:
+        return 1 + bucket.num_frames // 4, bucket.height // 16, bucket.width // 16
+
+    def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
+        frames, rows, columns = self.grid(clip.bucket)
+        return torch.zeros(length or frames, 2, rows, columns)
+
+
+def batches(cache: Buckets, task: str, number: int = 300) -> list[Batch]:
+    mixture = Mixture(cache, TaskWeights(**(NONE | {task: 1.0})), 8, caption_dropout=0.0)
+    return [mixture.batch(index) for index in range(number)]
+
+
+def test_a_batch_is_of_one_bucket_and_batches_of_all_buckets_cost_about_the_same():
+    seen = set()
+    for batch in batches(Buckets(), "text_to_video"):
+        assert len(set(batch.captions)) == 1
+        seen.add(tuple(batch.latents.shape))
+    assert seen == {(8, 3, 2, 2, 2), (6, 2, 2, 2, 4)}  # 96 tokens each
+    shapes = {tuple(batch.latents.shape) for batch in batches(Buckets(), "image")}
+    assert shapes == {(12, 1, 2, 2, 2), (6, 1, 2, 2, 4), (6, 1, 2, 4, 2)}  # 48 tokens each
+
+
+def test_clips_of_all_buckets_are_equally_frequent():
+    counts = torch.zeros(90)
+    for batch in batches(Buckets(), "text_to_video", 1500):
+        counts[batch.indices] += 1
+    assert counts[:30].mean().item() == pytest.approx(counts[30:].mean().item(), rel=0.15)
+
+
+def test_clips_are_drawn_by_their_weights():
+    seen = [batch.indices[0] < 30 for batch in batches(Buckets((4.0, 1.0, 1.0)), "text_to_video", 600)]
+    assert sum(seen) / 600 == pytest.approx(120 / 8 / (120 / 8 + 60 / 6), abs=0.07)
+    cache = Cache()
+    cache.clips = [replace(clip, weight=3.0 if clip.index == 1 else 1.0) for clip in cache.clips[:3]]
+    mixture = Mixture(cache, TaskWeights(**(NONE | {"text_to_video": 1.0})), 100)
+    drawn = [index for number in range(20) for index in mixture.batch(number).indices]
+    assert drawn.count(1) / len(drawn) == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_bucket_with_fewer_clips_than_a_batch_is_named():
+    mixture = Mixture(Buckets(), TaskWeights(**(NONE | {"image": 1.0})), 8)
+    assert mixture.small_buckets() == [
+        "image, pictures of 32×64: has 2 of the 6 clips of a batch, in which clips repeat"
+    ]
+
+
 @pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", T)])
 def test_short_batches_end_after_the_first_generated_frames(task: str, num_given: int):
     whole, short = (only(task, short=share).batch(0) for share in (0, 1))
@@ -107,7 +190,9 @@ def test_short_batches_end_after_the_first_generated_frames(task: str, num_given
     assert short.latents.shape[1] == num_given + SHORT_LENGTH
     assert len(short.latents) == len(short.captions) == len(short.indices) == len(whole.latents) * 3 // 2
     sign = -1 if num_given else 1
-    assert torch.equal(short.latents[0, num_given:], sign * CACHE.read(short.indices[0], "clip", length=SHORT_LENGTH))
+    assert torch.equal(
+        short.latents[0, num_given:], sign * CACHE.read(CACHE.clips[short.indices[0]], "clip", length=SHORT_LENGTH)
+    )
 
 
 def test_batches_are_short_at_the_given_rate():

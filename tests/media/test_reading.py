@@ -13,6 +13,7 @@ from PIL import Image
 from made_media import colored, number_of, write_media
 from starflow.errors import StarflowError, UsageError
 from starflow.media import containers
+from starflow.media.frames import fit_frames
 from starflow.media.reading import open_video, read_metadata, read_video
 from starflow.media.video import write_video
 
@@ -266,3 +267,43 @@ def test_a_folder_of_another_program_has_the_rate_that_is_stated(tmp_path: Path)
 def test_a_rate_is_for_folders_only(tmp_path: Path):
     with pytest.raises(UsageError, match="folder of frames only"):
         open_video(write_media(tmp_path / "a.mp4", colored(3)), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "group"), [("a.mp4", "libx264", 5), ("a.mkv", "libx264", 250), ("a.webm", "libvpx-vp9", 7)]
+)
+def test_a_video_is_entered_at_any_time(tmp_path: Path, name: str, codec: str, group: int):
+    def set_up(stream) -> None:
+        stream.codec_context.gop_size = group
+
+    path = write_media(tmp_path / name, colored(22), 8, codec=codec, set_up=set_up)
+    video = open_video(path)
+    assert video.last_time() == pytest.approx(21 / 8, abs=0.01)
+    assert video.scan() == (22, pytest.approx(21 / 8, abs=0.01))
+    whole = list(video.frames())
+    for start in range(0, 22, 3):
+        entered = list(video.frames(start=start / 8))
+        assert [number_of(frame.item) for frame in entered] == list(range(start, 22))
+        assert [frame.time for frame in entered] == pytest.approx([index / 8 for index in range(22 - start)], abs=0.01)
+        assert all(np.array_equal(a.item, b.item) for a, b in zip(entered, whole[start:], strict=True))
+    assert [number_of(frame.item) for frame in video.frames(4, max_frames=3, start=0.5)] == [4, 6, 8]
+    assert [number_of(frame.item) for frame in video.frames(start=9)] == [21]
+
+
+def test_an_animation_is_entered_at_any_time(tmp_path: Path):
+    write_video(tmp_path / "a.gif", colored(10), 10)
+    video = open_video(tmp_path / "a.gif")
+    assert video.last_time() == pytest.approx(0.9)
+    assert [number_of(frame.item) for frame in video.frames(start=0.6)] == [6, 7, 8, 9]
+    assert [number_of(frame.item) for frame in video.frames(5, start=0.2)] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("size", [(24, 32), (20, 40), (30, 16), (47, 64), (96, 128), (96, 40)])
+def test_a_video_is_scaled_and_cropped_as_a_picture_is(tmp_path: Path, size: tuple[int, int]):
+    gradient = np.linspace(20, 230, 64)[None, :] * np.linspace(0.3, 1, 48)[:, None]
+    frames = np.repeat(np.stack([gradient, gradient[::-1], gradient[:, ::-1]], -1)[None], 3, 0).astype(np.uint8)
+    video = open_video(write_media(tmp_path / "a.mp4", frames, 8))
+    scaled = np.stack([frame.item for frame in video.frames(size=size)])
+    fitted = fit_frames(np.stack([frame.item for frame in video.frames()]), *size)
+    assert scaled.shape == fitted.shape
+    assert np.abs(scaled.astype(int) - fitted).mean() < 1.5

@@ -6,8 +6,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from clip_sources import ClipList, moving_noise
 from starflow.data.clip import Clip
+from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
-from starflow.data.latents import LatentCache, open_latent_cache
+from starflow.data.latents import LatentCache
 from starflow.data.tasks import DEFAULT_WEIGHTS, Mixture, TaskWeights
 from starflow.encoders.text import encode_text, wrap_caption
 from starflow.errors import StarflowError, UsageError

@@ -8,8 +8,8 @@ import torch
 
 from clip_sources import ClipList, moving_noise
 from starflow.data.clip import Clip, Edit
+from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
-from starflow.data.latents import open_latent_cache
 from starflow.encoders.text import tiny_text_encoder
 from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError

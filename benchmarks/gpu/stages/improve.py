@@ -18,8 +18,8 @@ from torch import Tensor
 from measure import Results, seconds
 from starflow.config import load_config
 from starflow.data.clip import Clip
+from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
-from starflow.data.latents import open_latent_cache
 from starflow.flow.loss import add_noise, negative_log_likelihood
 from starflow.media.files import atomic_write
 from starflow.media.frames import to_tensor

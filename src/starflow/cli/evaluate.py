@@ -34,8 +34,8 @@ def toyworld_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    help="A folder of clips, each with its caption in a text file of the same name. [default: toyworld's clips]",
+    help="A folder of clips, each with its caption in a text file of the same name, or another source: see "
+    "`starflow data --help`. [default: toyworld's clips]",
 )
 @click.option(
     "-o",
@@ -60,7 +60,7 @@ def toyworld_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def evaluate(
     context: click.Context,
     model: str,
-    data: Path | None,
+    data: str | None,
     output: Path,
     num_clips: int,
     seed: int,
@@ -89,14 +89,15 @@ def evaluate(
     require_extra("evaluate")
     start_loading(model)
 
-    from starflow.data.folder import ClipFolder
+    from starflow.data.clip import left_out
+    from starflow.data.sources import build_source, source_config
     from starflow.evaluation.report.pieces import plain
     from starflow.evaluation.run import evaluate as evaluate_pipeline
     from starflow.evaluation.run import require_writable, write
     from starflow.evaluation.settings import EvaluationSettings
     from starflow.toyworld.evaluation.checks import ToyworldSettings, evaluate_toyworld
 
-    source = None if data is None else ClipFolder(str(data))
+    source = None if data is None else build_source(source_config(data))
     pipeline = load_pipeline(model, device, dtype)
     pipeline.set_progress_bar_config(disable=True)
     require_writable(output)
@@ -104,7 +105,7 @@ def evaluate(
     if source is None:
         evaluation = evaluate_toyworld(pipeline, settings, ToyworldSettings(**toyworld), _name(model), say)
     else:
-        for reason in source.left_out:
+        for reason in left_out(source):
             say(f"left out: {reason}")
         evaluation = evaluate_pipeline(pipeline, source, settings, _name(model), tell=say)
     write(evaluation, output)

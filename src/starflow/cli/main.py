@@ -33,6 +33,7 @@ COMMANDS = {
     "score": LazyCommand("starflow.cli.score", "score", "Compute how likely clips are under captions."),
     "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to noise."),
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
+    "data": LazyCommand("starflow.cli.data", "data", "Check clips before training, and encode them to latents."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),

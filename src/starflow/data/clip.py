@@ -4,10 +4,12 @@ Legend: `F` video frames.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from starflow.media.frames import Frames
+from starflow.media.reading import Video
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Clip:
 class ClipSource(Protocol):
     """A sequence of clips. An index always gives the same clip.
 
-    A source is a dataclass. Its fields are its arguments in a config (`starflow.data.sources`).
+    A source is a dataclass. Its fields are its arguments in a config (`starflow.data.sources`). It may have an
+    attribute `left_out`, a list of lines that name what is no part of it, each with the reason.
     """
 
     @property
     def fingerprint(self) -> str:
-        """A text that identifies the clips. A latent cache of a source with another fingerprint is stale."""
+        """A text that identifies the clips."""
         ...
 
     def __len__(self) -> int: ...
@@ -57,22 +60,69 @@ class ClipSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ClipFile:
+    """A captioned file that is not decoded yet. `name` is that of the file in messages."""
+
+    video: Video
+    captions: Sequence[str]
+    name: str
+
+
 @runtime_checkable
-class FittingSource(Protocol):
-    """A source that can read a clip at the size and rate wanted, in memory that does not grow with its file's size."""
+class FileSource(Protocol):
+    """A source of files: clips are decoded at the size, the rate and the place that are wanted, and no further."""
 
-    def fitted(self, index: int, height: int, width: int, fps: float, max_frames: int | None = None) -> Clip:
-        """Clip number `index`, scaled and cropped to a size, at `fps` (0: its own), with at most `max_frames` frames.
+    def open(self, index: int) -> AbstractContextManager[ClipFile]:
+        """File number `index`, which can be decoded inside the context.
 
-        Raises StarflowError, which names the clip, if it cannot be read.
+        Raises StarflowError, which names the file, if it cannot be read.
         """
         ...
 
+    def identity(self, index: int) -> str:
+        """A digest of the file and its captions. Latents of a file with another identity are stale."""
+        ...
 
-def read_fitted(
-    source: ClipSource, index: int, height: int, width: int, fps: float, max_frames: int | None = None
-) -> Clip:
-    """Clip number `index`, at the size and rate wanted if the source can read it so, or else as it is."""
-    if isinstance(source, FittingSource):
-        return source.fitted(index, height, width, fps, max_frames)
-    return source[index]
+
+class Share(NamedTuple):
+    """Some of the clips of a source, and how often they are drawn.
+
+    `weight` is the share of all of them together; None: each counts as `repeats` clips.
+    """
+
+    indices: range
+    weight: float | None = None
+    repeats: float = 1.0
+
+
+@runtime_checkable
+class SharedSource(Protocol):
+    """A source that consists of others, whose clips are not equally frequent."""
+
+    @property
+    def shares(self) -> Sequence[Share]:
+        """The shares, which together have all indices in order."""
+        ...
+
+    def locate(self, index: int) -> tuple[ClipSource, int]:
+        """The source of clip `index`, and the number of the clip there."""
+        ...
+
+
+def locate(source: ClipSource, index: int) -> tuple[ClipSource, int]:
+    """The source that clip `index` comes from, and the number of the clip there."""
+    return locate(*source.locate(index)) if isinstance(source, SharedSource) else (source, index)
+
+
+def clip_identity(source: ClipSource, index: int) -> str:
+    """A text that identifies clip `index`: it changes when the clip or its captions change."""
+    source, index = locate(source, index)
+    if isinstance(source, FileSource):
+        return source.identity(index)
+    return f"{source.fingerprint} {index}"
+
+
+def left_out(source: ClipSource) -> list[str]:
+    """What is no part of a source though it lies there, each with the reason."""
+    return list(getattr(source, "left_out", ()))

@@ -1,42 +1,40 @@
 """A cache of the latents of a source's clips on disk, so that each clip is encoded once.
 
-A cache is a folder:
+A cache is a folder of shards, `clips-*.safetensors`: the latents of some clips in float16, with the names of
+`fit_clip`, and in the header of the file
 
-    cache.json                   identifies the source, the autoencoder and the format of the clips
-    clips-0000000.safetensors    latents of the clips from number 0 on, float16, with the names of `fit_clip`
-    clips-0000000.json           the captions of these clips, and the clips that were left out
-    left_out.txt                 all clips that were left out, with the reasons
+    made_with    the version of the files, the autoencoder, and the format of the clips
+    records      of each clip of a source: its identity, the captions of its excerpts, and what was left out and why
 
-Encoding can be interrupted. The next run continues with the first unfinished shard.
+`left_out.txt` lists all clips that were left out, with the reasons. A shard is written once and never changed. Which
+clips are missing follows from their identities, so encoding can be interrupted, and a changed source or autoencoder
+costs only what is new. Latents of an earlier source or autoencoder stay until the user removes them.
+
+`starflow.data.encoding` fills the cache.
 
 Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from starflow.data.buckets import Bucket
 from starflow.data.clip import ClipSource
-from starflow.data.fitting import ClipFormat, fit_clip, read_clip
+from starflow.data.fitting import ClipFormat
+from starflow.data.mixture import clip_weights
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
-from starflow.media.files import atomic_write
-from starflow.media.frames import Frames, to_tensor
 
-FORMAT = 4  # version of the files
-CLIPS_PER_SHARD = 64
-BYTES_AT_ONCE = 2**24  # about this many bytes of frames are encoded together: many small clips, or one large clip
-NAMED_ON_TERMINAL = 10
+FORMAT = 5  # version of the files
+SHARDS = "clips-*.safetensors"
+WORDS = {"format": "by another version", "vae": "with another autoencoder"}
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,13 @@ class CachedClip:
     """A clip of the cache, without its latents.
 
     Attributes:
-        index: its number in the source.
+        index: its number in the source. Excerpts of one clip have the same number.
         num_latent_frames: `T`, 1 for a picture.
         captions, image_captions: of the clip, and of its first frame.
         instructions: of its edits, by their number in the source's clip.
+        bucket: its size in pixels, and the length of the clips that training takes of it; 1 for a picture.
+        key: with which the names of its latents begin.
+        weight: how often it is drawn, relative to other clips.
     """
 
     index: int
@@ -55,65 +56,55 @@ class CachedClip:
     captions: list[str]
     image_captions: list[str]
     instructions: dict[int, str]
+    bucket: Bucket
+    key: str = ""
+    weight: float = 1.0
 
 
-class LatentCache:
-    """The clips of a finished cache. Latents stay on disk, in memory-mapped files.
+@dataclass(frozen=True)
+class Record:
+    """What a cache holds of one clip of a source: its excerpts, and why others were left out."""
+
+    identity: str
+    clips: list[dict[str, Any]]
+    left_out: list[str]
+
+
+@dataclass
+class Shards:
+    """The shards of a folder.
 
     Attributes:
-        clips: in the order of the source.
-        num_latent_frames: `T` of a video of the model.
-        left_out: the clips of the source that are not in the cache, with the reasons.
+        records: what was made with this autoencoder and format, by the identity of the source's clip.
+        files: the open shard of each record.
+        stale: how many clips were made with anything else, by the difference.
     """
 
-    def __init__(self, folder: Path, num_latent_frames: int) -> None:
-        """Raises StarflowError if a shard is damaged."""
-        self.num_latent_frames = num_latent_frames
-        self.clips: list[CachedClip] = []
-        self.left_out: list[str] = []
-        self._files: dict[int, safe_open] = {}
-        for path in sorted(folder.glob("clips-*.safetensors")):
-            file, about = _open_shard(path)
-            clips = [_cached_clip(**clip) for clip in about["clips"]]
-            self.clips += clips
-            self.left_out += about["left_out"]
-            self._files |= {clip.index: file for clip in clips}
-
-    def read(self, index: int, name: str, start: int = 0, length: int | None = None) -> Tensor:
-        """Latents of clip `index`, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them."""
-        stop = None if length is None else start + length
-        return self._files[index].get_slice(f"{index}.{name}")[start:stop].float()
+    records: dict[str, Record] = field(default_factory=dict)
+    files: dict[str, safe_open] = field(default_factory=dict)
+    stale: dict[str, int] = field(default_factory=dict)
 
 
-def open_latent_cache(
-    folder: Path, source: ClipSource, codec: VideoCodec, clip_format: ClipFormat, show_progress: bool = True
-) -> LatentCache:
-    """The latent cache in `folder`. Missing shards are encoded first.
-
-    Clips that cannot be read, clips that are too short, and the files that the source lists in `left_out` are left out.
-    The terminal and `left_out.txt` list them with the reasons.
-
-    Raises:
-        UsageError: the autoencoder cannot encode clips of this format.
-        StarflowError: the folder holds other latents or a damaged shard, or no clip can be used.
-    """
-    _, num_latent_frames, *_ = codec.latent_shape(1, clip_format.num_frames, clip_format.height, clip_format.width)
-    _check_origin(folder, source, codec, clip_format)
-    missing = {path: indices for path, indices in _shards(folder, len(source)).items() if not _is_finished(path)}
-    total, initial = len(source), len(source) - sum(map(len, missing.values()))
-    with tqdm(total=total, initial=initial, desc="encoding clips", unit="clip", disable=not show_progress) as progress:
-        for path, indices in missing.items():
-            _write_shard(path, source, indices, codec, clip_format, progress)
-    cache = LatentCache(folder, num_latent_frames)
-    cache.left_out[:0] = getattr(source, "left_out", [])
-    _tell_left_out(cache.left_out, folder / "left_out.txt")
-    if not cache.clips:
-        reason = f": {cache.left_out[0]}" if cache.left_out else ""
-        raise StarflowError(f"the source has no clip to train on{reason}")
-    return cache
+def read_shards(folder: Path, made_with: dict[str, Any]) -> Shards:
+    """The shards of a folder. Raises StarflowError if one is damaged."""
+    shards = Shards()
+    for path in sorted(folder.glob(SHARDS)):
+        file, about = _open_shard(path)
+        if difference := _difference(about["made_with"], made_with):
+            shards.stale[difference] = shards.stale.get(difference, 0) + len(about["records"])
+            continue
+        records = {record["identity"]: Record(**record) for record in about["records"]}
+        shards.records |= records
+        shards.files |= dict.fromkeys(records, file)
+    return shards
 
 
-def fingerprint(codec: VideoCodec) -> str:
+def origin(codec: VideoCodec, clip_format: ClipFormat) -> dict[str, Any]:
+    """What latents are made with, as JSON."""
+    return {"format": FORMAT, "vae": vae_digest(codec), **json.loads(json.dumps(asdict(clip_format)))}
+
+
+def vae_digest(codec: VideoCodec) -> str:
     """A digest of the settings, the normalisation and the weights of the encoder."""
     settings = {name: value for name, value in codec.vae.config.items() if not name.startswith("_")}
     settings["later_frame_scale"] = codec.later_frame_scale
@@ -126,104 +117,84 @@ def fingerprint(codec: VideoCodec) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_origin(folder: Path, source: ClipSource, codec: VideoCodec, clip_format: ClipFormat) -> None:
-    origin = {"format": FORMAT, "source": source.fingerprint, "vae": fingerprint(codec), **asdict(clip_format)}
-    path = folder / "cache.json"
-    if not path.exists():
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(origin, indent=2))
-        return
-    found = json.loads(path.read_text())
-    words = {"format": "another version", "source": "another source", "vae": "another autoencoder"}
-    differences = [
-        words.get(name) or f"{name} {found.get(name)} instead of {value}"
-        for name, value in origin.items()
-        if found.get(name) != value
-    ]
-    if differences:
-        raise StarflowError(
-            f"the latents in {folder} were made with {' and '.join(differences)}: choose another folder "
-            "(latents=FOLDER), or remove this one"
-        )
+class LatentCache:
+    """The clips of a source that are in a cache. Latents stay on disk, in memory-mapped files.
 
+    Attributes:
+        clips: in the order of the source.
+        bucket: that of the model.
+        num_latent_frames: `T` of a video of the model.
+        left_out: the clips of the source that are not in the cache, with the reasons.
+    """
 
-def _shards(folder: Path, num_clips: int) -> dict[Path, range]:
-    """The files of latents, and the indices of the clips in each."""
-    starts = range(0, num_clips, CLIPS_PER_SHARD)
-    return {
-        folder / f"clips-{start:07d}.safetensors": range(start, min(start + CLIPS_PER_SHARD, num_clips))
-        for start in starts
-    }
+    def __init__(
+        self,
+        shards: Shards,
+        source: ClipSource,
+        identities: Sequence[str],
+        codec: VideoCodec,
+        clip_format: ClipFormat,
+    ) -> None:
+        """
+        Args:
+            shards: the latents.
+            source: whose clips these are.
+            identities: of the source's clips.
+            codec: the autoencoder.
+            clip_format: of the clips.
+        """
+        self.codec, self._files = codec, shards.files
+        self.bucket = Bucket(clip_format.num_frames, clip_format.height, clip_format.width)
+        self.num_latent_frames = codec.num_latent_frames(clip_format.num_frames)
+        self.clips: list[CachedClip] = []
+        self.left_out: list[str] = []
+        records = [shards.records[identity] for identity in identities]
+        weights = clip_weights(source, [len(record.clips) for record in records])
+        for index, (record, weight) in enumerate(zip(records, weights, strict=True)):
+            self.left_out += record.left_out
+            self.clips += [_cached_clip(index, record.identity, weight, **clip) for clip in record.clips]
 
+    def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
+        """Latents of a clip, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them."""
+        stop = None if length is None else start + length
+        identity = clip.key.partition(".")[0]
+        return self._files[identity].get_slice(f"{clip.key}.{name}")[start:stop].float()
 
-def _is_finished(path: Path) -> bool:
-    return path.exists() and path.with_suffix(".json").exists()
-
-
-def _write_shard(
-    path: Path, source: ClipSource, indices: range, codec: VideoCodec, clip_format: ClipFormat, progress: tqdm
-) -> None:
-    clips: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    latents: dict[str, Tensor] = {}
-    waiting: dict[str, Frames] = {}
-    for index in indices:
-        progress.update()
-        try:
-            clip = read_clip(source, index, clip_format)
-        except StarflowError as error:
-            left_out.append(str(error))
-            continue
-        videos, reasons = fit_clip(clip, clip_format, codec)
-        left_out += [f"{clip.name or f'clip {index}'}: {reason}" for reason in reasons]
-        if not videos:
-            continue
-        about = {
-            "index": index,
-            "num_latent_frames": codec.num_latent_frames(len(videos["clip"])),
-            "captions": list(clip.captions),
-            "image_captions": list(clip.image_captions or clip.captions),
-            "instructions": {j: edit.instruction for j, edit in enumerate(clip.edits) if f"edit.{j}" in videos},
-        }
-        clips.append(about)
-        waiting |= {f"{index}.{name}": video for name, video in videos.items()}
-        if sum(video.nbytes for video in waiting.values()) >= BYTES_AT_ONCE:
-            latents |= _encode(codec, waiting)
-            waiting = {}
-    latents |= _encode(codec, waiting)
-    with atomic_write(path) as temporary:
-        save_file(latents, temporary)
-    with atomic_write(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({"clips": clips, "left_out": left_out}))
-
-
-def _encode(codec: VideoCodec, videos: dict[str, Frames]) -> dict[str, Tensor]:
-    """The latents of videos, float16 `(T, D, H, W)`. Videos of the same length are encoded together."""
-    names_by_length: dict[int, list[str]] = defaultdict(list)
-    for name, video in videos.items():
-        names_by_length[len(video)].append(name)
-    latents: dict[str, Tensor] = {}
-    for names in names_by_length.values():
-        encoded = codec.encode(torch.stack([to_tensor(videos[name]) for name in names])).half().cpu()
-        latents |= {name: each.clone() for name, each in zip(names, encoded, strict=True)}
-    return latents
+    def grid(self, bucket: Bucket) -> tuple[int, int, int]:
+        """`T`, `H` and `W` of a clip of a bucket."""
+        _, frames, _, rows, columns = self.codec.latent_shape(1, *bucket)
+        return frames, rows, columns
 
 
 def _open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
     try:
-        return safe_open(path, framework="pt"), json.loads(path.with_suffix(".json").read_text())
+        file = safe_open(path, framework="pt")
+        metadata = file.metadata() or {}
+        return file, json.loads(metadata.get("about", '{"made_with": {}, "records": []}'))
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise StarflowError(f"{path} is damaged ({error}): remove it, and it will be encoded again") from error
+        raise StarflowError(f"{path} is damaged ({error}): remove it, and its clips will be encoded again") from error
 
 
-def _cached_clip(instructions: dict[str, str], **about: Any) -> CachedClip:
-    return CachedClip(instructions={int(j): instruction for j, instruction in instructions.items()}, **about)
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What latents were made with instead of what is wanted; empty if it is the same."""
+    if found.get("format") != wanted["format"]:
+        return WORDS["format"]
+    differences = [
+        WORDS.get(name) or f"with {name} {_text(found.get(name))} instead of {_text(value)}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    ]
+    return " and ".join(differences)
 
 
-def _tell_left_out(left_out: Sequence[str], path: Path) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in left_out), encoding="utf-8")
-    for line in left_out[:NAMED_ON_TERMINAL]:
-        tqdm.write(f"left out: {line}")
-    if len(left_out) > NAMED_ON_TERMINAL:
-        tqdm.write(f"left out: {len(left_out) - NAMED_ON_TERMINAL} more, named in {path}")
+def _text(value: Any) -> str:
+    return "none" if value == [] else str(value)
+
+
+def _cached_clip(
+    index: int, identity: str, weight: float, number: int, instructions: dict[str, str], bucket: list[int], **about: Any
+) -> CachedClip:
+    edits = {int(j): instruction for j, instruction in instructions.items()}
+    return CachedClip(
+        index, instructions=edits, bucket=Bucket(*bucket), key=f"{identity}.{number}", weight=weight, **about
+    )

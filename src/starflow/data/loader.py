@@ -6,16 +6,24 @@ Legend: B batch, F video frames.
 """
 
 import logging
+import threading
+from concurrent.futures import Future
 from functools import lru_cache
+from itertools import chain
+from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starflow.data.clip import Clip, ClipSource, read_fitted
+from starflow.data.clip import ClipSource
+from starflow.data.mixture import clip_weights
+from starflow.data.reading import open_clip
+from starflow.data.workers import AHEAD, Workers, result_of, start_pool
 from starflow.errors import StarflowError
-from starflow.media.frames import Frames, fit_frames, resample, to_tensor
+from starflow.media.frames import to_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -47,72 +55,163 @@ class ClipLoader:
         fps: frames per second that clips are resampled to; 0 leaves them as they are. Images stay images.
         height, width: size in pixels that frames are scaled and cropped to.
         seed: of the order of the clips, and of the places of the excerpts in them.
+        num_workers: processes that read the next clips while this one does something else; 0: none.
+        rank, world_size: of this process among those that train together. Each has its own clips.
     """
 
     def __init__(
-        self, source: ClipSource, indices: range, *, fps: float, height: int, width: int, seed: int = 0
+        self,
+        source: ClipSource,
+        indices: range,
+        *,
+        fps: float,
+        height: int,
+        width: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.source, self.indices = source, indices
-        self.fps, self.height, self.width, self.seed = fps, height, width, seed
-        self._left_out: dict[int, int] = {}  # number of frames of each clip that was left out; 0 if it is unreadable
+        self.fps, self.indices, self.num_workers, self.rank, self.world_size = (
+            fps,
+            indices,
+            num_workers,
+            rank,
+            world_size,
+        )
+        self._reader = _ExcerptReader(source, indices, fps, (height, width), seed)
+        self._pool = start_pool(num_workers, self._reader) if num_workers else None
+        self._workers = Workers(self._reader, self._pool, num_workers)
+        self._ahead: dict[_Request, Future[_Excerpt]] = {}
+        self._lock = threading.Lock()  # micro steps may run in threads
+        self._told: set[str] = set()
 
     def excerpts(self, start: int, count: int, num_frames: int) -> Tensor:
         """The clips at the positions `start` to `start + count - 1` of training: (count, num_frames, 3, height, width).
 
-        Of each clip that is longer than `num_frames` an excerpt, which begins at a random frame. A clip that is left
-        out is replaced by the next one in the sequence of epochs.
+        The positions are those of this process; with several, every batch of `count` clips is followed by those of the
+        other processes. Of each clip that is longer than `num_frames` an excerpt, which begins at a random frame. A
+        clip that is left out is replaced by the next one in the sequence of epochs.
 
         Raises:
             StarflowError: no clip has `num_frames` frames.
         """
-        return torch.stack([self._excerpt(position, num_frames) for position in range(start, start + count)])
+        futures = self._request(start, count, num_frames)
+        return torch.stack([self._frames(future, num_frames) for future in futures])
 
     def beginning(self, index: int, num_frames: int) -> Tensor | None:
         """The first frames of the source's clip `index`, at most `num_frames`: (F, 3, height, width).
 
         None if the clip is left out.
         """
-        frames = self._read(index, min_frames=1)
-        return None if frames is None else self._to_tensor(frames[:num_frames])
+        frames, reasons = self._reader.beginning(index, num_frames)
+        self._tell(reasons)
+        return None if frames is None else to_tensor(frames.numpy())
 
-    def _excerpt(self, position: int, num_frames: int) -> Tensor:
-        num_clips = len(self.indices)
-        for candidate in range(position, position + 2 * num_clips):  # the whole of an epoch is among them
-            (index,) = epoch_indices(num_clips, self.seed, candidate, 1)
-            frames = self._read(self.indices[index], num_frames)
+    def _request(self, start: int, count: int, num_frames: int) -> "list[Future[_Excerpt]]":
+        """The excerpts of this batch. The processes are asked for those of the next ones, too."""
+        num_batches = 1 + ceil(AHEAD * self.num_workers / count)
+        with self._lock:
+            for request in [request for request in self._ahead if request.num_frames != num_frames]:
+                self._ahead.pop(request).cancel()  # of an earlier phase of training
+            batches = [self._batch(start + number * count, count, num_frames) for number in range(num_batches)]
+            for request in chain(*batches):
+                if request not in self._ahead:
+                    self._ahead[request] = self._workers.submit(_ExcerptReader.excerpt, request)
+            return [self._ahead.pop(request) for request in batches[0]]
+
+    def _batch(self, start: int, count: int, num_frames: int) -> "list[_Request]":
+        first = start * self.world_size + self.rank * count
+        return [_Request(position, num_frames) for position in range(first, first + count)]
+
+    def _frames(self, future: "Future[_Excerpt]", num_frames: int) -> Tensor:
+        frames, reasons = result_of(future)
+        self._tell(reasons)
+        if frames is None:
+            rate = f" at {self.fps:g} fps" if self.fps else ""
+            raise StarflowError(
+                f"none of the {len(self.indices)} clips can be read and has {num_frames} frames{rate}: train on fewer "
+                "frames or longer clips"
+            )
+        return to_tensor(frames.numpy())
+
+    def _tell(self, reasons: list[str]) -> None:
+        for reason in reasons:
+            if reason not in self._told:
+                logger.warning("left out: %s", reason)
+                self._told.add(reason)
+
+
+class _Request(NamedTuple):
+    """The clip at a position of training, and the number of its frames."""
+
+    position: int
+    num_frames: int
+
+
+class _Excerpt(NamedTuple):
+    """Frames, uint8 `(F, height, width, 3)`, or None, and why clips were left out on the way there."""
+
+    frames: Tensor | None
+    reasons: list[str]
+
+
+class _ExcerptReader:
+    """Reads excerpts, in this process or in others."""
+
+    def __init__(self, source: ClipSource, indices: range, fps: float, size: tuple[int, int], seed: int) -> None:
+        self.source, self.indices, self.fps, self.size, self.seed = source, indices, fps, size, seed
+        weights = np.array(clip_weights(source, [1] * len(source)))[indices.start : indices.stop]
+        self.probabilities = None if (weights == weights[:1]).all() else weights / weights.sum()
+        self.left_out: dict[int, tuple[int, str]] = {}  # number of frames of what was left out, 0 if unreadable; reason
+
+    def excerpt(self, request: _Request) -> _Excerpt:
+        """The first clip from a position on that is long enough."""
+        position, num_frames = request
+        rng = np.random.default_rng([self.seed, position, num_frames])
+        reasons: list[str] = []
+        for candidate in range(position, position + 2 * len(self.indices)):  # the whole of an epoch is among them
+            frames = self._read(self._index(candidate), num_frames, reasons, rng)
             if frames is not None:
-                rng = np.random.default_rng([self.seed, position, num_frames])
-                first = int(rng.integers(len(frames) - num_frames + 1))
-                return self._to_tensor(frames[first : first + num_frames])
-        rate = f" at {self.fps:g} fps" if self.fps else ""
-        raise StarflowError(
-            f"none of the {num_clips} clips can be read and has {num_frames} frames{rate}: train on fewer frames or "
-            "longer clips"
-        )
+                return _Excerpt(frames, reasons)
+        return _Excerpt(None, reasons)
 
-    def _read(self, index: int, min_frames: int) -> Frames | None:
-        """The frames of a clip, resampled but not yet fitted; None if it is left out."""
-        if self._left_out.get(index, min_frames) < min_frames:
+    def beginning(self, index: int, num_frames: int) -> _Excerpt:
+        """The beginning of a clip, which may be shorter."""
+        reasons: list[str] = []
+        frames = self._read(index, 1, reasons, max_frames=num_frames)
+        return _Excerpt(frames, reasons)
+
+    def _index(self, position: int) -> int:
+        if self.probabilities is None:
+            return self.indices[epoch_indices(len(self.indices), self.seed, position, 1)[0]]
+        rng = np.random.default_rng([self.seed, position])
+        return self.indices[rng.choice(len(self.indices), p=self.probabilities)]
+
+    def _read(
+        self,
+        index: int,
+        min_frames: int,
+        reasons: list[str],
+        rng: np.random.Generator | None = None,
+        max_frames: int | None = None,
+    ) -> Tensor | None:
+        """`min_frames` frames of a clip from a random place, or `max_frames` from its start; None if it is left out."""
+        length, reason = self.left_out.get(index, (min_frames, ""))
+        if length < min_frames:
+            reasons.append(reason)
             return None
         try:
-            clip = read_fitted(self.source, index, self.height, self.width, self.fps)
-            frames = self._resample(clip)
+            with open_clip(self.source, index, self.fps) as clip:
+                length = clip.num_frames()
+                if length >= min_frames:
+                    first = 0 if rng is None else int(rng.integers(length - min_frames + 1))
+                    return torch.from_numpy(
+                        clip.read(first / (clip.fps or 1), max_frames or min_frames, self.size).video
+                    )
+            reason = f"{clip.name} is too short: {length} of {min_frames} frames"
         except StarflowError as error:
-            self._leave_out(index, 0, str(error))
-            return None
-        if len(frames) < min_frames:
-            name = clip.name or f"clip {index}"
-            self._leave_out(index, len(frames), f"{name} is too short: {len(frames)} of {min_frames} frames")
-            return None
-        return frames
-
-    def _leave_out(self, index: int, num_frames: int, reason: str) -> None:
-        if index not in self._left_out:
-            logger.warning("left out: %s", reason)
-        self._left_out[index] = num_frames
-
-    def _resample(self, clip: Clip) -> Frames:
-        return resample(clip.video, clip.fps, self.fps) if self.fps and clip.fps else clip.video
-
-    def _to_tensor(self, frames: Frames) -> Tensor:
-        return to_tensor(fit_frames(frames, self.height, self.width))
+            length, reason = 0, str(error)
+        self.left_out[index] = length, reason
+        reasons.append(reason)
+        return None

@@ -2,17 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from starflow.data.clip import ClipSource
+from starflow.data.table import EXTENSIONS as TABLE_EXTENSIONS
 from starflow.errors import UsageError, nearest_name
 from starflow.registry import load_named
 
 # The dataclass of each source, by the source's name. A config may also give `module:Class`.
 SOURCES = {
     "folder": "starflow.data.folder:ClipFolder",
+    "table": "starflow.data.table:ClipTable",
+    "webdataset": "starflow.data.webdataset:WebDataset",
+    "mixture": "starflow.data.mixture:SourceMixture",
     "toyworld": "starflow.toyworld.source:Toyworld",
 }
+
+
+def source_config(name: str) -> dict[str, str]:
+    """The config of a source from a path or an address alone.
+
+    It is `folder` for a folder, `table` for a table or a folder with one named `metadata`, and `webdataset` for shards:
+    a name that ends in .tar, or a folder that holds such files.
+    """
+    path = Path(name)
+    if name.endswith(".tar"):
+        return {"source": "webdataset", "shards": name}
+    metadata = (file.suffix.lower() for file in path.rglob("metadata.*"))
+    if path.suffix.lower() in TABLE_EXTENSIONS or any(extension in TABLE_EXTENSIONS for extension in metadata):
+        return {"source": "table", "path": name}
+    if any(path.glob("*.tar")):
+        return {"source": "webdataset", "shards": str(path / "*.tar")}
+    return {"source": "folder", "path": name}
 
 
 def build_source(config: Mapping[str, Any]) -> ClipSource:

@@ -13,19 +13,22 @@ A batch depends only on the seed and its number, so that a resumed run has the s
 Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from math import prod
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from starflow.data.buckets import Bucket, balanced_batch_size
 from starflow.data.latents import CachedClip, LatentCache
 from starflow.encoders.text import EXTEND, LAST, VIDEO_TO_VIDEO
 from starflow.errors import UsageError
 
-Item = TypeVar("Item")
 Task = Literal["text_to_video", "image", "extend", "video_to_video", "last"]
 
 DEFAULT_WEIGHTS: dict[Task, float] = {
@@ -82,10 +85,47 @@ class Batch:
         return self.task == "image"
 
 
-class Mixture:
-    """Random batches from a latent cache, each of one task.
+@dataclass(frozen=True)
+class Material:
+    """Clips of one bucket for a task.
 
-    `shares` has the probability of each task for which there are clips.
+    Attributes:
+        clips: one for each thing that can be drawn.
+        edits: for video_to_video the number of the edit of each clip; otherwise zeros.
+        probabilities: of each; None: all are equally likely.
+        weight: the sum of the clips' weights.
+    """
+
+    clips: list[CachedClip]
+    edits: list[int]
+    probabilities: NDArray[np.float64] | None
+    weight: float
+
+    @classmethod
+    def of(cls, drawn: Sequence[tuple[CachedClip, int]]) -> "Material":
+        """The material of clips and the numbers of edits."""
+        weights = np.array([clip.weight for clip, _ in drawn])
+        total = float(weights.sum())
+        is_uniform = bool((weights == weights[0]).all())
+        return cls(
+            [clip for clip, _ in drawn], [edit for _, edit in drawn], None if is_uniform else weights / total, total
+        )
+
+    def draw(self, rng: np.random.Generator, size: int) -> list[tuple[CachedClip, int]]:
+        """Clips and numbers of edits, with replacement."""
+        if self.probabilities is None:
+            chosen = rng.integers(len(self.clips), size=size)
+        else:
+            chosen = rng.choice(len(self.clips), size=size, p=self.probabilities)
+        return [(self.clips[index], self.edits[index]) for index in chosen]
+
+
+class Mixture:
+    """Random batches from a latent cache, each of one task and one bucket.
+
+    Attributes:
+        material: the clips of each task, by bucket.
+        shares: the probability of each task for which there are clips.
     """
 
     def __init__(
@@ -96,38 +136,40 @@ class Mixture:
         short_clips: float = 0.0,
         caption_dropout: float = 0.1,
         seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """
         Args:
             cache: the clips.
             weights: of the tasks.
-            batch_size: `B` of text_to_video; batches of other tasks have about as many tokens.
+            batch_size: `B` of text_to_video in the model's bucket; other batches have about as many tokens.
             short_clips: share of the batches of text_to_video and video_to_video that end after the first generated
                 frames, where captions matter most. They have half as many clips more.
             caption_dropout: share of the captions that are dropped, for guidance.
             seed: of the batches.
+            rank, world_size: of this process among those that train together. Each has its own batches.
 
         Raises:
             UsageError: a task has a weight but no clips, or no task has a weight.
         """
         self.cache, self.length, self.batch_size = cache, cache.num_latent_frames, batch_size
         self.short_clips, self.caption_dropout, self.seed = short_clips, caption_dropout, seed
-        self.clips = [clip for clip in cache.clips if clip.num_latent_frames >= self.length > 1]
-        self.long_clips = [clip for clip in self.clips if clip.num_latent_frames > self.length]
-        self.edits = [(clip, j) for clip in self.clips for j in clip.instructions]
-        material: dict[Task, int] = {
-            "text_to_video": len(self.clips),
-            "image": len(cache.clips),
-            "extend": len(self.long_clips),
-            "video_to_video": len(self.edits),
-            "last": len(self.clips),
+        self.rank, self.world_size = rank, world_size
+        videos = [clip for clip in cache.clips if clip.bucket.num_frames > 1 and self.length > 1]
+        self.material: dict[Task, dict[Bucket, Material]] = {
+            "text_to_video": _by_bucket((clip, 0, clip.bucket) for clip in videos),
+            "image": _by_bucket((clip, 0, clip.bucket._replace(num_frames=1)) for clip in cache.clips),
+            "extend": _by_bucket((clip, 0, clip.bucket) for clip in videos if self._is_long(clip)),
+            "video_to_video": _by_bucket((clip, j, clip.bucket) for clip in videos for j in clip.instructions),
+            "last": _by_bucket((clip, 0, clip.bucket) for clip in videos),
         }
-        self.shares = task_shares(weights, material)
+        self.shares = task_shares(weights, {task: _number(buckets) for task, buckets in self.material.items()})
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`; it is always the same."""
-        rng = np.random.default_rng([self.seed, number])
-        make: dict[Task, Callable[[np.random.Generator], Batch]] = {
+        """Batch `number` of this process, number `number`·`world_size` + `rank` of all; it is always the same."""
+        rng = np.random.default_rng([self.seed, number * self.world_size + self.rank])
+        make: dict[Task, Callable[[np.random.Generator, Bucket], Batch]] = {
             "text_to_video": self._text_to_video,
             "image": self._image,
             "extend": self._extend,
@@ -135,53 +177,91 @@ class Mixture:
             "last": self._last,
         }
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
-        batch = make[task](rng)
+        batch = make[task](rng, self._draw_bucket(rng, task))
         dropped = (rng.random(len(batch.captions)) < self.caption_dropout).tolist()
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
         return replace(batch, captions=captions, dropped=dropped)
 
-    def _text_to_video(self, rng: np.random.Generator) -> Batch:
-        length, size = self._length_and_size(rng, self.batch_size)
-        clips = _draw(rng, self.clips, size)
+    def size_of_batch(self, task: Task, bucket: Bucket) -> int:
+        """The number of clips of a batch. Batches of all buckets have about as many tokens."""
+        tokens, model_tokens = prod(self.cache.grid(bucket)), prod(self.cache.grid(self.cache.bucket))
+        if task == "image":  # an image has fewer tokens than a clip, so a batch has more images
+            size = max(self.batch_size, self.batch_size * self.length // 2)
+            return balanced_batch_size(size, tokens, model_tokens // self.length)
+        size = max(1, self.batch_size // 2) if task == "video_to_video" else self.batch_size
+        return balanced_batch_size(size, tokens, model_tokens)
+
+    def small_buckets(self) -> list[str]:
+        """A line for each bucket of a task that has fewer clips than a batch, in which clips then repeat."""
+        return [
+            f"{task}, {bucket.name}: has {len(material.clips)} of the {size} clips of a batch, in which clips repeat"
+            for task in self.shares
+            for bucket, material in self.material[task].items()
+            if len(material.clips) < (size := self.size_of_batch(task, bucket))
+        ]
+
+    def _draw_bucket(self, rng: np.random.Generator, task: Task) -> Bucket:
+        """A bucket, in proportion to the number of its batches: all clips are equally frequent, but for weights."""
+        buckets = list(self.material[task])
+        if len(buckets) == 1:
+            return buckets[0]
+        numbers = [
+            material.weight / self.size_of_batch(task, bucket) for bucket, material in self.material[task].items()
+        ]
+        return buckets[rng.choice(len(buckets), p=np.array(numbers) / sum(numbers))]
+
+    def _draw(self, rng: np.random.Generator, task: Task, bucket: Bucket, size: int) -> list[CachedClip]:
+        return [clip for clip, _ in self.material[task][bucket].draw(rng, size)]
+
+    def _text_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
+        length, size = self._length_and_size(rng, "text_to_video", bucket)
+        clips = self._draw(rng, "text_to_video", bucket, size)
         return Batch("text_to_video", self._read(clips, length), _captions(rng, clips), _indices(clips))
 
-    def _image(self, rng: np.random.Generator) -> Batch:
-        # An image has fewer tokens than a clip, so a batch has more images.
-        clips = _draw(rng, self.cache.clips, max(self.batch_size, self.batch_size * self.length // 2))
+    def _image(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
+        clips = self._draw(rng, "image", bucket, self.size_of_batch("image", bucket))
         captions = [_choice(rng, clip.image_captions) for clip in clips]
         return Batch("image", self._read(clips, 1), captions, _indices(clips))
 
-    def _extend(self, rng: np.random.Generator) -> Batch:
-        clips = _draw(rng, self.long_clips, self.batch_size)
-        starts = [int(rng.integers(1, clip.num_latent_frames - self.length + 1)) for clip in clips]
-        excerpts = [
-            self.cache.read(clip.index, "clip", start, self.length) for clip, start in zip(clips, starts, strict=True)
-        ]
+    def _extend(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
+        clips = self._draw(rng, "extend", bucket, self.size_of_batch("extend", bucket))
+        length = self._length(bucket)
+        starts = [int(rng.integers(1, clip.num_latent_frames - length + 1)) for clip in clips]
+        excerpts = [self.cache.read(clip, "clip", start, length) for clip, start in zip(clips, starts, strict=True)]
         return Batch("extend", torch.stack(excerpts), _captions(rng, clips, EXTEND), _indices(clips))
 
-    def _video_to_video(self, rng: np.random.Generator) -> Batch:
-        length, size = self._length_and_size(rng, max(1, self.batch_size // 2))
-        drawn = _draw(rng, self.edits, size)
+    def _video_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
+        length, size = self._length_and_size(rng, "video_to_video", bucket)
+        drawn = self.material["video_to_video"][bucket].draw(rng, size)
         clips, edits = [clip for clip, _ in drawn], [j for _, j in drawn]
-        edited = torch.stack([self.cache.read(clip.index, f"edit.{j}", length=length) for clip, j in drawn])
-        latents = torch.cat([self._read(clips, self.length), edited], dim=1)
+        edited = torch.stack([self.cache.read(clip, f"edit.{j}", length=length) for clip, j in drawn])
+        num_given = self._length(bucket)
+        latents = torch.cat([self._read(clips, num_given), edited], dim=1)
         captions = [VIDEO_TO_VIDEO + clip.instructions[j] for clip, j in drawn]
-        return Batch("video_to_video", latents, captions, _indices(clips), edits, num_given=self.length)
+        return Batch("video_to_video", latents, captions, _indices(clips), edits, num_given=num_given)
 
-    def _last(self, rng: np.random.Generator) -> Batch:
-        clips = _draw(rng, self.clips, self.batch_size)
-        last = torch.stack([self.cache.read(clip.index, "last") for clip in clips])
-        latents = torch.cat([last, self._read(clips, self.length)], dim=1)
+    def _last(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
+        clips = self._draw(rng, "last", bucket, self.size_of_batch("last", bucket))
+        last = torch.stack([self.cache.read(clip, "last") for clip in clips])
+        latents = torch.cat([last, self._read(clips, self._length(bucket))], dim=1)
         return Batch("last", latents, _captions(rng, clips, LAST), _indices(clips), num_given=1)
 
-    def _length_and_size(self, rng: np.random.Generator, size: int) -> tuple[int, int]:
+    def _length(self, bucket: Bucket) -> int:
+        """The latent frames of a bucket."""
+        return self.cache.grid(bucket)[0]
+
+    def _is_long(self, clip: CachedClip) -> bool:
+        return clip.num_latent_frames > self._length(clip.bucket)
+
+    def _length_and_size(self, rng: np.random.Generator, task: Task, bucket: Bucket) -> tuple[int, int]:
         """The number of generated latent frames of a batch, and its size, which is larger for short clips."""
+        length, size = self._length(bucket), self.size_of_batch(task, bucket)
         is_short = rng.random() < self.short_clips
-        return (min(SHORT_LENGTH, self.length), size * 3 // 2) if is_short else (self.length, size)
+        return (min(SHORT_LENGTH, length), size * 3 // 2) if is_short else (length, size)
 
     def _read(self, clips: list[CachedClip], length: int) -> Tensor:
         """The first `length` latent frames of clips, `(B, length, D, H, W)`."""
-        return torch.stack([self.cache.read(clip.index, "clip", length=length) for clip in clips])
+        return torch.stack([self.cache.read(clip, "clip", length=length) for clip in clips])
 
 
 def task_shares(weights: TaskWeights, material: Mapping[Task, int]) -> dict[Task, float]:
@@ -204,8 +284,16 @@ def task_shares(weights: TaskWeights, material: Mapping[Task, int]) -> dict[Task
     return {task: weight / total for task, weight in chosen.items() if weight}
 
 
-def _draw(rng: np.random.Generator, items: list[Item], size: int) -> list[Item]:
-    return [items[index] for index in rng.integers(len(items), size=size)]
+def _by_bucket(drawn: Iterable[tuple[CachedClip, int, Bucket]]) -> dict[Bucket, Material]:
+    """The material of each bucket, from clips, the numbers of edits, and their buckets."""
+    sorted_clips: dict[Bucket, list[tuple[CachedClip, int]]] = defaultdict(list)
+    for clip, edit, bucket in drawn:
+        sorted_clips[bucket].append((clip, edit))
+    return {bucket: Material.of(clips) for bucket, clips in sorted(sorted_clips.items())}
+
+
+def _number(buckets: Mapping[Bucket, Material]) -> int:
+    return sum(len(material.clips) for material in buckets.values())
 
 
 def _choice(rng: np.random.Generator, captions: list[str]) -> str:

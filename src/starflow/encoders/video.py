@@ -147,6 +147,10 @@ class VideoCodec:
             raise UsageError(f"width and height must be multiples of {factor} pixels, not {width}×{height}")
         return batch_size, self.num_latent_frames(num_frames), self.latent_channels, height // factor, width // factor
 
+    def video_size(self, latents: Tensor) -> tuple[int, int]:
+        """Height and width in pixels of the video of latents (…, H, W)."""
+        return latents.shape[-2] * self.spatial_factor, latents.shape[-1] * self.spatial_factor
+
     def num_latent_frames(self, num_frames: int) -> int:
         """Latent frames T of a clip of `num_frames` frames.
 

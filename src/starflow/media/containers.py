@@ -5,8 +5,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,12 @@ class Display(NamedTuple):
     pixel_aspect: Fraction = Fraction(1)
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether width and height are exchanged."""
+        a, b, c, d = self.matrix
+        return abs(b) + abs(c) > abs(a) + abs(d)
+
 
 AS_STORED = Display()
 
@@ -98,13 +105,16 @@ def display_of(stream: "VideoStream", frame: "VideoFrame") -> Display:
     return Display(aspect, (a, b, c, d))
 
 
-def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed["VideoFrame"]]:
+def decode(
+    container: "InputContainer", stream: "VideoStream", origin: float | None = None
+) -> Iterator[Timed["VideoFrame"]]:
     """The frames with their times. Where time stamps are missing or go back, a frame follows the one before at once.
 
-    How long the last frame is shown is left open, as many programs write nothing sensible there.
+    How long the last frame is shown is left open, as many programs write nothing sensible there. `origin` is the time
+    stamp, in seconds, that counts as time 0; None: that of the first frame.
     """
     step = 1 / float(stream.average_rate or GUESSED_RATE)
-    offset: float | None = None  # of the time stamps
+    offset = origin  # of the time stamps
     time, follows = -1.0, 0.0
     for frame in container.decode(stream):
         if frame.pts is None:
@@ -117,8 +127,36 @@ def decode(container: "InputContainer", stream: "VideoStream") -> Iterator[Timed
         yield Timed(time, time, frame)
 
 
-def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
-    """A frame as it is displayed."""
+def decode_from(path: Path, start: float, origin: float) -> Iterator[Timed["VideoFrame"]]:
+    """The frames from the last key frame before `start` on, or all frames if the file cannot be entered there."""
+    from av.error import FFmpegError
+
+    with open_stream(path) as (container, stream):
+        frames, first = decode(container, stream, origin), None
+        with suppress(FFmpegError):
+            container.seek(int((origin + start) / (stream.time_base or 1)), stream=stream)
+            first = next(frames, None)
+        if first is not None and first.item.pts is not None and first.time <= start:
+            yield first
+            yield from frames
+            return
+    with open_stream(path) as (container, stream):
+        yield from decode(container, stream)
+
+
+def last_time(path: Path, origin: float) -> float | None:
+    """The time of the last frame in seconds, without decoding; None if the file has no time stamps."""
+    with open_stream(path) as (container, stream):
+        stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        return float(max(stamps) * stream.time_base) - origin if stamps and stream.time_base else None
+
+
+def to_rgb(frame: "VideoFrame", display: Display, size: tuple[int, int] | None = None) -> Frame:
+    """A frame as it is displayed.
+
+    With `size`, a height and a width, a larger frame is scaled down to about the least size that covers it. This is
+    much faster than to convert all of it to RGB.
+    """
     from av.video.reformatter import ColorPrimaries, ColorTrc, Interpolation
 
     has_alpha = any(component.is_alpha for component in frame.format.components)
@@ -127,8 +165,12 @@ def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
         # libswscale maps 203 nits, the white of HDR video (ITU-R BT.2408), to white, and clips what is brighter.
         colors = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         frame.color_trc = BT709 if frame.color_trc == UNSPECIFIED else frame.color_trc
+    width, height = max(1, round(frame.width * display.pixel_aspect)), frame.height
+    if size is not None:
+        width, height = _covering(width, height, size[::-1] if display.is_turned else size)
     rgb = frame.reformat(
-        width=max(1, round(frame.width * display.pixel_aspect)),
+        width=width,
+        height=height,
         format="rgba" if has_alpha else "rgb24",
         src_colorspace=_matrix(frame),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
@@ -136,6 +178,15 @@ def to_rgb(frame: "VideoFrame", display: Display) -> Frame:
     ).to_ndarray()
     image = over_background(Image.fromarray(rgb)) if has_alpha else rgb
     return _upright(np.asarray(image, np.uint8), display)
+
+
+def _covering(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """A width and a height scaled down to cover `size`, a height and a width, with equal margins of whole pixels."""
+    scale = max(size[1] / width, size[0] / height)
+    if scale >= 1:
+        return width, height
+    margins = [ceil((side * scale - least) / 2 - 0.01) for side, least in ((width, size[1]), (height, size[0]))]
+    return size[1] + 2 * margins[0], size[0] + 2 * margins[1]
 
 
 def _matrix(frame: "VideoFrame") -> int | None:
@@ -153,6 +204,6 @@ def _matrix(frame: "VideoFrame") -> int | None:
 def _upright(image: Frame, display: Display) -> Frame:
     """Rotate by quarter turns and mirror, as the display matrix says."""
     a, b, c, d = display.matrix
-    if abs(b) + abs(c) > abs(a) + abs(d):
+    if display.is_turned:
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

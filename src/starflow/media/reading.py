@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from starflow.errors import StarflowError, UsageError
 from starflow.media import containers, pictures
 from starflow.media.frames import Frame, Frames, fit_frames
-from starflow.media.timing import Timed, at_rate, constant_rate
+from starflow.media.timing import Timed, at_rate, constant_rate, from_time
 
 PathLike = str | os.PathLike[str]
 
@@ -61,7 +61,11 @@ class Video(ABC):
     tick: float = 0.001
 
     def frames(
-        self, fps: float | None = None, size: tuple[int, int] | None = None, max_frames: int | None = None
+        self,
+        fps: float | None = None,
+        size: tuple[int, int] | None = None,
+        max_frames: int | None = None,
+        start: float = 0.0,
     ) -> Iterator[Timed[Frame]]:
         """The frames `(height, width, 3)` with their times, decoded as they are asked for.
 
@@ -69,12 +73,13 @@ class Video(ABC):
             fps: resample to this rate by the times (`starflow.media.timing.at_rate`); None: the frames as they are.
             size: height and width to scale and crop to; None: the displayed size of the video.
             max_frames: the most frames to give.
+            start: the time in seconds that the first frame is shown at; times count from there.
 
         Raises:
             StarflowError: the file is corrupt or cannot be read.
         """
         with corrupt_is_an_error(self.path):
-            decoded = self._decode(size)
+            decoded = from_time(self._decode_from(start, size), start) if start else self._decode(size)
             shown = decoded if fps is None else at_rate(decoded, fps)
             previous, image = None, None
             for time, end, item in islice(shown, max_frames):
@@ -82,9 +87,31 @@ class Video(ABC):
                     previous, image = item, self._to_rgb(item, size)
                 yield Timed(time, end, image)
 
+    def last_time(self) -> float:
+        """The time of the last frame in seconds, found without decoding where the format allows it.
+
+        Raises StarflowError if the file is corrupt.
+        """
+        return self.scan()[1]
+
+    def scan(self) -> tuple[int, float]:
+        """Decode the whole file, without keeping anything: the number of frames, and the time of the last.
+
+        Raises StarflowError if the file is corrupt.
+        """
+        num_frames, last = 0, 0.0
+        with corrupt_is_an_error(self.path):
+            for frame in self._decode(None):
+                num_frames, last = num_frames + 1, frame.time
+        return num_frames, last
+
     @abstractmethod
     def _decode(self, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
         """The frames as the decoder gives them."""
+
+    def _decode_from(self, start: float, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
+        """The frames from `start` or from an earlier time on."""
+        return self._decode(size)
 
     @abstractmethod
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame: ...
@@ -107,13 +134,24 @@ class _Container(Video):
     """A video file that FFmpeg reads."""
 
     display: containers.Display = containers.AS_STORED
+    origin: float = 0.0  # time stamp of the first frame, in seconds
+
+    def last_time(self) -> float:
+        if self.is_image:
+            return 0.0
+        with corrupt_is_an_error(self.path):
+            last = containers.last_time(self.path, self.origin)
+        return super().last_time() if last is None else last
 
     def _decode(self, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
         with containers.open_stream(self.path) as (container, stream):
             yield from containers.decode(container, stream)
 
+    def _decode_from(self, start: float, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
+        return containers.decode_from(self.path, start, self.origin)
+
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame:
-        image = containers.to_rgb(item, self.display)
+        image = containers.to_rgb(item, self.display, size)
         return fit_frames(image[None], *(size or (self.height, self.width)))[0]  # the size may change within a stream
 
 
@@ -179,7 +217,8 @@ def _open_container(path: Path) -> Video:
             return _Container(path, height, width, is_image=True, fps=0, display=display)
         tick = min(float(stream.time_base or Video.tick), Video.tick)
         fps = float(stream.average_rate or 0) or _rate(chain([first, second], decoded), tick)
-        return _Container(path, height, width, is_image=False, fps=fps, tick=tick, display=display)
+        origin = first.item.time or 0.0
+        return _Container(path, height, width, is_image=False, fps=fps, tick=tick, display=display, origin=origin)
 
 
 def _rate(frames: Iterator[Timed[Any]], tick: float) -> float:

@@ -51,6 +51,17 @@ def at_rate(frames: Iterable[Timed[Item]], fps: float) -> Iterator[Timed[Item]]:
         yield Timed(index / fps, (index + 1) / fps, held.item)
 
 
+def from_time(frames: Iterable[Timed[Item]], start: float) -> Iterator[Timed[Item]]:
+    """The stream from `start` on, in seconds: what is shown at `start` comes first, and times count from there."""
+    held: Timed[Item] | None = None
+    for frame in frames:
+        if held is not None and frame.time - EARLY * (frame.time - held.time) > start:
+            yield Timed(max(0.0, held.time - start), frame.time - start, held.item)
+        held = frame
+    if held is not None:
+        yield Timed(max(0.0, held.time - start), max(0.0, held.end - start), held.item)
+
+
 def constant_rate(frames: Sequence[Timed[Item]], tick: float, stated: float = 0) -> tuple[list[Item], float]:
     """The frames at a constant rate, and this rate.
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starflow.config import MISSING
+from starflow.data.buckets import BucketConfig
 from starflow.data.tasks import TaskWeights
 
 
@@ -78,6 +79,7 @@ class VAETrainConfig:
     output: str = MISSING
     data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
     test_data: dict[str, Any] | None = None  # a source of held-out clips; None: the last clips of `data`
+    data_workers: int = 0  # processes that read the next clips; 0: the training process reads them
     num_test_clips: int = 20  # held-out clips that the PSNR is measured on
     fps: float | None = None  # clips are resampled to this rate; None: that of the first clip
     height: int | None = None  # clips are scaled and cropped to this size; None: about that of the first clip
@@ -157,6 +159,10 @@ class FlowTrainConfig:
 
     output: str = MISSING  # folder of the run: its checkpoints, its log, and the trained model in `final`
     data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    frames: str = "head"  # which frames of a clip are used: head, uniform, chunks or random; see `ClipFormat`
+    shots: bool = False  # whether files are cut into shots first; needs the extra `shots`
+    buckets: BucketConfig = field(default_factory=BucketConfig)
+    data_workers: int = 0  # processes that read clips while latents are encoded; 0: the training process reads them
     latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str | None = None  # model to start from: a name, a folder or a hub id
     vae: str | None = None  # folder of a trained autoencoder

@@ -17,12 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from starflow.config import save_config
-from starflow.data.fitting import ClipFormat
-from starflow.data.latents import open_latent_cache
+from starflow.data.encoding import open_latent_cache
 from starflow.data.sources import build_source
 from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture
 from starflow.encoders.text import T5_EMBEDDINGS, encode_text, wrap_captions
-from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
 from starflow.flow.loss import NOISE_UNIT, add_noise, negative_log_likelihood, training_loss, training_score
 from starflow.media.files import atomic_write
@@ -30,6 +28,7 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.auxiliary import AuxiliaryLoss, build_auxiliary_loss
 from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig
+from starflow.train.flow_data import open_format
 from starflow.train.loop import (
     autocast,
     create_state,
@@ -39,13 +38,7 @@ from starflow.train.loop import (
     seed_everything,
     train,
 )
-from starflow.train.models import (
-    build_pipeline,
-    load_init,
-    load_vae,
-    pipeline_settings,
-    save_model,
-)
+from starflow.train.models import build_pipeline, save_model
 
 # The first and last layers, which AdamW trains instead of Muon.
 NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
@@ -103,7 +96,9 @@ class FlowStep:
     def _encode(self, batch: Batch) -> Tensor:
         """The batch's captions, wrapped as `StarFlowPipeline.encode_prompt` does, → `(B, M, text width)`."""
         model = self.pipeline
-        wrapped = wrap_captions(batch.captions, model.config, 0 if batch.is_image else model.config.fps)
+        fps = 0 if batch.is_image else model.config.fps
+        size = model.codec.video_size(batch.latents)
+        wrapped = wrap_captions(batch.captions, model.config, fps, size)
         with nullcontext() if self.config.train_text_encoder else torch.no_grad():
             return encode_text(model.tokenizer, model.text_encoder, wrapped, model.config.max_text_tokens)
 
@@ -123,15 +118,14 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     output, device = Path(config.output), config.loop.device
     seed_everything(config.loop.seed)
     source = build_source(config.data)
-    init = None if config.init is None else load_init(config.init)
-    settings = pipeline_settings(config.pipeline, init)
-    codec = VideoCodec(load_vae(config, init), settings.later_frame_scale)
-    clip_format = ClipFormat(settings.num_frames, settings.fps, settings.height, settings.width)
-    cache = open_latent_cache(Path(config.latents or output / "latents"), source, codec, clip_format)
+    init, settings, codec, clip_format = open_format(config)
+    latents = Path(config.latents or output / "latents")
+    cache = open_latent_cache(latents, source, codec, clip_format, num_workers=config.data_workers)
     mixture = Mixture(
         cache, config.tasks, config.batch_size, config.short_clips, config.caption_dropout, config.loop.seed
     )
-    tqdm.write(describe_tasks(mixture))
+    for line in (describe_tasks(mixture), *mixture.small_buckets()):
+        tqdm.write(line)
     pipeline = build_pipeline(config, settings, codec, init, cache)
     auxiliary = None
     if config.auxiliary_loss is not None:

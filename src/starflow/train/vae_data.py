@@ -41,7 +41,15 @@ class VAEData:
         first = _first_clip(source)
         fps = first.fps if config.fps is None else config.fps
         height, width = _video_size(config, first, codec.spatial_factor)
-        self.train = ClipLoader(source, range(num_train), fps=fps, height=height, width=width, seed=config.loop.seed)
+        self.train = ClipLoader(
+            source,
+            range(num_train),
+            fps=fps,
+            height=height,
+            width=width,
+            seed=config.loop.seed,
+            num_workers=config.data_workers,
+        )
         self.train.excerpts(
             0, 1, max(phase.num_frames for phase in config.phases)
         )  # an error is raised now, not in the last phase

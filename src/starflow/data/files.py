@@ -1,0 +1,85 @@
+"""Files on disk with captions, whatever lists them: the common part of `folder` and `table`."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from starflow.data.clip import Clip, ClipFile
+from starflow.media.video import open_video, read_video
+
+HASHED_BYTES = 2**16  # of the beginning of each file
+
+
+class CaptionedFile(NamedTuple):
+    """A clip or a picture on disk, and its captions."""
+
+    path: Path
+    captions: Sequence[str]
+
+
+class Listing(NamedTuple):
+    """The files of a source, and a line with the reason for each that cannot be used."""
+
+    files: list[CaptionedFile]
+    left_out: list[str]
+
+
+class CaptionedFiles:
+    """A source of clips (`ClipSource`, `FileSource`) of the files that `listing` finds, read once."""
+
+    @cached_property
+    def listing(self) -> Listing:
+        """The files, and what is left out."""
+        raise NotImplementedError
+
+    @property
+    def files(self) -> list[CaptionedFile]:
+        """The clips and pictures that can be used."""
+        return self.listing.files
+
+    @property
+    def left_out(self) -> list[str]:
+        """What cannot be used, each with the reason."""
+        return self.listing.left_out
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the identities of the files."""
+        digest = hashlib.sha256()
+        for identity in self._identities:
+            digest.update(identity.encode())
+        return f"{len(self)} files {digest.hexdigest()[:16]}"
+
+    def identity(self, index: int) -> str:
+        """A digest of the file's name, size and beginning, and of its captions. See `FileSource`."""
+        return self._identities[index]
+
+    @cached_property
+    def _identities(self) -> list[str]:
+        return [_identity(file) for file in self.files]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Clip:
+        """The whole clip or picture. Raises StarflowError if it is corrupt."""
+        path, captions = self.files[index]
+        frames, fps = read_video(path)
+        return Clip(frames, fps, captions, name=str(path))
+
+    @contextmanager
+    def open(self, index: int) -> Iterator[ClipFile]:
+        """See `FileSource`."""
+        path, captions = self.files[index]
+        yield ClipFile(open_video(path), captions, str(path))
+
+
+def _identity(file: CaptionedFile) -> str:
+    path, captions = file
+    with path.open("rb") as content:
+        beginning = hashlib.sha256(content.read(HASHED_BYTES)).hexdigest()
+    about = [path.name, str(path.stat().st_size), beginning, *captions]
+    return hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
