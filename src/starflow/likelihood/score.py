@@ -113,8 +113,8 @@ def log_likelihood(
         seed: the seed of the noise.
 
     Raises:
-        UsageError: there is no caption or no draw, or the VAE cannot encode a clip of this size or length, or the actions are not
-            actions of the model for these frames.
+        UsageError: there is no caption or no draw, or the VAE cannot encode a clip of this size or length,
+            or the actions are none of the model's.
         StarflowError: a likelihood is not finite.
     """
     if not prompts or noise_samples < 1:

@@ -142,10 +142,10 @@ def denoise_by_score(
     The weights must not have been made under `torch.inference_mode`, which allows no gradients.
     """
     clean = []
-    for index, video in enumerate(x.split(1)):
-        its_text, its_actions = (None if each is None else each[index, None].clone() for each in (text, actions))
+    for index, (video, its_text) in enumerate(zip(x.split(1), text.split(1), strict=True)):
         with torch.inference_mode(False), torch.enable_grad():
             noisy = video.detach().clone().requires_grad_()
-            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text, its_actions)), noisy)
+            its_actions = None if actions is None else actions[index, None].clone()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text.clone(), its_actions)), noisy)
         clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

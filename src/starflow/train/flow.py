@@ -41,7 +41,7 @@ from starflow.train.loop import (
 from starflow.train.models import build_pipeline, save_model
 
 # The first and last layers, which AdamW trains instead of Muon.
-NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
+NOT_MUON = ("proj_in", "proj_text", "proj_action", "proj_out", "sos")
 NUM_PREVIEWS = 4
 PREVIEW_FRAMES = 6  # of each video, at most
 
@@ -71,7 +71,7 @@ class FlowStep:
 
         with autocast(self.config.loop):
             text = self._encode(batch)
-            encoded = self.flow(noisy, text)
+            encoded = self.flow(noisy, text, None if batch.actions is None else batch.actions.to(noisy.device))
             auxiliary = self._auxiliary_nats(batch, noisy.detach(), text)
         loss = training_loss(encoded, noise_std, batch.num_given)
         auxiliary_loss = self.config.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
@@ -122,7 +122,13 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     latents = Path(config.latents or output / "latents")
     cache = open_latent_cache(latents, source, codec, clip_format, num_workers=config.data_workers)
     mixture = Mixture(
-        cache, config.tasks, config.batch_size, config.short_clips, config.caption_dropout, config.loop.seed
+        cache,
+        config.tasks,
+        config.batch_size,
+        config.short_clips,
+        config.caption_dropout,
+        config.loop.seed,
+        action_dropout=config.action_dropout,
     )
     for line in (describe_tasks(mixture), *mixture.small_buckets()):
         tqdm.write(line)

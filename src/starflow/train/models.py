@@ -23,6 +23,7 @@ from starflow.encoders.text import (
 )
 from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
+from starflow.flow.actions import ActionSpace
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -86,6 +87,8 @@ def build_pipeline(
     else:
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
+    if cache.action_space is not None:
+        _take_actions(flow, cache.action_space)
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
         module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
     pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
@@ -128,7 +131,8 @@ def new_networks(
         config.flow.head_dim,
         text_width,
         position_length,
-        window=config.denoiser.window,
+        config.denoiser.temporal_causal,
+        config.denoiser.window,
     )
     return flow, denoiser
 
@@ -141,6 +145,14 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     for name in ("flow", "denoiser", "vae"):
         parts[name].register_to_config(_name_or_path="")  # a local path
     StarFlowPipeline(**parts).save_pretrained(folder)
+
+
+def _take_actions(flow: StarFlow, space: ActionSpace) -> None:
+    """Let the flow take the actions of the clips. Raises UsageError if it takes others."""
+    if flow.action_space is None:
+        flow.add_actions(space)
+    elif flow.action_space != space:
+        raise UsageError(f"the model takes the actions {flow.action_space}, but the clips have {space}")
 
 
 def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:
