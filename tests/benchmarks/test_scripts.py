@@ -9,6 +9,7 @@ import pytest
 import binding
 import checker
 import sensitivity
+import session
 import streaming
 import tolerance
 
@@ -41,6 +42,14 @@ def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Pat
     assert [row["num_frames"] for row in rows] == [9, 13]
     assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
     assert (tmp_path / "streaming.png").exists()
+
+
+def test_a_session_has_a_row_for_each_stretch_of_steps(model: Path, tmp_path: Path):
+    session.main(["--model", str(model), "--steps", "6", "--rows", "2", "--json", str(tmp_path / "session.json")])
+    rows = json.loads((tmp_path / "session.json").read_text())["rows"]
+    assert [(row["first_step"], row["last_step"]) for row in rows] == [(1, 3), (4, 6)]
+    assert all(0 < row["median_ms"] <= row["largest_ms"] for row in rows)
+    assert all(row["sweeps"] >= 1 and row["resident_mb"] > 0 for row in rows)
 
 
 def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path):

@@ -10,8 +10,8 @@ All tasks use the same clips (STARFlow-V, arXiv 2511.20462). A marker before the
 
 A batch depends only on the seed and its number, so that a resumed run has the same batches.
 
-Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns, `E` action
-features.
+Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns, `E`
+action features.
 """
 
 from collections import defaultdict

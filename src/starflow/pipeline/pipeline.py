@@ -32,6 +32,7 @@ from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, repla
 from starflow.pipeline.checks import check_generator, check_output_type, checked_prompts
 from starflow.pipeline.inputs import Given, encode_given
 from starflow.pipeline.options import Options
+from starflow.pipeline.session import Session
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
 from starflow.sampling.solvers import Solvers, require_finite
@@ -277,14 +278,18 @@ class StarFlowPipeline(DiffusionPipeline):
 
     def _rolling_window(self, num_latent_frames: int, given: Given | None, context: int | None) -> RollingWindow:
         """The rolling window of a video longer than in training: it is as long as a video of training."""
-        size = self.codec.num_latent_frames(self.config.num_frames)
-        if num_latent_frames <= size:
+        if num_latent_frames <= self.codec.num_latent_frames(self.config.num_frames):
             return RollingWindow()
         if given is not None and given.num_hidden:
             raise UsageError(
                 f"with a video to edit or a last frame, a video has at most the {self.config.num_frames} frames that "
                 "this model was trained on: ask for fewer, or cut the source"
             )
+        return self.rolling_window(context)
+
+    def rolling_window(self, context: int | None = None) -> RollingWindow:
+        """A rolling window as long as a video of training, which keeps `context` latent frames."""
+        size = self.codec.num_latent_frames(self.config.num_frames)
         return RollingWindow(size, round(CONTEXT_SHARE * size) if context is None else context)
 
     def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
@@ -371,6 +376,21 @@ class StarFlowPipeline(DiffusionPipeline):
         pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan)
+
+    def session(self, prompt: str = "", **options: Any) -> Session:
+        """Start a video that a player continues step by step: see `Session`.
+
+        Args:
+            prompt: a caption; empty for none.
+            options: `image`, the first frame, or `clip`, the first frames, and with it their `actions` `(F, A)`; or
+                none of them, and the first frame is generated. `max_rewind` (32) is how many steps can be undone. Of
+                `Options`: `generator`, `height`, `width`, `fps`, `guidance_scale`, `sampler`, `tolerance`,
+                `max_sweeps`, `on_unconverged`, `context`.
+
+        Raises:
+            TypeError, UsageError, StarflowError: as in `__call__`; also if the model has no denoiser or is of images.
+        """
+        return Session(self, prompt, **options)
 
     @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
     def _make(
