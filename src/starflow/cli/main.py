@@ -34,6 +34,7 @@ COMMANDS = {
     "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to noise."),
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
     "data": LazyCommand("starflow.cli.data", "data", "Check clips before training, and encode them to latents."),
+    "record": LazyCommand("starflow.cli.record", "record", "Record episodes of a game to train on."),
     "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
