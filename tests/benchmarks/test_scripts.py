@@ -8,10 +8,12 @@ import pytest
 
 import binding
 import checker
+import lookahead
 import sensitivity
 import session
 import streaming
 import tolerance
+from tiny_pipeline import tiny_pipeline
 
 
 def test_binding_prints_a_line_for_each_attribute(model: Path, capsys: pytest.CaptureFixture[str]):
@@ -42,6 +44,15 @@ def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Pat
     assert [row["num_frames"] for row in rows] == [9, 13]
     assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
     assert (tmp_path / "streaming.png").exists()
+
+
+def test_the_lookahead_has_a_line_for_each_way_to_denoise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_pipeline(num_frames=17, height=64, width=64).save_pretrained(tmp_path)
+    lookahead.main(["--model", str(tmp_path), "--num-clips", "2"])
+    one, other = capsys.readouterr().out.splitlines()
+    assert one.startswith("with the look-ahead  error of latents")
+    assert other.startswith("without it           error of latents")
+    assert one.split("error")[1] != other.split("error")[1]
 
 
 def test_a_session_has_a_row_for_each_stretch_of_steps(model: Path, tmp_path: Path):
