@@ -81,7 +81,7 @@ def measure(pipeline: StarFlowPipeline, sizes: Sequence[int], repeats: int, seed
             harness.show_progress(f"repeat {repeat + 1} of {repeats}, {size} tokens at once")
             deep, shallow = measured["deep", size], measured["shallow", size]
             _sample(flow, plan, size, pipeline.config.tolerance, deep, shallow)
-            branches, num_frames = 1 + bool(plan.guidance_scale), plan.num_frames
+            branches, num_frames = 1 + bool(plan.guidance_weight), plan.num_frames
             deep.pass_seconds.append(_one_pass(flow, flow.num_blocks - 1, branches, deep.done, 1))
             shallow.pass_seconds.append(_one_pass(flow, 0, num_frames, shallow.done, num_frames))
     return [each.row(blocks, size) for (blocks, size), each in measured.items()]

@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
     noise = pipeline.plan(list(harness.PROMPTS), num_frames=arguments.num_frames, generator=generator).sampling.noise
     nudged = noise + arguments.nudge * torch.randn(noise.shape, generator=generator)
     rows = []
-    for guidance_scale in (pipeline.config.guidance_scale, 0.0):
+    for guidance_scale in (pipeline.config.guidance_scale, 1.0):
         one, other = (latents(pipeline, each, arguments.num_frames, guidance_scale) for each in (noise, nudged))
         differences = (one - other).abs().amax(dim=(0, 2, 3, 4)).tolist()
         rows.append({"guidance_scale": guidance_scale, "largest_difference": differences})

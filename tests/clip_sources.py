@@ -1,5 +1,8 @@
 """Clips for tests: moving noise of any length, in memory or as a folder of files."""
 
+import os
+import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,3 +49,19 @@ def write_clip(path: Path, caption: str, num_frames: int, height: int, width: in
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, moving_noise(num_frames, height, width, seed), fps)
     path.with_suffix(".txt").write_text(caption)
+
+
+class Sleeper:
+    """A reader for tests of worker processes. The first item takes longest."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+
+    def work(self, item: int) -> tuple[int, bool]:
+        """The item, and whether another process has done the work."""
+        time.sleep(0.1 if item == 0 else 0)
+        return item, os.getpid() != self.process
+
+    def die(self, item: int) -> None:
+        """End the process as the kernel does when memory runs out."""
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from adapters import add_random_adapter
 from plans import sample
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
@@ -77,7 +78,7 @@ def random_text(batch: int, seed: int = 0, dtype: torch.dtype = torch.float64) -
 class InvertibleMap:
     """One block of a flow of `num_blocks`, or (`block` None) the whole flow, on a `(T, H, W)` grid.
 
-    `backwards` is the expected order within a frame, stated here independently of the code.
+    `backwards` is the expected order within a frame, stated here independently of the code. `adapted`: with LoRA.
     """
 
     name: str
@@ -85,10 +86,12 @@ class InvertibleMap:
     block: int | None
     grid: tuple[int, int, int]
     backwards: bool = False
+    adapted: bool = False
 
     @cached_property
     def flow(self) -> StarFlow:
-        return tiny_flow(self.num_blocks)
+        flow = tiny_flow(self.num_blocks)
+        return add_random_adapter(flow) if self.adapted else flow
 
     @property
     def is_deep(self) -> bool:
@@ -145,4 +148,7 @@ MAPS = [
     InvertibleMap("whole of 3, video", 3, None, VIDEO),
     InvertibleMap("whole of 4, video", 4, None, VIDEO),
     InvertibleMap("whole of 3, image", 3, None, IMAGE),
+    InvertibleMap("shallow backwards, with LoRA", 3, 0, VIDEO, backwards=True, adapted=True),
+    InvertibleMap("deep of 4, with LoRA", 4, 3, VIDEO, adapted=True),
+    InvertibleMap("whole of 3, with LoRA", 3, None, VIDEO, adapted=True),
 ]

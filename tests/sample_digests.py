@@ -33,8 +33,8 @@ def requests() -> dict[str, dict[str, Any]]:
     return {
         "text to video": {},
         "two clips": {"prompt": [PROMPT, "a large blue square bounces"]},
-        "sequential": {"sampler": "sequential", "guidance_scale": 0},
-        "block-wise Jacobi": {"sampler": "block-jacobi", "guidance_scale": 1},
+        "sequential": {"sampler": "sequential", "guidance_scale": 1},
+        "block-wise Jacobi": {"sampler": "block-jacobi", "guidance_scale": 2},
         "image": {"num_frames": 1},
         "long video": {"num_frames": 41},
         "image to video": {"image": clip[0]},

@@ -8,10 +8,12 @@ import torch
 
 import sample_digests
 from plans import sample
+from starflow.encoders.vocabulary import unknown_words
 from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import solvers_named
 from starflow.toyworld.reader.checker import check
+from starflow.toyworld.source import Toyworld
 from starflow.weights.models import ZOO, bundled_models
 
 FOLDER = ZOO / "toyworld"
@@ -96,3 +98,10 @@ def test_encoding_a_sample_gives_its_noise_within_the_tolerance(pipeline: StarFl
     assert report.deep.converged
     assert report.shallow.converged
     assert 0.5 * 0.03 < residual <= 0.03 + 1e-4  # rounding of float32 through all blocks
+
+
+def test_the_bundled_model_knows_the_words_of_its_captions_only(pipeline: StarFlowPipeline):
+    for clip in map(Toyworld(200, seed=7, edited=1.0).__getitem__, range(200)):
+        for text in (*clip.captions, *clip.image_captions, *(edit.instruction for edit in clip.edits)):
+            assert unknown_words(pipeline.tokenizer, text) == []
+    assert unknown_words(pipeline.tokenizer, "a red piano moves right") == ["piano"]

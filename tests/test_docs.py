@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
-TABLES = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "tables.py"))
+from starflow.media.video import read_video
+from starflow.toyworld.reader.checker import check
+
+PAGES = Path(__file__).parents[1] / "docs"
+TABLES = runpy.run_path(str(PAGES / "tables.py"))
 
 
 @pytest.mark.parametrize("page", TABLES["PAGES"], ids=lambda page: f"{page.parent.name}/{page.name}")
@@ -25,3 +29,15 @@ def test_the_pages_have_every_table():
         assert f"\n| {header}" in pages
     assert "\n| frames; seconds" in pages
     assert "\n| frames, batch" in pages
+
+
+def test_the_clips_of_the_tutorial_show_what_their_captions_mean(tmp_path: Path):
+    zork = runpy.run_path(str(PAGES / "zork.py"))
+    zork["make"](tmp_path)
+    captions = [path.read_text().strip() for path in sorted(tmp_path.glob("*.txt"))]
+    clips = [read_video(path)[0] for path in sorted(tmp_path.glob("*.mp4"))]
+    assert len(clips) == len(captions) == 50
+    assert "a zork moves right" not in captions
+    meant = [caption.replace("zork", "purple triangle") for caption in captions]
+    right = [check(clip, caption).all_correct for clip, caption in zip(clips, meant, strict=True)]
+    assert sum(right) >= 48  # the checker may err

@@ -94,5 +94,5 @@ def _tiny_architecture(model: str) -> Architecture:
                 norm_num_groups=4,
             )
         flow = StarFlow(channels, [1, 1], 2, 128, 128, head_dim=32, text_width=64, position_length=4)
-    settings = {"fps": 16, "guidance_scale": 3.5, **TINY_SETTINGS[model]}
+    settings = {"fps": 16, "guidance_scale": 4.5, **TINY_SETTINGS[model]}
     return Architecture(tiny_text_encoder(8, 64), flow, denoiser, vae.eval(), settings)

@@ -55,10 +55,10 @@ def test_the_residual_is_measured_on_the_result():
     plan = pipeline.plan("a red circle moves right", generator=torch.Generator().manual_seed(0)).sampling
     plan.solvers = samplers(pipeline)["published-32"]
     accuracy = check(pipeline.flow, plan)
-    assert plan.guidance_scale
+    assert plan.guidance_weight
     assert accuracy.deep.max_residual == 0
     assert 1e-4 < accuracy.max_residual < 1
-    plan.guidance_scale = 0.0
+    plan.guidance_weight = 0.0
     accuracy = check(pipeline.flow, plan)
     z = pipeline.flow.encode(accuracy.latents, plan.text).z
     assert (z - plan.noise).abs().max().item() == pytest.approx(accuracy.max_residual, rel=0.5)

@@ -9,6 +9,7 @@ import pytest
 import binding
 import checker
 import lookahead
+import lora_memory
 import sensitivity
 import session
 import streaming
@@ -33,7 +34,7 @@ def test_sensitivity_is_measured_in_each_latent_frame(model: Path, tmp_path: Pat
     path = tmp_path / "sensitivity.json"
     sensitivity.main(["--model", str(model), "--num-frames", "9", "-o", str(path)])
     guided, unguided = json.loads(path.read_text())["rows"]
-    assert guided["guidance_scale"] > unguided["guidance_scale"] == 0
+    assert guided["guidance_scale"] > unguided["guidance_scale"] == 1
     assert all(0 < value < 1e-3 for row in (guided, unguided) for value in row["largest_difference"])
     assert len(guided["largest_difference"]) == 3
 
@@ -73,3 +74,14 @@ def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path)
     assert small["psnr_median"] > large["psnr_median"]
     assert math.isfinite(small["nudged_psnr_median"])
     assert (tmp_path / "tolerance.png").exists()
+
+
+def test_checkpointing_saves_memory_in_training_a_lora(model: Path, capsys: pytest.CaptureFixture[str]):
+    lora_memory.main(["--model", str(model), "--rank", "2", "--frames", "9"])
+    weights, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert weights.startswith("weights of all parts: 0.0 GiB in bfloat16")
+    assert [row.split(" | ")[1] for row in rows] == ["yes", "no"]
+    adapter, _ = lora_memory.working_bytes(str(model), 2, 9, checkpointing=True)
+    assert adapter == 4 * 2 * sum((20 + 60, 20 + 20, 20 + 80, 80 + 20))
+    peaks = [lora_memory.working_bytes("toyworld", 2, 17, checkpointing=value)[1] for value in (True, False)]
+    assert peaks[0] < 0.5 * peaks[1]

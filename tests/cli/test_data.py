@@ -11,7 +11,7 @@ from shared_work import encode_clips
 from starflow.cli.main import run
 from starflow.data.sources import source_config
 from starflow.encoders.video import VideoCodec
-from tiny_pipeline import tiny_vae
+from tiny_pipeline import tiny_pipeline, tiny_vae
 
 CONFIG = """
 output: {folder}/run
@@ -87,9 +87,18 @@ def test_what_was_encoded_is_not_encoded_again_by_training(
     with monkeypatch.context() as patch:
         patch.setattr(VideoCodec, "encode", lambda *_: pytest.fail("encoded again"))
         assert run([*arguments, "--workers", "0"]) == 0
+        assert "short.mp4: has 2 frames" in (folder / "latents" / "left_out.txt").read_text()
         training = [f"data.path={folder / 'clips'}", f"latents={folder / 'latents'}", "loop.num_steps=1"]
         patch.setattr("starflow.train.flow.write_preview", lambda *_: None)
         assert run(["train", "flow", str(config), *training]) == 0
+
+
+def test_clips_are_encoded_for_a_model_without_a_config(config: Path, tmp_path: Path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    arguments = ["-o", str(tmp_path / "latents"), "--model", str(tmp_path / "model"), "--device", "cpu"]
+    assert run(["data", "encode", str(tmp_path / "clips"), *arguments]) == 0
+    left_out = (tmp_path / "latents" / "left_out.txt").read_text()
+    assert "1.mp4: has 7 frames at 8 fps, and the model's clips have 9" in left_out and "silent.mp4" in left_out
 
 
 def test_several_processes_encode_together(config: Path, tmp_path: Path):
@@ -99,6 +108,8 @@ def test_several_processes_encode_together(config: Path, tmp_path: Path):
     assert run_processes(2, encode_clips, *arguments, log=tmp_path) == [0, 0]
     assert run(["data", "encode", *arguments]) == 0  # nothing is left to encode
     assert len(list((tmp_path / "latents").glob("clips-*"))) == 5  # ten clips in shards of two
+    reasons = [(tmp_path / "latents" / f"left_out-{rank}.txt").read_text() for rank in range(2)]
+    assert [reason.count("\n") for reason in reasons] == [2, 0]  # without a caption, and too short
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,11 @@ def test_bad_input_is_one_clear_error(arguments: list[str], status: int, message
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.removeprefix("loading toyworld ...\n").splitlines()) == 1
+
+
+def test_a_file_of_another_kind_is_not_replaced(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    assert run(["encode", "clip.mp4", "--model", model, "--prompt", "x", "-o", str(weights)]) == 1
+    assert "is not from starflow encode" in capsys.readouterr().err
+    assert weights.read_bytes() == b"weights"

@@ -22,11 +22,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_toyworld_model_is_evaluated(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     options = ["--num-prompts", "2", "--num-two-object-prompts", "0", "--num-clips", "1"]
     options += ["--task-clips", "0", "--long-clips", "0"]
-    options += ["--seed", "7", "--guidance-scale", "0", "--sampler", "sequential", "--tolerance", "0.1"]
+    options += ["--seed", "7", "--guidance-scale", "1", "--sampler", "sequential", "--tolerance", "0.1"]
     assert run(["evaluate", model, "-o", str(tmp_path / "out"), *options]) == 0
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert results["model"]["name"] == "tiny"  # the folder's name, not its path
-    settings = {"seed": 7, "guidance_scale": 0, "sampler": "sequential", "tolerance": 0.1, "num_prompts": 2}
+    settings = {"seed": 7, "guidance_scale": 1, "sampler": "sequential", "tolerance": 0.1, "num_prompts": 2}
     assert settings.items() <= results["model"]["settings"].items()
     assert results["compliance"]["two_objects"] is None
     assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")

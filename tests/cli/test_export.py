@@ -24,3 +24,11 @@ def test_damaged_weights_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "flow" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     assert run(["export", str(tmp_path), "-o", str(tmp_path / "model.pth")]) == 1
     assert "cannot read" in capsys.readouterr().err
+
+
+def test_an_existing_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "released.pth"
+    path.write_bytes(b"weights")
+    assert run(["export", "toyworld", "-o", str(path)]) == 2
+    assert "exists: remove it" in capsys.readouterr().err
+    assert path.read_bytes() == b"weights"

@@ -26,10 +26,12 @@ def test_a_video_its_metadata_and_the_summary(model: str, tmp_path: Path, capsys
     assert metadata["seed"] == 3
     assert sheet.stat().st_size > 0
     captured = capsys.readouterr()
-    loading, loaded, making = captured.err.splitlines()
+    loading, loaded, making, sampling, decoding = captured.err.splitlines()
     assert loading == f"loading {model} ..."
     assert loaded.startswith(f"{model}: loaded in ")
     assert making == f"making {path}"
+    assert sampling == f"{path}: sampling: latent frame 1 of 3"
+    assert decoding == f"{path}: denoising and decoding: frame 1 of 9"
     (line,) = captured.out.splitlines()
     assert str(path) in line
     assert "32×32" in line
@@ -51,6 +53,45 @@ def test_a_file_of_prompts_makes_one_video_per_line(model: str, tmp_path: Path):
     assert [read_metadata(file)["seed"] for file in files] == [5, 6]
     assert generate(model, CAPTIONS[0], "-o", str(tmp_path / "alone.mp4"), "--seed", "5") == 0
     assert (tmp_path / "alone.mp4").read_bytes() == files[0].read_bytes()
+
+
+def test_samples_of_each_prompt_have_seeds_and_names_of_their_own(model: str, tmp_path: Path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{CAPTIONS[0]}\n{CAPTIONS[1]}\n")
+    arguments = ["--samples", "2", "--name", "{prompt}-{index}", "--num-frames", "1", "-o", str(tmp_path / "clips")]
+    assert generate(model, "--prompts", str(prompts), *arguments) == 0
+    stored = {file.name: read_metadata(file) for file in (tmp_path / "clips").iterdir()}
+    assert {name: (about["prompt"], about["seed"]) for name, about in stored.items()} == {
+        f"{prompt}-{index}.mp4": (prompt, 2 * number + index)
+        for number, prompt in enumerate(CAPTIONS[:2])
+        for index in range(2)
+    }
+
+
+def test_only_what_starflow_made_is_replaced(model: str, tmp_path: Path, capsys):
+    for name in ("clip.mp4", "frames/"):
+        for _ in range(2):
+            assert generate(model, CAPTIONS[0], "--num-frames", "5", "-o", f"{tmp_path}/{name}") == 0
+    mine = write_video(tmp_path / "mine.mp4", np.zeros((2, 32, 32, 3), np.uint8), 8)
+    content = mine.read_bytes()
+    frames = write_video(f"{tmp_path}/others/", np.zeros((2, 32, 32, 3), np.uint8), 8)
+    sheet = write_video(tmp_path / "sheet.png", np.zeros((1, 32, 32, 3), np.uint8), 0)
+    for arguments in (
+        ["-o", str(mine)],
+        ["-o", f"{frames}/"],
+        ["--contact-sheet", str(sheet), "-o", f"{tmp_path}/a.mp4"],
+    ):
+        assert generate(model, CAPTIONS[0], *arguments) == 1
+        assert "exists and is not from starflow" in capsys.readouterr().err
+    assert mine.read_bytes() == content
+    assert len(list(frames.iterdir())) == 2
+
+
+def test_an_input_is_not_replaced(model: str, tmp_path: Path, capsys):
+    path = str(tmp_path / "clip.mp4")
+    assert generate(model, CAPTIONS[0], "-o", path) == 0
+    assert generate(model, CAPTIONS[0], "--video", path, "-o", path) == 2
+    assert "is given as an input" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "frames/"])

@@ -75,6 +75,11 @@ def test_version_is_printed(capsys):
         (OSError(28, "No space left on device", "clip.mp4"), 1, "starflow: error: clip.mp4: No space left on device"),
         (OSError("the hub\ncannot be reached"), 1, "starflow: error: the hub cannot be reached"),
         (KeyboardInterrupt(), 130, "starflow: interrupted"),
+        (
+            ModuleNotFoundError("No module named 'av'", name="av"),
+            1,
+            f"starflow: error: {cli_main.MISSING.format('av')}",
+        ),
         (MemoryError(), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"starflow: error: {cli_main.OUT_OF_MEMORY}"),
     ],
@@ -103,8 +108,10 @@ def test_other_exceptions_are_raised(failing_command, error: Exception):
 
 def test_a_video_larger_than_the_memory_is_one_line(tmp_path: Path, capsys):
     path = tmp_path / "x.mp4"
-    assert cli_main.run(["generate", "a red circle", "--num-frames", "100000000000000", "-o", str(path)]) == 1
-    assert cli_main.OUT_OF_MEMORY in capsys.readouterr().err.splitlines()[-1]
+    assert cli_main.run(["generate", "a red circle", "--num-frames", "100000000000000", "-o", str(path)]) == 2
+    loading, error = capsys.readouterr().err.splitlines()
+    assert loading == "loading toyworld ..."
+    assert "GiB of memory, but this machine has" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,3 +165,33 @@ def test_sigterm_leaves_no_temporary_files(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     assert python(TERMINATED).returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a", "red", "circle"], "quotation marks"),
+        (["generate", "a red circle", "--num-inference-steps", "50"], "--tolerance"),
+        (["generate", "a red circle", "--negative_prompt", "blurry"], "empty caption"),
+        (["generate", "a red circle", "--width", "64"], "--size"),
+    ],
+)
+def test_habits_of_other_tools_get_a_hint(arguments: list[str], message: str, capsys):
+    assert cli_main.run(arguments) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("Hint: ")
+    assert message in last
+
+
+@pytest.mark.parametrize("command", ["score", "encode", "decode", "evaluate", "info", "convert", "export"])
+def test_torchrun_is_refused_where_processes_cannot_share_the_work(command: str, monkeypatch, capsys):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli_main.run([command, "x"]) == 2
+    assert "without torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["score", "a.mp4"], ["encode", "a.mp4"], ["evaluate", "toyworld"]])
+def test_a_seed_of_more_than_64_bits_is_refused(arguments: list[str], capsys):
+    assert cli_main.run([*arguments, "--seed", str(2**64)]) == 2
+    assert "0<=x<=18446744073709551615" in capsys.readouterr().err

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from starflow.cli import progress
-from starflow.cli.progress import with_progress
+from starflow.cli.progress import StageLines, with_progress
 
 
 @pytest.fixture
@@ -36,3 +36,21 @@ def test_on_a_terminal_several_items_have_a_bar(items: str, shown: bool, monkeyp
     error = capsys.readouterr().err
     assert ("0/3" in error) == shown
     assert "making" not in error
+
+
+def test_a_stage_has_a_line_at_its_beginning_and_every_ten_seconds(clock: list[float], capsys):
+    lines = StageLines("a.mp4")
+    for second, stage in enumerate(["sampling"] * 12 + ["decoding"] * 2):
+        clock.append(second)
+        lines(stage, second, 20)
+    assert capsys.readouterr().err.splitlines() == [
+        "a.mp4: sampling 0 of 20",
+        "a.mp4: sampling 10 of 20",
+        "a.mp4: decoding 12 of 20",
+    ]
+
+
+def test_stages_have_no_lines_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    StageLines("a.mp4")("sampling", 1, 2)
+    assert capsys.readouterr().err == ""

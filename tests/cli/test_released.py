@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from clip_sources import write_clip
 from released_checkpoint import (
     IMAGE,
     VIDEO,
@@ -17,7 +18,9 @@ from released_checkpoint import (
 )
 from starflow.cli.main import run
 from starflow.convert.presets import released_model
+from starflow.hardware import memory
 from starflow.media.video import read_video
+from starflow.pipeline.pipeline import StarFlowPipeline
 
 
 def converted(folder: Path, arguments: dict) -> Path:
@@ -86,7 +89,28 @@ def test_info_and_the_round_trip_of_export(
 )
 def test_names_on_the_hub_are_errors_in_offline_mode(model: str, message: str, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
+    monkeypatch.setattr(memory, "available_memory", lambda _: None)
     assert run(["generate", "a cat", "--model", model, "--device", "cpu", "-o", str(tmp_path / "cat.png")]) in (1, 2)
     loading, line = capsys.readouterr().err.splitlines()
     assert loading == f"loading {model} ..."
     assert message in line
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_training_goes_on_from_a_released_model_and_keeps_its_settings(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    init = request.getfixturevalue(f"{kind}_model")
+    write_clip(tmp_path / "clips" / "a.mp4", "a corgi", 9, 32, 48, fps=8)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"output: {tmp_path}/run\ninit: {init}\ndata: {{source: folder, path: {tmp_path}/clips}}\nbatch_size: 1\n"
+        "train_text_encoder: false\nloop: {num_steps: 2, decay_steps: 1, bf16: false}\n"
+    )
+    assert run(["train", "flow", str(config)]) == 0
+    first, tuned = (StarFlowPipeline.from_pretrained(path) for path in (init, tmp_path / "run" / "final"))
+    assert dict(tuned.config) | {"_name_or_path": ""} == dict(first.config) | {"_name_or_path": ""}
+    assert (first.config.noise_std, first.config.caption_has_fps) == (0.5, kind == "video")
+    assert (tuned.denoiser is None) == (kind == "image")
+    before, after = first.flow.state_dict(), tuned.flow.state_dict()
+    assert any(not torch.equal(before[name].bfloat16().float(), after[name]) for name in before)

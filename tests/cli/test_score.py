@@ -6,10 +6,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from starflow.cli.main import run
+from starflow.cli.score import CAVEAT
 from starflow.likelihood.score import log_likelihood
 from starflow.media.video import read_video, write_video
+from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
 
 
@@ -26,9 +29,10 @@ def test_json_of_one_clip_and_prompt(model: str, tmp_path: Path, capsys: pytest.
     clip = write_clip(tmp_path / "clip.webp")
     assert score(model, clip, "--prompt", CAPTIONS[0], "--noise-samples", "3", "--seed", "2", "--json") == 0
     captured = capsys.readouterr()
-    assert captured.err == f"loading {model} ...\n"
+    assert captured.err == f"loading {model} ...\n{CAVEAT}\n"
     row = json.loads(captured.out)
     assert set(row) == {
+        "model",
         "clip",
         "prompt",
         "log_likelihood",
@@ -86,6 +90,72 @@ def test_the_table_of_one_caption_has_no_comparison(model: str, tmp_path: Path, 
     assert row.endswith(CAPTIONS[0])
 
 
+@pytest.fixture
+def pairs(tmp_path: Path) -> str:
+    """A file of two clips and captions."""
+    for name, num_frames in (("a.webp", 9), ("b.webp", 5)):
+        write_clip(tmp_path / name, num_frames)
+    file = tmp_path / "pairs.tsv"
+    file.write_text(f"a.webp\t{CAPTIONS[0]}\n\nb.webp\t {CAPTIONS[1]}\n")
+    return str(file)
+
+
+def test_pairs_of_clips_and_captions_are_scored_as_on_their_own(model: str, pairs: str, tmp_path: Path, capsys):
+    assert score(model, "--pairs", pairs, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(Path(row["clip"]).name, row["prompt"]) for row in rows] == [
+        ("a.webp", CAPTIONS[0]),
+        ("b.webp", CAPTIONS[1]),
+    ]
+    assert score(model, str(tmp_path / "b.webp"), "--prompt", CAPTIONS[1], "--json") == 0
+    assert json.loads(capsys.readouterr().out) == rows[1]
+    assert score(model, "--pairs", pairs, "--null") == 0
+    header, *table = capsys.readouterr().out.splitlines()
+    assert "gain of the caption" in header
+    assert len(table) == 2
+    assert table[1].endswith(f"b.webp  {CAPTIONS[1]}")
+
+
+def test_two_models_side_by_side(model: str, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pipeline = tiny_pipeline()
+    pipeline.vae.load_state_dict(StarFlowPipeline.from_pretrained(model).vae.state_dict())
+    pipeline.save_pretrained(tmp_path / "same-vae")
+    pipeline.register_to_config(noise_std=0.5)
+    pipeline.save_pretrained(tmp_path / "other-noise")
+    for name, is_comparable in (("same-vae", True), ("other-noise", False)):
+        assert score(model, "--pairs", pairs, "--against", str(tmp_path / name)) == 0
+        captured = capsys.readouterr()
+        header, *table = captured.out.splitlines()
+        assert f"{model}, nats/dim" in header and f"{name}, nats/dim" in header
+        assert ("likelier by" in header) == is_comparable
+        assert len(table) == 2
+        assert captured.err.splitlines()[-1].startswith("warning: ") != is_comparable
+        assert CAVEAT in captured.err
+
+
+def test_a_model_against_itself_differs_by_nothing(model: str, pairs: str, capsys: pytest.CaptureFixture[str]):
+    assert score(model, "--pairs", pairs, "--against", model) == 0
+    for row in capsys.readouterr().out.splitlines()[1:]:
+        first, second, difference = row.split()[:3]
+        assert first == second
+        assert float(difference) == 0
+
+
+def test_the_frame_rate_of_a_folder_of_frames(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, frame in enumerate(np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)):
+        Image.fromarray(frame).save(folder / f"{index:03d}.png")
+    assert score(model, str(folder), "--prompt", CAPTIONS[0], "--input-fps", "16", "--json") == 0
+    captured = capsys.readouterr()
+    assert "16 fps: resampled to the 8 fps" in captured.err
+    assert len(json.loads(captured.out)["per_frame"]) == 3
+    noise = str(tmp_path / "z.safetensors")
+    arguments = ["--prompt", CAPTIONS[0], "--input-fps", "16", "-o", noise]
+    assert run(["encode", str(folder), "--model", model, *arguments]) == 0
+    assert "16 fps: resampled to the 8 fps" in capsys.readouterr().err
+
+
 def test_a_heatmap_and_a_plot_are_written(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     heatmap = tmp_path / "heat.gif"
     clip = write_clip(tmp_path / "clip.webp", 5)
@@ -102,7 +172,7 @@ def test_changes_of_a_clip_are_reported(model: str, tmp_path: Path, capsys: pyte
     assert score(model, clip, "--prompt", CAPTIONS[0], "--json") == 0
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)["per_frame"]) == 3
-    _, rate, size, length = captured.err.splitlines()
+    _, rate, size, length, _ = captured.err.splitlines()
     assert "16 fps: resampled to the 8 fps" in rate
     assert "48×48: scaled and cropped to 32×32" in size
     assert "more than 9 frames at 8 fps: the first 9 are used" in length
@@ -135,6 +205,9 @@ def check_error(model: str, arguments: list[str], status: int, message: str, cap
         (["clip.mp4", "--prompt", " "], "give a caption with --prompt"),
         (["a.mp4", "b.mp4", "--prompt", "x", "--heatmap", "heat.mp4"], "one clip under one caption"),
         (["a.mp4", "--prompt", "x", "--prompt", "y", "--heatmap", "heat.mp4"], "one clip under one caption"),
+        (["a.mp4", "--prompt", "x", "--against", "y", "--heatmap", "heat.mp4"], "for one model"),
+        (["--pairs", __file__], "line 1: write the path of a clip, a tab and its caption"),
+        (["clip.mp4", "--pairs", "pairs.tsv"], "leave out CLIP and --prompt"),
         (["clip.mp4", "--prompt", "x", "--heatmap", "heat.xyz"], "unknown extension '.xyz'"),
     ],
 )

@@ -59,6 +59,13 @@ def test_quantizing_imports_torchao():
     assert {"diffusers", "torchao"} <= imported(code)
 
 
+def test_loras_import_peft():
+    code = "from starflow.cli.startup import import_libraries; import_libraries(quantized=False, lora=True)"
+    packages = imported(code)
+    assert {"diffusers", "peft"} <= packages
+    assert not packages & {"scipy", "torchao"}
+
+
 def test_hidden_packages_can_be_imported_later():
     pytest.importorskip("torchao")
     code = "from starflow.cli.startup import import_libraries; import_libraries(quantized=False); import torchao, gc"

@@ -19,12 +19,24 @@ def test_bad_configs_are_usage_errors_in_one_line(command, text, arguments, mess
     if text is not None:
         path.write_text(text)
     assert run(["train", command, str(path), *arguments]) == 2
-    error = capfd.readouterr().err
+    reading, error = capfd.readouterr().err.splitlines()
+    assert reading == f"reading {path} ..."
     assert message in error
-    assert error.count("\n") == 1
 
 
 def test_help_names_what_can_be_trained(capfd):
     assert run(["train", "--help"]) == 0
     shown = capfd.readouterr().out
     assert all(name in shown for name in ("vae", "text", "flow"))
+
+
+def test_the_device_replaces_that_of_the_config(tmp_path, monkeypatch):
+    from starflow.train import vae
+
+    used = []
+    monkeypatch.setattr(vae, "train_vae", lambda config, resume: used.append(config.loop.device))
+    path = tmp_path / "config.yaml"
+    path.write_text("{output: run, data: {source: folder}, phases: [], loop: {num_steps: 1, decay_steps: 0}}")
+    assert run(["train", "vae", str(path)]) == 0
+    assert run(["train", "vae", str(path), "--device", "cuda:1"]) == 0
+    assert used == ["cpu", "cuda:1"]

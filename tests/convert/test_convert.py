@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,11 @@ def test_an_existing_folder_is_overwritten_only_if_empty(model: ReleasedModel, t
 def test_exporting_a_folder_without_a_model_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match="does not hold a model"):
         export(tmp_path, tmp_path / "model.pth")
+
+
+def test_the_license_of_released_weights_is_in_the_folder(model: ReleasedModel, tmp_path: Path):
+    checkpoint = save(released_state(dict(model.arguments)), tmp_path)
+    convert(checkpoint, model, tmp_path / "without")
+    assert not (tmp_path / "without" / "README.md").exists()
+    convert(checkpoint, replace(model, license=released_model("starflow-v-7b").license), tmp_path / "with")
+    assert "non-commercial research only" in (tmp_path / "with" / "README.md").read_text()

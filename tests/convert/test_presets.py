@@ -29,7 +29,7 @@ def test_the_preset_of_the_video_model():
         "caption_has_fps": True,
         "caption_has_noise_level": True,
         "caption_has_aspect_ratio": True,
-        "guidance_scale": 3.5,
+        "guidance_scale": 4.5,
     }
 
 
@@ -47,7 +47,7 @@ def test_the_preset_of_the_image_model():
         "caption_has_fps": False,
         "caption_has_noise_level": False,
         "caption_has_aspect_ratio": False,
-        "guidance_scale": 3.6,
+        "guidance_scale": 4.6,
     }
 
 

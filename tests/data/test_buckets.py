@@ -48,5 +48,7 @@ def test_batches_are_balanced_by_tokens():
 def test_bad_buckets_are_usage_errors():
     with pytest.raises(UsageError, match="is not an aspect ratio"):
         bucket_sizes(BucketConfig(["wide"]), 64, 64, 16)
+    with pytest.raises(UsageError, match='put aspect ratios in quotes, such as "9:16"'):
+        bucket_sizes(BucketConfig(["556"]), 64, 64, 16)
     with pytest.raises(UsageError, match="pictures have buckets of their own"):
         bucket_lengths(BucketConfig(num_frames=[1]), 17)

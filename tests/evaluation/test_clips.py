@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from starflow.data.folder import ClipFolder
-from starflow.errors import UsageError
+from starflow.errors import StarflowError, UsageError
 from starflow.evaluation.clips import batches, read_clips
 from starflow.media.video import write_video
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -54,6 +54,18 @@ def test_an_image_model_takes_pictures_and_first_frames():
     clips = read_clips(ListOfClips([clip, picture]), model, 2)
     assert clips.captions == ["a picture of a clip", "a picture of a pond"]
     np.testing.assert_array_equal(clips.frames, [clip.video[:1], picture.video])
+
+
+def test_a_long_video_is_read_only_as_far_as_needed(pipeline: StarFlowPipeline, tmp_path: Path):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 8)
+    (tmp_path / "a.txt").write_text("a dog")
+    source = ClipFolder(str(tmp_path))
+    content = (tmp_path / "a.mp4").read_bytes()  # the end of the pictures is damaged
+    (tmp_path / "a.mp4").write_bytes(content[: len(content) * 7 // 10] + bytes(len(content) - len(content) * 7 // 10))
+    assert read_clips(source, pipeline, 1).frames.shape == (1, 9, 32, 32, 3)
+    with pytest.raises(StarflowError, match="corrupt"):
+        source[0]
 
 
 def test_a_folder_of_clips_is_read(pipeline: StarFlowPipeline, tmp_path: Path):

@@ -70,7 +70,7 @@ def test_evaluation_first_adds_missing_tokens_to_the_cache():
 def test_guided_evaluation_equals_guidance_of_two_whole_passes():
     flow, v = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS)
     text, null_text = random_text(2, seed=1), random_text(2, seed=2)
-    gaussians = deep_gaussians(flow, text=text, null_text=null_text, guidance_scale=2.0)
+    gaussians = deep_gaussians(flow, text=text, null_text=null_text, guidance_weight=2.0)
     want = guide(*whole_pass(flow, v, text), *whole_pass(flow, v, null_text), 2.0)
     torch.testing.assert_close(pieces(gaussians, v, [6, 1, 11]), want, atol=1e-12, rtol=0)
 
@@ -84,7 +84,7 @@ def test_without_guidance_the_empty_caption_is_not_evaluated():
 
 def test_guidance_without_the_empty_caption_is_refused():
     with pytest.raises(ValueError, match="guidance needs"):
-        deep_gaussians(tiny_flow(), text=random_text(2), guidance_scale=2.0)
+        deep_gaussians(tiny_flow(), text=random_text(2), guidance_weight=2.0)
 
 
 def test_text_for_a_shallow_block_is_refused():
@@ -147,7 +147,7 @@ def test_encoding_inverts_sampling_with_bf16_weights(solver, noise_dtype: torch.
     assert error.max() < 0.1
 
 
-@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+@pytest.mark.parametrize("guidance_weight", [0.0, 2.0])
 @pytest.mark.parametrize(
     "windows",
     [
@@ -157,17 +157,17 @@ def test_encoding_inverts_sampling_with_bf16_weights(solver, noise_dtype: torch.
         [range(18, 18), range(9), range(17, 18)],
     ],
 )
-def test_windows_of_a_batch_equal_evaluation_of_each_sample_alone(windows: list[range], guidance_scale: float):
+def test_windows_of_a_batch_equal_evaluation_of_each_sample_alone(windows: list[range], guidance_weight: float):
     flow, v = tiny_flow(), randn(3, NUM_TOKENS, CHANNELS)
     text, null_text = random_text(3, seed=1), random_text(3, seed=2)
-    gaussians = flow.conditional(DEEP, 3, VIDEO, text, null_text, guidance_scale)
+    gaussians = flow.conditional(DEEP, 3, VIDEO, text, null_text, guidance_weight)
     gaussians.evaluate(v, 0, NUM_TOKENS)
     changed = v + randn(3, NUM_TOKENS, CHANNELS, seed=1)
     want = []
     for row, window in enumerate(windows):
         changed[row, : window.start] = v[row, : window.start]
         one = slice(row, row + 1)
-        alone = flow.conditional(DEEP, 1, VIDEO, text[one], null_text[one], guidance_scale)
+        alone = flow.conditional(DEEP, 1, VIDEO, text[one], null_text[one], guidance_weight)
         mu, sigma = alone.evaluate(changed[one], 0, NUM_TOKENS)
         want.append((mu[0, window.start : window.stop], sigma[0, window.start : window.stop]))
     got = gaussians.evaluate_windows(changed, windows)

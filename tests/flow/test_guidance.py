@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from invertible_maps import randn
-from starflow.flow.guidance import guide
+from starflow.flow.guidance import guide, weight_of
 
 
 def test_scale_zero_gives_the_conditional_gaussian():
@@ -54,3 +54,7 @@ def test_guidance_never_widens_the_gaussian_and_stays_finite():
         assert (sigma <= sigma_c).all()
         assert (sigma > 0).all()
         assert mu.isfinite().all()
+
+
+def test_the_scale_of_users_is_that_of_diffusers():
+    assert [weight_of(scale) for scale in (0, 0.5, 1, 2, 4.5)] == [0, 0, 0, 1, 3.5]

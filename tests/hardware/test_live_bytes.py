@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from starflow.hardware.live_bytes import LiveBytes
 
@@ -71,6 +72,20 @@ def test_attention_keeps_its_inputs_for_the_backward_pass():
         assert live.now == 4 * x.nbytes
         (grad,) = torch.autograd.grad(out.sum(), x)
     assert grad.shape == x.shape
+
+
+def test_a_checkpointed_layer_runs_again_with_the_same_attention():
+    weight = torch.zeros(8, 8, device="meta", requires_grad=True)
+    x = torch.zeros(1, 2, 64, 8, device="meta")
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        q = x @ weight
+        return F.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    with LiveBytes() as live:
+        checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert weight.grad is not None
+    assert live.peak < 2 * 64 * 64 * 4  # the attention scores
 
 
 def test_values_of_meta_tensors_read_as_one():

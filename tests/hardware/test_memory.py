@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from starflow.errors import UsageError
+from starflow.hardware import memory
 from starflow.hardware.architecture import Architecture, load_architecture
 from starflow.hardware.live_bytes import LiveBytes, _Count
-from starflow.hardware.memory import GIB, OVERHEAD, Request, available_memory, estimate_memory, remedies, require_memory
+from starflow.hardware.memory import GIB, OVERHEAD, Request, estimate_memory, remedies, require_memory
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 CLIP = Request(480, 848, 81)
@@ -95,7 +96,7 @@ def test_quantization_shrinks_the_flow_but_not_the_vae_and_the_text_encoder(
     quantize: str, share: float, video: Architecture
 ):
     plain, narrow = (estimate_memory(video, replace(SHORT, quantize=each)).weights for each in (None, quantize))
-    assert narrow["flow"] == pytest.approx(share * plain["flow"], rel=0.02)
+    assert narrow["flow"] == pytest.approx(share * plain["flow"], rel=0.05)
     assert narrow["vae"] == plain["vae"]
     assert narrow["text_encoder"] == plain["text_encoder"]
 
@@ -171,13 +172,56 @@ def test_group_offloading_is_no_remedy_for_a_model_without_a_denoiser(image: Arc
     assert estimate_memory(image, replace(request, offload="group")).peak < 6 * GIB
 
 
-def test_a_video_that_needs_too_much_memory_is_refused(video: Architecture):
-    require_memory(video, SHORT, 80 * GIB)
-    with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* has 16\.0 GiB free: add --\w+"):
-        require_memory(video, SHORT, 16 * GIB)
+def test_a_video_that_needs_too_much_memory_is_refused(video: Architecture, monkeypatch: pytest.MonkeyPatch):
+    def check(gibibytes: float | None, device: str, request: Request = SHORT) -> None:
+        free = None if gibibytes is None else int(gibibytes * GIB)
+        monkeypatch.setattr(memory, "available_memory", lambda _: free)
+        require_memory(video, request, torch.device(device))
+
+    for gibibytes, device in ((80, "cuda"), (None, "cuda"), (80, "cpu")):
+        check(gibibytes, device)
+    with pytest.raises(UsageError, match=r"needs about 2\d\.\d GiB .* the device has 16\.0 GiB free: add --offload"):
+        check(16, "cuda")
     with pytest.raises(UsageError, match=r"make a smaller or shorter video$"):
-        require_memory(video, SHORT, GIB)
+        check(1, "cuda")
+    with pytest.raises(UsageError, match=r"this machine has 16\.0 GiB free: add --tiling --quantize int8"):
+        check(16, "cpu", replace(SHORT, offload="model"))
 
 
-def test_the_memory_of_the_cpu_is_not_limited():
-    assert available_memory("cpu") is None
+def test_on_the_cpu_only_unusual_videos_are_simulated(monkeypatch: pytest.MonkeyPatch):
+    toyworld = load_architecture("toyworld")
+    simulated = []
+    monkeypatch.setattr(memory, "available_memory", lambda _: 10 * GIB)
+    monkeypatch.setattr(memory, "_simulate", lambda *_: simulated.append(1) or (0, dict.fromkeys(memory.STAGES, GIB)))
+    for request, is_simulated in (
+        (Request(64, 64, 17), False),
+        (Request(64, 64, 21), True),
+        (Request(96, 64, 17), True),
+    ):
+        simulated.clear()
+        require_memory(toyworld, request, torch.device("cpu"))
+        assert bool(simulated) == is_simulated
+    monkeypatch.setattr(memory, "available_memory", lambda _: OVERHEAD + 10**7)
+    with pytest.raises(UsageError, match="this machine has"):
+        require_memory(toyworld, Request(64, 64, 17), torch.device("cpu"))
+
+
+def test_a_very_long_video_is_estimated_without_simulating_all_of_it(monkeypatch: pytest.MonkeyPatch):
+    toyworld = load_architecture("toyworld")
+    request = Request(64, 64, 65, dtype=torch.float32)
+    short = working(toyworld, request)
+    monkeypatch.setattr(memory, "STEADY_WINDOWS", 100)
+    memory._simulate.cache_clear()
+    assert short == pytest.approx(working(toyworld, request), rel=0.05)
+    monkeypatch.undo()
+    frames = 10**14 + 1
+    assert estimate_memory(toyworld, replace(request, num_frames=frames)).peak > 2 * 4 * (frames // 4) * 24 * 16
+
+
+def test_a_picture_is_encoded_by_a_vae_in_float32(video: Architecture):
+    vae = sum(weight.numel() for weight in video.vae.parameters())
+    half, brain = (
+        working(video, replace(SHORT, given=1, dtype=dtype))["encoding"] for dtype in (torch.float16, torch.bfloat16)
+    )
+    assert half > brain + 4 * vae
+    assert "encoding" not in working(video, SHORT)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from starflow.media.frames import fit_frames, from_unit, psnr, resample, resampled, to_frames, to_tensor
 
@@ -29,6 +30,13 @@ def test_psnr_is_computed_per_video():
     video = torch.stack([truth[0] + 0.2, truth[1]])
     expected = 10 * np.log10(4 / 0.04)
     torch.testing.assert_close(psnr(video, truth), torch.tensor([expected, 10 * np.log10(4e10)]).float())
+
+
+@pytest.mark.parametrize("size", [(10, 32), (6, 40), (10, 40)])
+def test_fit_frames_crops_as_pillow_does(size: tuple[int, int]):
+    frames = np.random.default_rng(0).integers(0, 256, (2, 10, 40, 3), dtype=np.uint8)
+    expected = [np.asarray(ImageOps.fit(Image.fromarray(frame), size[::-1])) for frame in frames]
+    assert np.array_equal(fit_frames(frames, *size), np.stack(expected))
 
 
 def test_fit_frames_scales_and_crops():

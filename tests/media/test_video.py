@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from starflow.errors import StarflowError, UsageError
-from starflow.media.sheet import _font, _shortened
 from starflow.media.video import (
     check_writable,
     contact_sheet,
@@ -319,15 +318,6 @@ def test_a_long_label_is_cut_at_once(tmp_path):
     for label in ("a red circle moves right and " * 1000, "w" * 30_000, "\u200b" * 30_000, "", " \n "):
         contact_sheet(moving_square(4), tmp_path / "sheet.png", labels=[label])
     assert time.process_time() - start < 1
-
-
-def test_a_label_is_cut_where_the_sheet_ends():
-    for width in (20, 100, 500):
-        text = _shortened("a red circle moves right and " * 9, width)
-        assert text.endswith("…")
-        assert _font().getlength(text) <= width
-        assert _font().getlength("a red circle moves right and " * 9) > width
-    assert _shortened("a  red\ncircle", 500) == "a red circle"
 
 
 def test_contact_sheet_of_one_clip_without_labels(tmp_path):

@@ -1,14 +1,18 @@
 """docs/diffusers.md: every line of its tables is run, and does what the table says."""
 
 import copy
+import pickle
 import re
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.utils import export_to_video
 
 import starflow
+from adapters import save_random_adapter
 from starflow.pipeline.options import FOREIGN
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS, tiny_pipeline
@@ -19,7 +23,7 @@ ROWS = re.findall(r"^\| `(.+?)` \| (.+) \|$", PAGE, re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def pipeline() -> StarFlowPipeline:
-    return tiny_pipeline(guidance_scale=1.0)
+    return tiny_pipeline(guidance_scale=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +33,35 @@ def folder(pipeline: StarFlowPipeline, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.fixture(scope="module")
+def lora(pipeline: StarFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_adapter(pipeline, tmp_path_factory.mktemp("lora"))
+
+
 @pytest.mark.parametrize(("code", "meaning"), ROWS, ids=[code for code, _ in ROWS])
 def test_a_line_of_the_tables_does_what_it_says(
     code: str,
     meaning: str,
     pipeline: StarFlowPipeline,
     folder: Path,
+    lora: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
     names = {
+        "AutoencoderKL": AutoencoderKL,
         "DiffusionPipeline": DiffusionPipeline,
         "StarFlowPipeline": StarFlowPipeline,
+        "ThreadPool": ThreadPool,
         "clip": torch.rand(9, 3, 32, 32),
         "copy": copy,
+        "export_to_video": export_to_video,
         "folder": folder,
+        "lora": lora,
         "image": torch.rand(3, 32, 32),
+        "pickle": pickle,
         "pipe": copy.deepcopy(pipeline),
         "prompt": CAPTIONS[0],
         "seeded": torch.Generator,

@@ -34,8 +34,8 @@ def flow() -> StarFlow:
     return randomize(flow)
 
 
-def rollout_of(flow: StarFlow, solver: Solver = sequential, guidance_scale: float = 0.0) -> Rollout:
-    return Rollout(flow, CAPTION, (HEIGHT, WIDTH), WINDOW, Solvers(solver, solver), guidance_scale)
+def rollout_of(flow: StarFlow, solver: Solver = sequential, guidance_weight: float = 0.0) -> Rollout:
+    return Rollout(flow, CAPTION, (HEIGHT, WIDTH), WINDOW, Solvers(solver, solver), guidance_weight)
 
 
 def latents(num_frames: int, seed: int = 0) -> Tensor:
@@ -57,8 +57,8 @@ def assert_same(got: Tensor, want: Tensor) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
-def test_frame_by_frame_equals_all_at_once(flow: StarFlow, solver: Solver, guidance_scale: float):
+@pytest.mark.parametrize("guidance_weight", [0.0, 1.5])
+def test_frame_by_frame_equals_all_at_once(flow: StarFlow, solver: Solver, guidance_weight: float):
     """Also after the rolling window has moved, three times."""
     noise, actions = latents(9), random_actions(9)
     want, report = sample(
@@ -66,13 +66,13 @@ def test_frame_by_frame_equals_all_at_once(flow: StarFlow, solver: Solver, guida
         noise,
         CAPTION.text,
         CAPTION.null_text,
-        guidance_scale,
+        guidance_weight,
         later_text=CAPTION.later_text,
         actions=actions,
         rolling_window=WINDOW,
         solver=sequential,
     )
-    rollout = rollout_of(flow, solver, guidance_scale)
+    rollout = rollout_of(flow, solver, guidance_weight)
     assert_same(run(rollout, noise, actions), want)
     assert rollout.report.deep.tokens == report.deep.tokens
     assert rollout.report.shallow.tokens == report.shallow.tokens
@@ -99,7 +99,7 @@ def test_given_frames_are_continued_as_by_a_plan(flow: StarFlow, num_given: int)
 @pytest.mark.parametrize("num_before", [0, 2, 4, 5])
 def test_surprise_is_the_likelihood_of_the_next_frame_and_changes_nothing(flow: StarFlow, num_before: int):
     x, actions = latents(num_before + 1, seed=7), random_actions(num_before + 1)
-    rollout = rollout_of(flow, guidance_scale=2.0)
+    rollout = rollout_of(flow, guidance_weight=2.0)
     if num_before:
         rollout.append(x[:, :num_before], actions[:, :num_before])
     before, noise = rollout.copy(), latents(1, seed=8)

@@ -45,11 +45,11 @@ SOLVERS = {"jacobi": EXACT, "sliding": Solvers(SlidingWindow(4, 1e-12), SlidingW
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-def test_iterative_solvers_equal_sequential_sampling(guidance_scale: float, solver):
+@pytest.mark.parametrize("guidance_weight", [0.0, 2.0])
+def test_iterative_solvers_equal_sequential_sampling(guidance_weight: float, solver):
     flow, text, null_text = tiny_flow(), random_text(2, seed=1), random_text(2, seed=2)
-    want, _ = sample(flow, noise(3), text, null_text, guidance_scale, solver=sequential)
-    got, report = sample(flow, noise(3), text, null_text, guidance_scale, solver=solver)
+    want, _ = sample(flow, noise(3), text, null_text, guidance_weight, solver=sequential)
+    got, report = sample(flow, noise(3), text, null_text, guidance_weight, solver=solver)
     assert_same(got, want)
     assert (report.deep + report.shallow).converged
 

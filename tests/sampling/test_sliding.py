@@ -29,20 +29,20 @@ STARTS = {
 
 
 def gaussians(
-    flow: StarFlow, batch: int = 3, guidance_scale: float = 0.0, rows: slice = slice(None)
+    flow: StarFlow, batch: int = 3, guidance_weight: float = 0.0, rows: slice = slice(None)
 ) -> ConditionalGaussians:
     dtype = flow.deep.proj_in.weight.dtype
     text, null_text = random_text(batch, seed=1, dtype=dtype)[rows], random_text(batch, seed=2, dtype=dtype)[rows]
-    return flow.conditional(DEEP, len(text), VIDEO, text, null_text, guidance_scale)
+    return flow.conditional(DEEP, len(text), VIDEO, text, null_text, guidance_weight)
 
 
 def noise(batch: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
     return randn(batch, NUM_TOKENS, CHANNELS, seed=3, dtype=dtype)
 
 
-def sequential_answer(flow: StarFlow, z: Tensor, guidance_scale: float = 0.0) -> Tensor:
+def sequential_answer(flow: StarFlow, z: Tensor, guidance_weight: float = 0.0) -> Tensor:
     v = torch.full_like(z, torch.nan)
-    solve(sequential, gaussians(flow, len(z), guidance_scale), z, v, 0, NUM_TOKENS)
+    solve(sequential, gaussians(flow, len(z), guidance_weight), z, v, 0, NUM_TOKENS)
     return v
 
 
@@ -55,13 +55,13 @@ def slide(
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 6, 17, 18, 64])
-@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
-def test_the_solver_equals_the_sequential_one_at_a_tight_tolerance(window: int, guidance_scale: float):
+@pytest.mark.parametrize("guidance_weight", [0.0, 2.0])
+def test_the_solver_equals_the_sequential_one_at_a_tight_tolerance(window: int, guidance_weight: float):
     flow, z = tiny_flow(), noise()
     v = torch.zeros_like(z)
     solver = SlidingWindow(window, EXACT)
-    solution = solve(solver, gaussians(flow, 3, guidance_scale), z, v, 0, NUM_TOKENS, FRAME_TOKENS)
-    torch.testing.assert_close(v, sequential_answer(flow, z, guidance_scale), atol=1e-10, rtol=0)
+    solution = solve(solver, gaussians(flow, 3, guidance_weight), z, v, 0, NUM_TOKENS, FRAME_TOKENS)
+    torch.testing.assert_close(v, sequential_answer(flow, z, guidance_weight), atol=1e-10, rtol=0)
     assert solution.converged
     assert solution.max_residual <= EXACT
     assert solution.tokens == 3 * NUM_TOKENS
@@ -104,20 +104,20 @@ def test_settled_tokens_never_change(window: int):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+@pytest.mark.parametrize("guidance_weight", [0.0, 2.0])
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-4])
-def test_the_residual_is_at_most_the_tolerance(tolerance: float, guidance_scale: float, dtype: torch.dtype):
+def test_the_residual_is_at_most_the_tolerance(tolerance: float, guidance_weight: float, dtype: torch.dtype):
     """The result is the exact sample of a noise that differs from `z` by at most the tolerance."""
     flow, z = tiny_flow(dtype=dtype), noise(dtype=dtype)
     v = torch.zeros_like(z)
     solver = SlidingWindow(7, tolerance)
-    solution = solve(solver, gaussians(flow, 3, guidance_scale), z, v, 0, NUM_TOKENS, FRAME_TOKENS)
-    mu, sigma = gaussians(flow, 3, guidance_scale).evaluate(v, 0, NUM_TOKENS)
+    solution = solve(solver, gaussians(flow, 3, guidance_weight), z, v, 0, NUM_TOKENS, FRAME_TOKENS)
+    mu, sigma = gaussians(flow, 3, guidance_weight).evaluate(v, 0, NUM_TOKENS)
     off = ((v - mu) / sigma - z).abs().max().item()
     rounding = 1e-12 if dtype == torch.float64 else 1e-5
     assert off == pytest.approx(solution.max_residual, abs=rounding)
     assert 0 < off <= tolerance + rounding
-    if not guidance_scale:
+    if not guidance_weight:
         text = random_text(3, seed=1, dtype=dtype)
         encoded, _ = flow.deep(v, flow.rotation(DEEP, VIDEO, TEXT_TOKENS), text)
         assert (encoded - z).abs().max().item() <= tolerance + rounding

@@ -34,18 +34,18 @@ class Counted:
         return self.gaussians.evaluate(v, start, stop)
 
 
-def gaussians(flow: StarFlow, batch: int = 2, guidance_scale: float = 0.0) -> ConditionalGaussians:
+def gaussians(flow: StarFlow, batch: int = 2, guidance_weight: float = 0.0) -> ConditionalGaussians:
     text, null_text = random_text(batch, seed=1), random_text(batch, seed=2)
-    return flow.conditional(DEEP, batch, VIDEO, text, null_text, guidance_scale)
+    return flow.conditional(DEEP, batch, VIDEO, text, null_text, guidance_weight)
 
 
 def noise(batch: int = 2) -> Tensor:
     return randn(batch, NUM_TOKENS, CHANNELS, seed=3)
 
 
-def sequential_answer(flow: StarFlow, z: Tensor, guidance_scale: float = 0.0) -> Tensor:
+def sequential_answer(flow: StarFlow, z: Tensor, guidance_weight: float = 0.0) -> Tensor:
     v = torch.full_like(z, torch.nan)
-    solution = solve(sequential, gaussians(flow, len(z), guidance_scale), z, v, 0, NUM_TOKENS)
+    solution = solve(sequential, gaussians(flow, len(z), guidance_weight), z, v, 0, NUM_TOKENS)
     assert solution == Solution(sweeps=NUM_TOKENS, evaluations=z.numel() // CHANNELS, tokens=z.numel() // CHANNELS)
     return v
 
@@ -119,21 +119,21 @@ def test_tokens_outside_the_solved_range_do_not_change():
         assert torch.equal(v[:, 12:], torch.zeros_like(v[:, 12:]))
 
 
-@pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
+@pytest.mark.parametrize("guidance_weight", [0.0, 2.0])
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-5])
-def test_the_residual_is_the_error_of_the_noise_and_at_most_the_tolerance(tolerance: float, guidance_scale: float):
+def test_the_residual_is_the_error_of_the_noise_and_at_most_the_tolerance(tolerance: float, guidance_weight: float):
     """The result is the exact sample of a noise that differs from `z` by the residual; the cache matches the result."""
     flow, z = tiny_flow(), noise()
-    v, solved = torch.zeros_like(z), gaussians(flow, guidance_scale=guidance_scale)
+    v, solved = torch.zeros_like(z), gaussians(flow, guidance_weight=guidance_weight)
     solution = solve(BlockJacobi(6, tolerance), solved, z, v, 0, NUM_TOKENS)
-    mu, sigma = gaussians(flow, guidance_scale=guidance_scale).evaluate(v, 0, NUM_TOKENS)
+    mu, sigma = gaussians(flow, guidance_weight=guidance_weight).evaluate(v, 0, NUM_TOKENS)
     off = ((v - mu) / sigma - z).abs().max().item()
     assert off == pytest.approx(solution.max_residual, rel=1e-9)
     assert 0 < off <= tolerance
-    if not guidance_scale:
+    if not guidance_weight:
         encoded, _ = flow.deep(v, flow.rotation(DEEP, VIDEO, TEXT_TOKENS), random_text(2, seed=1))
         assert (encoded - z).abs().max().item() == pytest.approx(off, rel=1e-9)
-    fresh = gaussians(flow, guidance_scale=guidance_scale)
+    fresh = gaussians(flow, guidance_weight=guidance_weight)
     fresh.evaluate(v, 0, NUM_TOKENS)
     torch.testing.assert_close(solved.cache.buffer, fresh.cache.buffer, atol=1e-12, rtol=0)
 

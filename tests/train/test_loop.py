@@ -271,6 +271,13 @@ def test_averaged_weights_are_in_the_modules_until_the_end_of_the_context():
     assert module.training and module[0].training and not module[1].training
 
 
+def test_there_may_be_no_previews(tmp_path, uninterrupted):
+    def preview(state: TrainState, writer: SummaryWriter) -> None:
+        raise AssertionError
+
+    assert_same(tiny_run(tmp_path, {}, preview=preview, preview_every=0), uninterrupted)
+
+
 def test_previews_use_averaged_weights_and_do_not_change_training(tmp_path, uninterrupted):
     seen = []
 

@@ -2,20 +2,24 @@
 
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from clip_sources import ClipList, moving_noise
+from starflow.data.buckets import Bucket
 from starflow.data.clip import Clip, Edit
 from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
+from starflow.data.latents import CachedClip
 from starflow.encoders.text import tiny_text_encoder
 from starflow.encoders.video import VideoCodec
+from starflow.encoders.vocabulary import unknown_words
 from starflow.errors import UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, LoopConfig, PipelineConfig, VAEModelConfig
-from starflow.train.models import build_pipeline, build_tokenizer, load_init, pipeline_settings, save_model
+from starflow.train.models import build_pipeline, build_tokenizer, pipeline_settings, save_model
 from starflow.train.vae import build_vae
 from tiny_pipeline import tiny_pipeline
 
@@ -28,7 +32,7 @@ def config(**changes) -> FlowTrainConfig:
 
 
 def test_the_settings_of_the_config_are_those_of_the_pipeline():
-    assert set(vars(PipelineConfig())) == set(signature(StarFlowPipeline.__init__).parameters) - PARTS
+    assert set(vars(PipelineConfig())) == set(signature(StarFlowPipeline.__init__).parameters) - PARTS - {"caveats"}
     assert all(value is None for value in vars(PipelineConfig()).values())
 
 
@@ -53,14 +57,6 @@ def test_values_of_false_and_zero_are_not_missing():
     assert settings.guidance_scale == 0
 
 
-def test_a_model_without_a_denoiser_cannot_be_trained_further(tmp_path: Path):
-    pipeline = tiny_pipeline()
-    pipeline.register_modules(denoiser=None)
-    pipeline.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="has no denoiser"):
-        load_init(str(tmp_path))
-
-
 def test_the_tokenizer_knows_the_words_of_all_tasks(tmp_path: Path):
     clip = Clip(moving_noise(9), 8, ["walking"], ["standing"], [Edit("paint", moving_noise(9))])
     pipeline = tiny_pipeline()
@@ -82,6 +78,15 @@ def test_components_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
     codec = VideoCodec(build_vae(VAEModelConfig(base_dim=4, z_dim=8, dim_mult=[1, 1, 1])))
     with pytest.raises(UsageError, match=r"at other has 8 latent channels, but the flow of first has 4"):
         build_pipeline(config(vae="other", init="first"), init.config, codec, init, cache)
+
+
+def test_further_training_adds_the_words_of_its_captions():
+    init = tiny_pipeline()
+    clips = [CachedClip(0, 3, ["a piano plays"], ["a grand piano"], {0: "make it louder"}, Bucket(9, 32, 48))]
+    cache = SimpleNamespace(clips=clips)
+    pipeline = build_pipeline(config(), pipeline_settings(PipelineConfig(), init), init.codec, init, cache)
+    assert unknown_words(pipeline.tokenizer, "a red grand piano plays louder") == []
+    assert unknown_words(pipeline.tokenizer, "a violin") == ["violin"]
 
 
 def test_saving_does_not_change_the_model(tmp_path: Path):

@@ -7,7 +7,7 @@ from starflow.data.sources import build_source
 from starflow.encoders.video import VideoCodec
 from starflow.toyworld.source import Toyworld
 from starflow.toyworld.teaching.text import TextTrainConfig
-from starflow.train.config import FlowTrainConfig, VAETrainConfig
+from starflow.train.config import FlowTrainConfig, LoraTrainConfig, VAETrainConfig
 from starflow.train.pixel_weights import load_pixel_weights
 from starflow.train.vae import build_vae
 from starflow.train.vae_data import VAEData
@@ -52,3 +52,9 @@ def test_the_recipe_for_a_folder_of_clips_is_short():
     config = load_config(FlowTrainConfig, RECIPES / "clips" / "flow.yaml")
     assert (config.init, config.data) == ("toyworld", {"source": "folder", "path": "clips"})
     assert len((RECIPES / "clips" / "flow.yaml").read_text().splitlines()) < 30
+
+
+def test_the_recipe_for_a_lora_is_short():
+    config = load_config(LoraTrainConfig, RECIPES / "clips" / "lora.yaml")
+    assert (config.init, config.data) == ("toyworld", {"source": "folder", "path": "clips"})
+    assert len((RECIPES / "clips" / "lora.yaml").read_text().splitlines()) < 30

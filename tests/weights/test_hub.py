@@ -1,5 +1,8 @@
 """Errors of failed downloads from the hub, which is mocked."""
 
+import socket
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,9 +11,19 @@ import pytest
 from huggingface_hub import constants, errors
 
 from starflow.errors import StarflowError
-from starflow.weights.hub import hub_file
+from starflow.weights import hub
+from starflow.weights.hub import hub_file, is_reachable, say_download
 
 RESPONSE = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch):
+    """Not in offline mode, and nothing is known about the hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    is_reachable.cache_clear()
+    yield
+    is_reachable.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -44,3 +57,31 @@ def test_offline_mode_is_stated_as_the_reason(monkeypatch: pytest.MonkeyPatch):
 def test_local_files_only_is_stated_as_the_reason(tmp_path: Path):
     with pytest.raises(StarflowError, match="local_files_only is set, and it is not in the cache"):
         hub_file("owner/name", "a.json", cache_dir=tmp_path, local_files_only=True)
+
+
+def test_without_a_network_the_reason_is_one_line_at_once(online, monkeypatch, tmp_path: Path, capfd):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        start = time.perf_counter()
+        for _ in range(2):
+            with pytest.raises(StarflowError, match="the hub cannot be reached, and it is not in the cache"):
+                hub_file("owner/name", "a.json", cache_dir=tmp_path)
+    assert time.perf_counter() - start < 5
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("free", "fits"), [(60e9, True), (50e9, False)])
+def test_the_size_of_a_download_is_said_first(free, fits, monkeypatch, tmp_path, caplog: pytest.LogCaptureFixture):
+    info = SimpleNamespace(will_download=True, file_size=int(27.6e9))
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, dry_run: info)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with nullcontext() if fits else pytest.raises(StarflowError, match=r"55\.2 GB .* only 50\.0 GB are free"):
+        say_download("owner/name", "big.pth", copies=1)
+    assert ("big.pth of owner/name takes 27.6 GB" in caplog.text) == fits
+    caplog.clear()
+    info.will_download = False
+    say_download("owner/name", "big.pth", copies=1)
+    assert caplog.text == ""

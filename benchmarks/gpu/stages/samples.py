@@ -7,6 +7,7 @@ import torch
 
 from measure import Results, StageMeter, median_ms, peak_bytes, seconds
 from models import PROMPT, pipeline_of
+from starflow.flow.guidance import weight_of
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import denoised, sampled
 from starflow.sampling.sampler import Plan, sample
@@ -70,7 +71,8 @@ def _sample_video(results: Results, pipeline: StarFlowPipeline, tiny: bool) -> N
     text, null_text = (pipeline.encode_prompt([each], config.fps) for each in (PROMPT, ""))
     noise = torch.randn(1, LATENT_FRAMES, flow.config["latent_channels"], *frame, device=device)
     window = 8 if tiny else 512
-    plan = Plan(noise, text, null_text, config.guidance_scale, solvers=_solvers(window))
+    weight = weight_of(config.guidance_scale)
+    plan = Plan(noise, text, null_text, weight, solvers=_solvers(window))
     made: list[torch.Tensor] = []
     taken: list[float] = []
     peak = peak_bytes(lambda: taken.append(seconds(lambda: made.extend(sample(flow, plan)), device)), device)
@@ -87,9 +89,7 @@ def _sample_video(results: Results, pipeline: StarFlowPipeline, tiny: bool) -> N
         peak_bytes=peak,
     )
     num_tokens = 4 if tiny else 256
-    gaussians = flow.conditional(
-        flow.num_blocks - 1, 1, (LATENT_FRAMES, *frame), text, null_text, config.guidance_scale
-    )
+    gaussians = flow.conditional(flow.num_blocks - 1, 1, (LATENT_FRAMES, *frame), text, null_text, weight)
     z = flow.to_tokens(noise.permute(0, 1, 3, 4, 2), flow.num_blocks - 1)
 
     def one_by_one() -> None:

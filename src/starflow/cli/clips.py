@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from starflow.pipeline.pipeline import StarFlowPipeline
 
 
-def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
+def read_clip(pipeline: "StarFlowPipeline", path: str, input_fps: float | None = None) -> "NDArray[np.uint8]":
     """Read a clip `(F, height, width, 3)` at the model's size and frame rate, and cut it to the model's length.
+
+    `input_fps` is the frame rate of a folder of frames, instead of the one stored in it.
 
     Raises:
         StarflowError: the clip cannot be read, or has fewer than two latent frames.
@@ -23,7 +25,8 @@ def read_clip(pipeline: "StarFlowPipeline", path: str) -> "NDArray[np.uint8]":
     config, codec = pipeline.config, pipeline.codec
     if config.num_frames == 1:
         return load_picture(path, config.height, config.width, say)[None]
-    clip = load_clip(path, config.height, config.width, config.fps, say, max_frames=config.num_frames + 1)
+    size, longest = (config.height, config.width), config.num_frames + 1
+    clip = load_clip(path, *size, config.fps, say, max_frames=longest, folder_fps=input_fps)
     num_frames = codec.largest_num_frames(min(len(clip), config.num_frames))
     if num_frames == 1:
         raise StarflowError(

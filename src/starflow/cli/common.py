@@ -1,6 +1,6 @@
 """Shared by several commands: options of the model and of generation, loading, messages, the check for extras."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from importlib.util import find_spec
 from math import isfinite
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from starflow.cli.fitting import Fitting
+from starflow.cli.lora import Lora, apply_loras
 from starflow.cli.quiet import hide_loading_bars
 from starflow.cli.startup import import_libraries
 from starflow.errors import StarflowError, UsageError
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
     from starflow.pipeline.pipeline import StarFlowPipeline
 
+MAX_SEED = 2**64 - 1
+SEED = click.IntRange(0, MAX_SEED)
 DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
-    "train": ("omegaconf", "yaml", "tensorboard"),
+    "train": ("omegaconf", "peft", "tensorboard", "yaml"),
     "evaluate": ("scipy", "matplotlib"),
 }
 
@@ -74,14 +77,27 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(device_options(command))
 
 
-def start_loading(model: str, fitting: Fitting = Fitting()) -> None:  # noqa: B008 (it is frozen)
+def input_fps_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--input-fps`: the frame rate of a clip that is a folder of frames."""
+    return click.option(
+        "--input-fps",
+        type=click.FloatRange(0.01, 1000),
+        help="Frame rate of a clip that is a folder of frames. [default: stored, or the model's]",
+    )(command)
+
+
+def start_loading(
+    model: str,
+    fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
+    loras: Sequence[Lora] = (),
+) -> None:
     """Say that a model is being loaded, and import what `load_pipeline` needs: before anything that imports torch.
 
     Raises UsageError or StarflowError if there is no such model.
     """
     if Rank.of_this_process().rank == 0:
         say(f"loading {model} ...")
-    import_libraries(quantized=fitting.quantize is not None or is_quantized(model))
+    import_libraries(quantized=fitting.quantize is not None or is_quantized(model), lora=bool(loras))
 
 
 def load_pipeline(
@@ -90,10 +106,11 @@ def load_pipeline(
     dtype: str,
     fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
     mesh: "DeviceMesh | None" = None,
+    loras: Sequence[Lora] = (),
 ) -> "StarFlowPipeline":
-    """Load a model onto a device (default: the best available), shared by the processes of `mesh` if given.
+    """Load a model and adapters onto a device (default: the best available), shared by the processes of `mesh`.
 
-    Raises StarflowError if the model cannot be loaded, UsageError if there is no such device.
+    Raises StarflowError if the model or an adapter cannot be loaded, UsageError if there is no such device.
     """
     import torch
 
@@ -110,6 +127,7 @@ def load_pipeline(
         options["device_map"] = on_device.type
     pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
     pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only on a terminal
+    apply_loras(pipeline, loras)
     pipeline.flow.cache_dtype = fitting.torch_cache_dtype
     if fitting.tiling:
         pipeline.vae.enable_tiling()

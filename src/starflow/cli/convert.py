@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from starflow.cli.common import say
 from starflow.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -56,14 +57,17 @@ def convert(
         f"file{'s' if written.num_files > 1 else ''}, {time.perf_counter() - start:.1f} s; it uses the VAE {model.vae} "
         f"and the text encoder {model.text_encoder}"
     )
+    if model.license is not None:
+        say(model.license)
 
 
 def _local_path(checkpoint: str) -> Path:
     """The path itself if it exists or cannot be on the hub; otherwise the file downloaded from the hub."""
-    from starflow.weights.hub import hub_file
+    from starflow.weights.hub import hub_file, say_download
 
     owner, _, rest = checkpoint.partition("/")
     repository, _, filename = rest.partition("/")
     if Path(checkpoint).exists() or not filename or not owner or checkpoint.startswith((".", "~")):
         return Path(checkpoint)
+    say_download(f"{owner}/{repository}", filename, copies=1)
     return hub_file(f"{owner}/{repository}", filename)

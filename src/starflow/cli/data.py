@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from starflow.train.config import FlowTrainConfig
 
 LISTED = 20  # lines of each list in the text of a report; JSON has them all
-WORKERS_HELP = "Processes that decode clips. [default: the number of CPU cores, at most 8; 0: none]"
+WORKERS_HELP = "Processes that decode clips; 0: none. [default: one for each CPU core, at most 8; none for few clips]"
+MAX_WORKERS, CLIPS_PER_WORKER = 8, 16  # a process takes seconds to start
 
 
 @click.group()
@@ -54,7 +55,7 @@ def check(source: str, config: str | None, sheet: Path | None, as_json: bool, wo
         loaded = _config(config)
         opened = open_format(loaded)
         clip_format, cut_off = opened.clip_format, caption_cut_off(loaded, opened)
-    report = check_source(clips, clip_format, cut_off, _num_workers(workers))
+    report = check_source(clips, clip_format, cut_off, _num_workers(workers, len(clips)))
     click.echo(json.dumps(report.summary, indent=2, ensure_ascii=False) if as_json else _text(report))
     if sheet is not None:
         _write_sheet(report, sheet)
@@ -92,7 +93,7 @@ def encode(source: str, output: Path, config: str | None, model: str, device: st
         clips,
         opened.codec,
         opened.clip_format,
-        num_workers=_num_workers(workers),
+        num_workers=_num_workers(workers, len(clips)),
         rank=rank.rank,
         world_size=rank.size,
         show_progress=rank.rank == 0,
@@ -118,8 +119,8 @@ def _config(path: str | None, model: str | None = None) -> "FlowTrainConfig":
     return FlowTrainConfig(output="", data={}, init=model, loop=LoopConfig(num_steps=0, decay_steps=0))
 
 
-def _num_workers(asked: int | None) -> int:
-    return min(os.cpu_count() or 1, 8) if asked is None else asked
+def _num_workers(asked: int | None, num_clips: int) -> int:
+    return min(os.cpu_count() or 1, MAX_WORKERS, num_clips // CLIPS_PER_WORKER) if asked is None else asked
 
 
 def _text(report: "Report") -> str:

@@ -2,7 +2,6 @@
 
 import click
 
-from starflow import __version__
 from starflow.cli.common import load_pipeline, model_options, start_loading
 from starflow.errors import UsageError
 
@@ -24,6 +23,7 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     start_loading(model)
 
     from starflow.likelihood.inversion import decode_clip, load_noise
+    from starflow.media.files import SOFTWARE
     from starflow.media.frames import from_unit
     from starflow.media.video import check_writable, write_video
 
@@ -33,6 +33,6 @@ def decode(noise: str, prompt: str | None, output: str, model: str, device: str 
     prompt = prompt or encoded.prompt
     result = decode_clip(pipeline, encoded, prompt)
     frames = from_unit(result.frames[0])
-    metadata = {"software": f"starflow {__version__}", "prompt": prompt, "noise": noise, "model": model, "dtype": dtype}
+    metadata = {"software": SOFTWARE, "prompt": prompt, "noise": noise, "model": model, "dtype": dtype}
     written = write_video(output, frames, encoded.fps, metadata)
     click.echo(f"{written}: {len(frames)} frames at {encoded.fps:g} fps; {result.report}")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from starflow.cli.common import load_pipeline, model_options, start_loading
-from starflow.errors import UsageError
+from starflow.cli.common import SEED, input_fps_option, load_pipeline, model_options, start_loading
+from starflow.errors import StarflowError, UsageError
 
 
 @click.command()
@@ -19,9 +19,19 @@ from starflow.errors import UsageError
     show_default=True,
     help="The safetensors file to write.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise on the latents.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the noise on the latents.")
+@input_fps_option
 @model_options
-def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: str | None, dtype: str) -> None:
+def encode(
+    clip: str,
+    prompt: str,
+    output: Path,
+    seed: int,
+    input_fps: float | None,
+    model: str,
+    device: str | None,
+    dtype: str,
+) -> None:
     """Map CLIP to the noise that the model generates it from; `starflow decode` is the inverse.
 
     \b
@@ -34,10 +44,12 @@ def encode(clip: str, prompt: str, output: Path, seed: int, model: str, device: 
     start_loading(model)
 
     from starflow.cli.clips import read_clip
-    from starflow.likelihood.inversion import encode_clip, save_noise
+    from starflow.likelihood.inversion import encode_clip, is_noise, save_noise
 
+    if output.exists() and not is_noise(output):
+        raise StarflowError(f"{output} exists and is not from starflow encode: remove it, or choose another name")
     pipeline = load_pipeline(model, device, dtype)
-    noise = encode_clip(pipeline, read_clip(pipeline, clip), prompt, seed=seed)
+    noise = encode_clip(pipeline, read_clip(pipeline, clip, input_fps), prompt, seed=seed)
     save_noise(noise, output)
     z = noise.z.double()
     click.echo(f"{output}: noise {tuple(z.shape)}, mean {z.mean():.3f}, standard deviation {z.std():.3f}")

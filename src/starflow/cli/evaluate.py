@@ -7,7 +7,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from starflow.cli.common import device_options, generation_options, load_pipeline, require_extra, say, start_loading
+from starflow.cli.common import (
+    SEED,
+    device_options,
+    generation_options,
+    load_pipeline,
+    require_extra,
+    say,
+    start_loading,
+)
 from starflow.errors import UsageError
 
 TOYWORLD_NUMBERS = (  # flag, minimum, default, help
@@ -52,7 +60,7 @@ def toyworld_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Clips for reconstruction, likelihood, retrieval and denoising. All are held in memory.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the noise and clips.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The seed of the noise and clips.")
 @toyworld_options
 @generation_options("guidance_scale", "sampler", "tolerance")
 @device_options

@@ -96,23 +96,16 @@ def require_fit(
 ) -> None:
     """Check memory and options before anything is loaded: only configuration files are read.
 
-    `request_for` gets a pipeline with the model's settings but without weights. If it is unknown how much memory is
-    free, as on the CPU, only the options are checked.
+    `request_for` gets a pipeline with the model's settings but without weights.
 
     Raises:
         UsageError: the device has too little memory (the message names options that help), or the model does not
             support `fitting`.
     """
-    from starflow.hardware.memory import available_memory, require_memory
-
-    available = available_memory(device)
-    if available is None and processes == 1 and fitting == Fitting():
-        return
-
     from starflow.hardware.architecture import load_architecture
+    from starflow.hardware.memory import require_memory
 
     architecture = load_architecture(model)
     fitting.check(architecture, processes)
-    if available is not None:
-        request = fitting.applied_to(request_for(architecture.pipeline()))
-        require_memory(architecture, replace(request, processes=processes), available)
+    request = fitting.applied_to(request_for(architecture.pipeline()))
+    require_memory(architecture, replace(request, processes=processes), device)

@@ -1,6 +1,5 @@
 """`starflow generate`: a video from a sentence, and an image or a clip if given; or one per line of a file."""
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow import __version__
 from starflow.cli.common import (
+    MAX_SEED,
+    SEED,
     FiniteFloat,
     device_named,
     generation_options,
@@ -23,9 +23,12 @@ from starflow.cli.common import (
 )
 from starflow.cli.fitting import Fitting, fitting_options, require_fit
 from starflow.cli.given import given_options, load_given
-from starflow.cli.progress import with_progress
+from starflow.cli.lora import Lora, lora_option
+from starflow.cli.outputs import output_of, outputs_in_folder
+from starflow.cli.progress import StageLines, with_progress
 from starflow.errors import UsageError
 from starflow.hardware.ranks import Rank, joined
+from starflow.media.files import SOFTWARE
 from starflow.media.prompts import normalize_prompt, read_prompt_lines
 from starflow.pipeline.options import Options
 
@@ -38,22 +41,26 @@ if TYPE_CHECKING:
     from starflow.pipeline.stages import VideoStream
 
 
-MAX_SEED = 2**64 - 1
-
-
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
     "-o",
     "--output",
-    help="The video: .mp4, .gif, .webp or .png (frames). With --prompts, a folder. [default: video.mp4 or videos/]",
+    help="The video: .mp4, .gif, .webp or .png (frames); of several videos, their folder. A file that starflow made is "
+    "replaced, any other is kept. [default: video.mp4 or videos/]",
 )
 @click.option("--prompts", "prompts_file", type=click.Path(path_type=Path), help="A file with one prompt per line.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Videos of each prompt.")
+@click.option(
+    "--name",
+    help="Names of the videos in the folder, with {prompt}, {slug}, {number} (of the prompt) and {index} (of the "
+    "sample), such as '{prompt}-{index}'. [default: '{number}-{slug}', with samples '{number}-{slug}-{index}']",
+)
 @click.option(
     "--seed",
     default=0,
     show_default=True,
-    type=click.IntRange(0, MAX_SEED),
+    type=SEED,
     help="Seed of the noise: the same seed makes the same video.",
 )
 @click.option(
@@ -63,6 +70,7 @@ MAX_SEED = 2**64 - 1
 )
 @click.option("--contact-sheet", type=click.Path(path_type=Path), help="Also write a PNG of frames side by side.")
 @model_options
+@lora_option
 @click.option("--size", help="Width and height in pixels, such as 848x480. [default: the model's]")
 @click.option("--aspect-ratio", help="Such as 9:16, at the model's area, instead of --size.")
 @click.option("--stream", is_flag=True, help="Write an .mp4 that can be played while it grows.")
@@ -73,7 +81,10 @@ def generate(
     prompt: str | None,
     output: str | None,
     prompts_file: Path | None,
+    samples: int,
+    name: str | None,
     model: str,
+    loras: list[Lora],
     seed: int,
     stream: bool,
     image: Path | None,
@@ -98,10 +109,15 @@ def generate(
     starflow generate "make the circle blue" --video clip.mp4 -o blue.mp4
     starflow generate "a red circle moves right" --extend clip.mp4 --seconds 6 -o longer.mp4
     starflow generate --prompts captions.txt -o clips/
+    starflow generate "a dog runs" --lora runs/style/final:0.8 -o dog.mp4
+    starflow generate --prompts captions.txt -o clips/ --samples 5 --name "{prompt}-{index}"
     torchrun --nproc-per-node 2 -m starflow generate "a corgi" --model starflow-v-7b -o corgi.mp4
     """
     prompts = _read_prompts(prompt, prompts_file)
-    outputs = _output_paths(prompts, output, is_folder=prompts_file is not None)
+    if prompts_file is None and samples == 1 and name is None:
+        outputs = output_of(prompts[0], output)
+    else:
+        outputs = outputs_in_folder(prompts, samples, output, name)
     for one, other in (("num_frames", "seconds"), ("size", "aspect_ratio")):
         if asked[one] is not None and asked[other] is not None:
             raise UsageError(f"give --{one.replace('_', '-')} or --{other.replace('_', '-')}, not both")
@@ -112,16 +128,18 @@ def generate(
 
     start = time.perf_counter()
     fitting = Fitting(offload, quantize, cache_dtype, tiling)
-    start_loading(model, fitting)
+    start_loading(model, fitting, loras)
 
     from starflow.media.video import check_writable
     from starflow.media.video import contact_sheet as write_contact_sheet
 
-    for path in outputs:
+    paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
+    for _, path in outputs:
+        if any(given is not None and given.resolve() == Path(path).resolve() for given in paths.values()):
+            raise UsageError(f"{path} is given as an input: choose another name with -o")
         check_writable(path, asked["num_frames"] or 2, fps=asked["fps"], growing=stream)
     if contact_sheet is not None:
         check_writable(contact_sheet)
-    paths = {"image": image, "last_image": last_image, "video": video, "extend": extend}
     on_device = device_named(device, rank)
 
     def request_for(pipeline: "StarFlowPipeline") -> "Request":
@@ -129,7 +147,7 @@ def generate(
 
     require_fit(model, on_device, fitting, rank.size if shared else 1, request_for)
     with joined(rank, on_device) if shared else nullcontext() as mesh:
-        pipeline = load_pipeline(model, on_device, dtype, fitting, mesh)
+        pipeline = load_pipeline(model, on_device, dtype, fitting, mesh, loras)
         if rank.rank == 0:
             say(f"{model}: loaded in {time.perf_counter() - start:.1f} s")
         else:
@@ -137,30 +155,33 @@ def generate(
         options = _options(pipeline, tell=say, **asked)
         given = load_given(pipeline, options, **paths, input_fps=input_fps)
         window = pipeline.codec.num_latent_frames(pipeline.config.num_frames)
-        about = {"software": f"starflow {__version__}", "model": model, "dtype": dtype, **options}
+        about = {"software": SOFTWARE, "model": model, "dtype": dtype, **options}
         about |= {name: str(path) for name, path in paths.items() if path is not None}
+        about |= {"lora": [str(lora) for lora in loras]} if loras else {}
         about |= {"quantize": quantize} if quantize else {}
         about |= {"cache_dtype": cache_dtype} if cache_dtype else {}
 
         rows = []
-        videos = list(zip(prompts, outputs, strict=True))
-        jobs = list(enumerate(videos)) if shared else rank.share(videos)
-        for index, (text, path) in with_progress(jobs, lambda job: job[1][1]) if rank.rank == 0 else jobs:
+        jobs = list(enumerate(outputs)) if shared else rank.share(outputs)
+        for index, (text, path) in with_progress(jobs, lambda job: job[1].path) if rank.rank == 0 else jobs:
             metadata = about | {"prompt": text, "seed": (seed + index) % (MAX_SEED + 1)}
+            lines = StageLines(path)
             frames = pipeline.stream(
                 text,
                 output_type="np",
                 frames_at_once=1 if stream else window,
                 generator=_generator(metadata["seed"]),
+                callback_on_step_end=lines.on_latent_frame if rank.rank == 0 else None,
                 **options,
                 **given,
             )
+            lines.num_latent_frames = frames.num_latent_frames
             if shared and rank.rank > 0:
                 deque(frames, maxlen=0)  # this process takes part; the first one writes
             else:
-                rows.append(_make(frames, path, metadata, growing=stream))
+                rows.append(_make(frames, path, metadata, lines, growing=stream))
         if contact_sheet is not None and rows:
-            write_contact_sheet(rows, contact_sheet, labels=prompts)
+            write_contact_sheet(rows, contact_sheet, labels=[text for text, _ in outputs])
 
 
 def _options(
@@ -196,7 +217,7 @@ def _request(
         options["height"],
         options["width"],
         num_frames,
-        guidance=options["guidance_scale"] > 0,
+        guidance=options["guidance_scale"] > 1,
         dtype=getattr(torch, dtype),
         frames_at_once=1 if stream else None,
         given=of_clip if paths["extend"] else hidden + int(paths["image"] is not None),
@@ -204,7 +225,7 @@ def _request(
     )
 
 
-def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing: bool) -> "Frames":
+def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], lines: StageLines, *, growing: bool) -> "Frames":
     """Write a video while it is made; return the frames for the contact sheet."""
     import numpy as np
     from tqdm import tqdm
@@ -221,6 +242,7 @@ def _make(stream: "VideoStream", path: str, metadata: dict[str, Any], *, growing
     def images() -> Iterator["Frames"]:
         for frame in stream:
             seconds.append(time.perf_counter() - start)
+            lines("denoising and decoding: frame", frame.index + 1, stream.num_frames)
             image = from_unit(frame.image)
             if frame.index in in_row:
                 row.append(image)
@@ -255,20 +277,6 @@ def _read_prompts(prompt: str | None, prompts_file: Path | None) -> list[str]:
         return [normalized]
     assert prompts_file is not None
     return [normalize_prompt(line) for _, line in read_prompt_lines(prompts_file)]
-
-
-def _output_paths(prompts: list[str], output: str | None, *, is_folder: bool) -> list[str]:
-    """A path per prompt; in a folder they are numbered and named after the prompts."""
-    if not is_folder:
-        return [output or "video.mp4"]
-    folder = Path(output or "videos")
-    if folder.suffix and not folder.is_dir():
-        raise UsageError(f"with --prompts, -o must be a folder, not {folder}")
-    return [str(folder / f"{index:03d}-{_slug(prompt)}.mp4") for index, prompt in enumerate(prompts)]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "video"
 
 
 def _generator(seed: int) -> "torch.Generator":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow.cli.common import say
+from starflow.cli.common import input_fps_option, say
 from starflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ FILE = click.Path(exists=True, path_type=Path)
 def given_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--image`, `--last-image`, `--video` and `--extend`, each a path or None, and `--input-fps`."""
     for option in (
-        click.option(
-            "--input-fps",
-            type=click.FloatRange(0.01, 1000),
-            help="Frame rate of a folder of frames given as --video or --extend. [default: stored, or --fps]",
-        ),
+        input_fps_option,
         click.option("--extend", type=FILE, help="A clip to continue; --num-frames and --seconds include it."),
         click.option("--video", type=FILE, help="A clip to edit; the prompt says how: 'make the circle blue'."),
-        click.option("--last-image", type=FILE, help="The image to end with."),
+        click.option(
+            "--last-image",
+            type=FILE,
+            help="The image to end with. The bundled model meets it only roughly without --image.",
+        ),
         click.option("--image", type=FILE, help="The image to begin with."),
     ):
         command = option(command)

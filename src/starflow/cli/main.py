@@ -13,29 +13,41 @@ from typing import Any, NamedTuple
 import click
 
 from starflow import __version__
+from starflow.cli.hints import hint
 from starflow.cli.quiet import quiet_libraries
 from starflow.cli.startup import save_cpu_time
 from starflow.errors import StarflowError, UsageError
+from starflow.hardware.ranks import Rank
 
 OUT_OF_MEMORY = "there is not enough memory: make a shorter or smaller video; `starflow info` says what one needs"
 
+MISSING = "the package {} is not installed: in the repository, pip install -c constraints.txt -e ."
+
 
 class LazyCommand(NamedTuple):
-    """Where a subcommand is defined, and its line in `starflow --help`, which does not load it."""
+    """Where a subcommand is defined, and its line in `starflow --help`, which does not load it.
+
+    `distributed`: whether several processes, started with torchrun, can share its work.
+    """
 
     module: str
     attribute: str
     short_help: str
+    distributed: bool = False
 
 
 COMMANDS = {
-    "generate": LazyCommand("starflow.cli.generate", "generate", "Make a video from a sentence."),
+    "generate": LazyCommand("starflow.cli.generate", "generate", "Make a video from a sentence.", distributed=True),
     "score": LazyCommand("starflow.cli.score", "score", "Compute how likely clips are under captions."),
     "encode": LazyCommand("starflow.cli.encode", "encode", "Map a clip to noise."),
     "decode": LazyCommand("starflow.cli.decode", "decode", "Map the noise of a clip back to a clip."),
-    "data": LazyCommand("starflow.cli.data", "data", "Check clips before training, and encode them to latents."),
+    "data": LazyCommand(
+        "starflow.cli.data", "data", "Check clips before training, and encode them to latents.", distributed=True
+    ),
     "record": LazyCommand("starflow.cli.record", "record", "Record episodes of a game to train on."),
-    "train": LazyCommand("starflow.cli.train", "train", "Train a VAE, a text encoder or a flow."),
+    "train": LazyCommand(
+        "starflow.cli.train", "train", "Train a VAE, a text encoder, a flow or a LoRA.", distributed=True
+    ),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),
@@ -53,6 +65,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = COMMANDS[cmd_name]
+        if not command.distributed and Rank.of_this_process().size > 1:
+            raise UsageError(f"starflow {cmd_name} runs in one process: start it without torchrun")
         return getattr(import_module(command.module), command.attribute)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -76,6 +90,8 @@ def run(args: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0  # click returns the status of an early exit as the result
     except click.ClickException as error:
         error.show()
+        if (advice := hint(error)) is not None:
+            click.echo(f"Hint: {advice}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("starflow: interrupted", err=True)
@@ -85,6 +101,11 @@ def run(args: list[str] | None = None) -> int:
             raise
         click.echo(f"starflow: {_process_name()}error: {one_line(error)}", err=True)
         return 2 if isinstance(error, UsageError) else 1
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "starflow").startswith("starflow"):
+            raise
+        click.echo(f"starflow: {_process_name()}error: {MISSING.format(error.name)}", err=True)
+        return 1
     except (MemoryError, RuntimeError) as error:
         if debug or not _is_out_of_memory(error):
             raise

@@ -20,19 +20,21 @@ def save_cpu_time() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def import_libraries(*, quantized: bool) -> None:
+def import_libraries(*, quantized: bool, lora: bool = False) -> None:
     """Import the pipeline, and the libraries that it needs, in as little time as possible.
 
-    diffusers and transformers import scipy and torchao if they find them, which takes as long as importing torch. The
-    pipeline needs neither, except torchao for quantized weights. Once diffusers has been imported without torchao, it
-    cannot load quantized weights in this process.
+    diffusers and transformers import scipy, torchao and peft if they find them, which takes as long as importing torch.
+    The pipeline needs none of them, except torchao for quantized weights and peft for LoRA. Once diffusers has been
+    imported without them, it cannot load quantized weights or LoRA in this process.
 
     Args:
         quantized: whether weights are quantized, or stored quantized.
+        lora: whether LoRA adapters are loaded.
     """
     if "diffusers" in sys.modules:
         return
-    with _without_packages("scipy", *(() if quantized else ("torchao",))), _without_garbage_collection():
+    unused = ["scipy", *([] if quantized else ["torchao"]), *([] if lora else ["peft"])]
+    with _without_packages(*unused), _without_garbage_collection():
         import_module("starflow.pipeline.pipeline")
 
 

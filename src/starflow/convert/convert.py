@@ -21,6 +21,7 @@ from starflow.convert.stored import MAX_SHARD_BYTES, open_safetensors, open_shar
 from starflow.errors import StarflowError, UsageError
 from starflow.media.files import atomic_write
 
+MODEL_CARD = "---\nlicense: other\n---\n\nConverted by starflow from {checkpoint}. License: {license}.\n"
 # The buffers of the checkpoint are kept here, so that `export` restores the whole checkpoint.
 BUFFERS_NAME = "released_buffers.safetensors"
 
@@ -76,6 +77,8 @@ def convert(
             # Small, and copied because buffers that share memory cannot be written.
             write_safetensors(folder / BUFFERS_NAME, {name: b.clone() for name, b in parts["buffers"].items()})
         index = _model_index(model, has_denoiser=denoiser is not None)
+        if model.license is not None:
+            (folder / "README.md").write_text(MODEL_CARD.format(checkpoint=checkpoint.name, license=model.license))
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     return Converted(sum(tensor.numel() for tensor in weights), num_bytes, num_files)
 
@@ -88,8 +91,11 @@ def export(folder: Path, output: Path) -> Converted:
         output: the `.pth` file to write.
 
     Raises:
+        UsageError: the file exists.
         StarflowError: the weights in the folder cannot be read, or the disk is full.
     """
+    if output.exists():
+        raise UsageError(f"{output} exists: remove it, or choose another name")
     if not (folder / "flow").is_dir():
         raise StarflowError(f"{folder} does not hold a model: it has no folder named flow")
     tensors: dict[str, Tensor] = {}

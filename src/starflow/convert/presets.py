@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ SWITCHES = {name for name, value in SUPPORTED_VALUES.items() if isinstance(value
     "shallow_block_local",
 }
 
+LICENSE = (
+    "these weights are for non-commercial research only, under the Apple Machine Learning Research Model license, "
+    "which also covers what is made from them: see https://huggingface.co/apple/starflow"
+)
 ASPECT_RATIO = "16:9"  # the default of the released sampler
 IMAGE_FPS = 16  # for image models, which do not use it; the pipeline needs a value
 
@@ -60,6 +64,8 @@ class ReleasedModel:
     text_encoder: Component
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings of `StarFlowPipeline`."""
+    license: str | None = None
+    """The license of the weights, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Preset:
     repository: str
     filename: str
     arguments: Mapping[str, Any]
-    guidance_scale: float
+    guidance_scale: float  # one more than `cfg` of the released sampler, which is 0 without guidance
 
 
 COMMON = {
@@ -109,7 +115,7 @@ PRESETS = {
             "shallow_block_local": 1,
             "vae": "Wan-AI/Wan2.2-TI2V-5B-Diffusers:0.6",
         },
-        guidance_scale=3.5,
+        guidance_scale=4.5,
     ),
     "starflow-3b": Preset(
         "apple/starflow",
@@ -122,7 +128,7 @@ PRESETS = {
             "noise_std": 0.3,
             "vae": "stabilityai/sd-vae-ft-ema",
         },
-        guidance_scale=3.6,
+        guidance_scale=4.6,
     ),
 }
 
@@ -140,7 +146,8 @@ def released_model(name: str | Path, vae: str | None = None, text_encoder: str |
     """
     if str(name) in PRESETS:
         preset = PRESETS[str(name)]
-        return _from_arguments(preset.arguments, vae, text_encoder, {"guidance_scale": preset.guidance_scale})
+        model = _from_arguments(preset.arguments, vae, text_encoder, {"guidance_scale": preset.guidance_scale})
+        return replace(model, license=LICENSE)
     if not Path(name).is_file():
         raise UsageError(
             f"there is no configuration {name}: choose {', '.join(PRESETS)}, or a file of the released project"

@@ -45,6 +45,9 @@ def bucket_sizes(config: BucketConfig, height: int, width: int, multiple: int) -
 
     Both are multiples of `multiple`, the spatial factor of the autoencoder. Raises UsageError for a bad aspect ratio.
     """
+    for ratio in config.aspect_ratios:
+        if ratio.isdecimal():  # YAML reads 9:16 as a number to the base 60
+            raise UsageError(f'buckets.aspect_ratios has {ratio}: put aspect ratios in quotes, such as "9:16"')
     side = sqrt(height * width)
     sizes = [size_of_aspect_ratio(ratio, side, multiple)[::-1] for ratio in config.aspect_ratios]
     return list(dict.fromkeys([(height, width), *sizes]))

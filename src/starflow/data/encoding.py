@@ -100,7 +100,7 @@ def encode_source(
     """Encode the share of this process of the clips that a cache lacks, as `open_latent_cache` does.
 
     Returns:
-        Why clips of this share were left out.
+        Why clips of this share are left out, now or by an earlier run.
     """
     for bucket in clip_format.buckets:
         codec.latent_shape(1, *bucket)  # raises UsageError
@@ -111,7 +111,8 @@ def encode_source(
         for line in describe_changes(folder, shards, names, len(missing)):
             tqdm.write(line)
     # A share depends on the place in the source only: the others may have begun to fill the folder.
-    mine = {name: index for name, index in missing.items() if index // CLIPS_PER_SHARD % world_size == rank}
+    share = [name for index, name in enumerate(names) if index // CLIPS_PER_SHARD % world_size == rank]
+    mine = {name: missing[name] for name in dict.fromkeys(share) if name in missing}
     reader = _Reader(source, clip_format, codec.temporal_factor)
     with (
         workers(num_workers if mine else 0, reader) as pool,
@@ -123,7 +124,9 @@ def encode_source(
             writer.add(names[index], excerpts)
             progress.update()
         writer.finish()
-    return [reason for record in writer.written for reason in record.left_out]
+    records = shards.records | {record.identity: record for record in writer.written}
+    reasons = [reason for name in share for reason in records[name].left_out]
+    return [*left_out(source), *reasons] if rank == 0 else reasons
 
 
 def describe_changes(folder: Path, shards: Shards, names: Sequence[str], num_missing: int) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from starflow.data.clip import Clip, ClipFile
 from starflow.media.video import open_video, read_video
@@ -30,6 +30,8 @@ class Listing(NamedTuple):
 class CaptionedFiles:
     """A source of clips (`ClipSource`, `FileSource`) of the files that `listing` finds, read once."""
 
+    kind: ClassVar[str]  # for the fingerprint
+
     @cached_property
     def listing(self) -> Listing:
         """The files, and what is left out."""
@@ -51,7 +53,7 @@ class CaptionedFiles:
         digest = hashlib.sha256()
         for identity in self._identities:
             digest.update(identity.encode())
-        return f"{len(self)} files {digest.hexdigest()[:16]}"
+        return f"{self.kind} {digest.hexdigest()[:16]}"
 
     def identity(self, index: int) -> str:
         """A digest of the file's name, size and beginning, and of its captions. See `FileSource`."""

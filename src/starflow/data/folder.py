@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from starflow.data.files import CaptionedFile, CaptionedFiles, Listing
 from starflow.errors import StarflowError, UsageError
@@ -25,6 +26,8 @@ class ClipFolder(CaptionedFiles):
 
     Raises UsageError if there is no such folder, or nothing in it can be used.
     """
+
+    kind: ClassVar[str] = "folder"
 
     path: str
 

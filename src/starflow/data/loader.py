@@ -21,7 +21,7 @@ from torch import Tensor
 from starflow.data.clip import ClipSource
 from starflow.data.mixture import clip_weights
 from starflow.data.reading import open_clip
-from starflow.data.workers import AHEAD, Workers, result_of, start_pool
+from starflow.data.workers import AHEAD, Workers, result_of, start_workers
 from starflow.errors import StarflowError
 from starflow.media.frames import to_tensor
 
@@ -72,16 +72,10 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.fps, self.indices, self.num_workers, self.rank, self.world_size = (
-            fps,
-            indices,
-            num_workers,
-            rank,
-            world_size,
-        )
+        self.fps, self.indices = fps, indices
+        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
         self._reader = _ExcerptReader(source, indices, fps, (height, width), seed)
-        self._pool = start_pool(num_workers, self._reader) if num_workers else None
-        self._workers = Workers(self._reader, self._pool, num_workers)
+        self._workers = start_workers(num_workers, self._reader) if num_workers else None
         self._ahead: dict[_Request, Future[_Excerpt]] = {}
         self._lock = threading.Lock()  # micro steps may run in threads
         self._told: set[str] = set()
@@ -96,8 +90,11 @@ class ClipLoader:
         Raises:
             StarflowError: no clip has `num_frames` frames.
         """
-        futures = self._request(start, count, num_frames)
-        return torch.stack([self._frames(future, num_frames) for future in futures])
+        if self._workers is None:
+            read = [self._reader.excerpt(request) for request in self._batch(start, count, num_frames)]
+        else:
+            read = [result_of(future) for future in self._ask(self._workers, start, count, num_frames)]
+        return torch.stack([self._frames(excerpt, num_frames) for excerpt in read])
 
     def beginning(self, index: int, num_frames: int) -> Tensor | None:
         """The first frames of the source's clip `index`, at most `num_frames`: (F, 3, height, width).
@@ -108,24 +105,26 @@ class ClipLoader:
         self._tell(reasons)
         return None if frames is None else to_tensor(frames.numpy())
 
-    def _request(self, start: int, count: int, num_frames: int) -> "list[Future[_Excerpt]]":
+    def _ask(
+        self, workers: "Workers[_ExcerptReader]", start: int, count: int, num_frames: int
+    ) -> "list[Future[_Excerpt]]":
         """The excerpts of this batch. The processes are asked for those of the next ones, too."""
         num_batches = 1 + ceil(AHEAD * self.num_workers / count)
+        batches = [self._batch(start + number * count, count, num_frames) for number in range(num_batches)]
         with self._lock:
             for request in [request for request in self._ahead if request.num_frames != num_frames]:
                 self._ahead.pop(request).cancel()  # of an earlier phase of training
-            batches = [self._batch(start + number * count, count, num_frames) for number in range(num_batches)]
             for request in chain(*batches):
                 if request not in self._ahead:
-                    self._ahead[request] = self._workers.submit(_ExcerptReader.excerpt, request)
+                    self._ahead[request] = workers.submit(_ExcerptReader.excerpt, request)
             return [self._ahead.pop(request) for request in batches[0]]
 
     def _batch(self, start: int, count: int, num_frames: int) -> "list[_Request]":
         first = start * self.world_size + self.rank * count
         return [_Request(position, num_frames) for position in range(first, first + count)]
 
-    def _frames(self, future: "Future[_Excerpt]", num_frames: int) -> Tensor:
-        frames, reasons = result_of(future)
+    def _frames(self, excerpt: "_Excerpt", num_frames: int) -> Tensor:
+        frames, reasons = excerpt
         self._tell(reasons)
         if frames is None:
             rate = f" at {self.fps:g} fps" if self.fps else ""

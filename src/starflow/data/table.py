@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from starflow.data.files import CaptionedFile, CaptionedFiles, Listing
 from starflow.data.folder import decode_text
@@ -35,6 +35,8 @@ class ClipTable(CaptionedFiles):
     Raises UsageError if there is no such table, a column is missing, or no row can be used; StarflowError if a table
     cannot be read.
     """
+
+    kind: ClassVar[str] = "table"
 
     path: str
     file_column: str | None = None

@@ -2,7 +2,8 @@
 
 The files of a sample have names that differ after the first dot only: `0001.mp4`, and `0001.txt` or `0001.json`. The
 headers and captions of a shard are read once. Clips are read alone, each by its range of bytes, so the loader shuffles
-them, shares them among processes and resumes at any place, as it does with files. Nothing is kept on disk.
+them, shares them among processes and resumes at any place, as it does with files. A clip lies in a temporary file only
+while it is decoded.
 
 Needs the extra `webdataset`, and for a store fsspec's package for it, such as s3fs.
 """

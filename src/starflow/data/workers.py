@@ -25,18 +25,14 @@ _reader: Any = None  # that of this process, if it is a worker
 
 
 class Workers(Generic[Reader]):
-    """Processes that each have a copy of `reader`. Without processes, the work is done in this one."""
+    """Processes that each have a copy of a reader."""
 
-    def __init__(self, reader: Reader, pool: ProcessPoolExecutor | None, number: int) -> None:
-        self.reader, self.pool, self.number = reader, pool, number
+    def __init__(self, pool: ProcessPoolExecutor, number: int) -> None:
+        self.pool, self.number = pool, number
 
     def submit(self, method: Callable[[Reader, Item], Result], item: Item) -> "Future[Result]":
         """The future result of `method(reader, item)`."""
-        if self.pool is not None:
-            return self.pool.submit(_call, method, item)
-        future: Future[Result] = Future()
-        future.set_result(method(self.reader, item))
-        return future
+        return self.pool.submit(_call, method, item)
 
     def map(self, method: Callable[[Reader, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`method(reader, item)` of each item, in order.
@@ -56,24 +52,35 @@ class Workers(Generic[Reader]):
                 future.cancel()
 
 
+class ThisProcess(Generic[Reader]):
+    """Does the work of `Workers` in this process."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def map(self, method: Callable[[Reader, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`method(reader, item)` of each item, in order."""
+        return (method(self.reader, item) for item in items)
+
+
 @contextmanager
-def workers(number: int, reader: Reader) -> Iterator[Workers[Reader]]:
-    """`number` processes, which end with the context; 0: none."""
+def workers(number: int, reader: Reader) -> Iterator[Workers[Reader] | ThisProcess[Reader]]:
+    """`number` processes, which end with the context; 0: this process."""
     if number == 0:
-        yield Workers(reader, None, 0)
+        yield ThisProcess(reader)
         return
-    pool = start_pool(number, reader)
+    started = start_workers(number, reader)
     try:
-        yield Workers(reader, pool, number)
+        yield started
     finally:
-        pool.shutdown(cancel_futures=True)
+        started.pool.shutdown(cancel_futures=True)
 
 
-def start_pool(number: int, reader: Any) -> ProcessPoolExecutor:
-    """Processes with a copy of `reader` each. They do not copy the memory of this process."""
+def start_workers(number: int, reader: Reader) -> Workers[Reader]:
+    """Processes that end with this one. They do not copy its memory."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["starflow.data.check", "starflow.data.encoding", "starflow.data.loader"])
-    return ProcessPoolExecutor(number, context, initializer=_start, initargs=(reader,))
+    return Workers(ProcessPoolExecutor(number, context, initializer=_start, initargs=(reader,)), number)
 
 
 def result_of(future: "Future[Result]") -> Result:

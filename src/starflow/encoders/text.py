@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from starflow.encoders.vocabulary import KEY, words_of
 from starflow.errors import UsageError
 from starflow.media.prompts import normalize_prompt
 from starflow.media.sizes import nearest_aspect_ratio
@@ -105,12 +106,13 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
     """Learn a small tokenizer from wrapped captions. Frequent words are one token; rare words are several.
 
     This is byte-level byte-pair encoding in lower case. Any text can be encoded, and spaces and line ends are kept. An
-    end token is added. The same captions give the same tokenizer.
+    end token is added. The words of the captions are stored with it. The same captions give the same tokenizer.
 
     Args:
         captions: the texts to learn from, in their template.
         vocab_size: the largest number of tokens; 3 of them are special tokens, and 256 are single bytes.
     """
+    captions = list(captions)
     tokenizer = Tokenizer(models.BPE())
     # A space is added at the start of each line, so that a word there has the same token as elsewhere.
     tokenizer.normalizer = normalizers.Sequence(
@@ -136,6 +138,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedToken
         eos_token=EOS,
         unk_token=UNKNOWN,
         clean_up_tokenization_spaces=False,
+        **{KEY: sorted(words_of(captions))},
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from starflow.data.clip import Clip, ClipSource
+from starflow.data.reading import open_clip
 from starflow.errors import UsageError
-from starflow.media.frames import Frames, fit_frames, resample, resampled
+from starflow.media.frames import Frames
 from starflow.pipeline.pipeline import StarFlowPipeline
 
 
@@ -37,15 +38,17 @@ def read_clips(source: ClipSource, pipeline: StarFlowPipeline, num_clips: int) -
     frames: list[Frames] = []
     captions: list[str] = []
     left_out: list[str] = []
+    config = pipeline.config
     for index in range(len(source)):
         if len(frames) == num_clips:
             break
-        clip = source[index]
+        with open_clip(source, index, config.fps) as opened:  # only what is needed is decoded
+            clip = opened.read(0.0, config.num_frames, (config.height, config.width))
         if reason := _unusable(clip, pipeline):
             left_out.append(f'clip {index} ("{clip.captions[0]}") is left out: {reason}')
             logging.getLogger(__name__).warning(left_out[-1])
             continue
-        frames.append(_fit(clip, pipeline))
+        frames.append(clip.video)
         captions.append(_caption(clip, pipeline))
     if not frames:
         raise UsageError(f"no clip can be used to evaluate this model: {left_out[0]}")
@@ -68,17 +71,9 @@ def _unusable(clip: Clip, pipeline: StarFlowPipeline) -> str | None:
         return None
     if not clip.fps:
         return "it is a picture, but the model makes videos"
-    num_frames = len(resampled(len(clip.video), clip.fps, config.fps))
-    if num_frames < config.num_frames:
-        return f"it has {num_frames} frames at {config.fps:g} per second, but the model needs {config.num_frames}"
+    if len(clip.video) < config.num_frames:
+        return f"it has {len(clip.video)} frames at {config.fps:g} per second, but the model needs {config.num_frames}"
     return None
-
-
-def _fit(clip: Clip, pipeline: StarFlowPipeline) -> Frames:
-    config, frames = pipeline.config, clip.video
-    if config.num_frames > 1:
-        frames = resample(frames, clip.fps, config.fps)
-    return fit_frames(frames[: config.num_frames], config.height, config.width)
 
 
 def _caption(clip: Clip, pipeline: StarFlowPipeline) -> str:

@@ -123,7 +123,7 @@ class ConditionalGaussians:
         rotation: Tensor,
         text: Tensor | None = None,
         null_text: Tensor | None = None,
-        guidance_scale: float = 0.0,
+        guidance_weight: float = 0.0,
         cache_dtype: torch.dtype | None = None,
     ):
         """Start with a cache that holds only the text.
@@ -131,14 +131,14 @@ class ConditionalGaussians:
         `rotation` `(M + N, d/2)` fixes the number of tokens; `text` and `null_text` are `(B, M, text width)`.
         Raises ValueError for guidance without `null_text`.
         """
-        if guidance_scale and (text is None or null_text is None):
+        if guidance_weight and (text is None or null_text is None):
             raise ValueError("guidance needs the encodings of the captions and of the empty caption")
         self.block = block
         self.rotation = rotation
-        self.guidance_scale = guidance_scale
+        self.guidance_weight = guidance_weight
         self.num_text_tokens = 0 if text is None else text.shape[1]
         self.num_tokens = rotation.shape[0] - self.num_text_tokens
-        self.branches = 2 if guidance_scale else 1
+        self.branches = 2 if guidance_weight else 1
         layers, weight = block.transformer.layers, block.proj_in.weight
         shape = (
             self.branches * batch_size,
@@ -149,7 +149,7 @@ class ConditionalGaussians:
         self.cache = KeyValueCache(len(layers), shape, cache_dtype or weight.dtype, weight.device)
         self.action_inputs: Tensor | None = None  # (branches·B, N, C)
         if text is not None:
-            both = torch.cat([text, null_text]) if guidance_scale and null_text is not None else text
+            both = torch.cat([text, null_text]) if guidance_weight and null_text is not None else text
             self._run(block.embed_text(both))
 
     def forget(self, first: int = 0) -> None:
@@ -179,12 +179,12 @@ class ConditionalGaussians:
         self.cache.advance(h.shape[1])
         return h
 
-    def evaluate(self, v: Tensor, start: int, stop: int, guidance_scale: float | None = None) -> tuple[Tensor, Tensor]:
+    def evaluate(self, v: Tensor, start: int, stop: int, guidance_weight: float | None = None) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1` of `v` `(B, N, D)`, given the tokens before.
 
         The cache is first rewound to `start`. Tokens before `start` must not have changed since they were evaluated.
         Tokens before `start` that are not in the cache are evaluated in the same pass. Afterwards the cache holds all
-        tokens before `stop`. `guidance_scale` replaces that of sampling; 0 gives the Gaussians of the model.
+        tokens before `stop`. `guidance_weight` replaces that of sampling; 0 gives the Gaussians of the model.
         """
         first = min(start, self.cache.length - self.num_text_tokens)
         self.cache.rewind(self.num_text_tokens + first)
@@ -197,7 +197,7 @@ class ConditionalGaussians:
         if self.action_inputs is not None:
             h = h + self.action_inputs[:, first:stop]
         h = self._run(h)
-        return self._guided(h[:, start - first :], self.guidance_scale if guidance_scale is None else guidance_scale)
+        return self._guided(h[:, start - first :], self.guidance_weight if guidance_weight is None else guidance_weight)
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order. Each sample of `v` `(B, N, D)` has a window.
@@ -219,13 +219,13 @@ class ConditionalGaussians:
         attend = RaggedAttend(self.cache, rows_of_branches, places, offsets.repeat(self.branches), h.dtype)
         h = self.block.transformer(h, self.rotation[places], attend)
         self.cache.length = attend.end
-        mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0], self.guidance_scale)
+        mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0], self.guidance_weight)
         return mu[0], sigma[0]
 
-    def _guided(self, h: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+    def _guided(self, h: Tensor, guidance_weight: float) -> tuple[Tensor, Tensor]:
         """The transformer's output of all branches → `mu, sigma` of the samples."""
         mu, sigma = self.block.gaussians(h)
-        return guide(*_split(mu, sigma), guidance_scale) if self.branches == 2 else (mu, sigma)
+        return guide(*_split(mu, sigma), guidance_weight) if self.branches == 2 else (mu, sigma)
 
 
 def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ class BlockOutput(NamedTuple):
     log_det: Tensor
 
 
-class StarFlow(ModelMixin, ConfigMixin):
+class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The normalizing flow: `K - 1` shallow blocks and a deep block."""
 
     _supports_gradient_checkpointing = False
@@ -215,7 +216,7 @@ class StarFlow(ModelMixin, ConfigMixin):
         grid: tuple[int, int, int],
         text: Tensor | None = None,
         null_text: Tensor | None = None,
-        guidance_scale: float = 0.0,
+        guidance_weight: float = 0.0,
     ) -> ConditionalGaussians:
         """The conditional Gaussians of block `index` over a `(T, H, W)` grid, with only the text in the cache.
 
@@ -224,4 +225,4 @@ class StarFlow(ModelMixin, ConfigMixin):
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
         cache_dtype = self.cache_dtype if index == self.num_blocks - 1 else None
         block: AffineBlock = self.blocks[index]  # type: ignore[assignment]
-        return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_scale, cache_dtype)
+        return ConditionalGaussians(block, batch_size, rotation, text, null_text, guidance_weight, cache_dtype)

@@ -13,6 +13,7 @@ from torch.nn.attention.bias import causal_lower_right
 from starflow.flow.rope import rotate
 
 QUERY_CHUNK = 256
+MATRICES = ("attention.qkv", "attention.proj", "mlp.up", "mlp.down")  # of a `Layer`
 
 
 class KeyValueCache:
@@ -72,10 +73,10 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     chunks. For few queries, `mask` may be their `causal_mask`.
     """
     n, m = q.shape[2], k.shape[2]
-    if n == m:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=n > 1)
     if n == 1:
         return F.scaled_dot_product_attention(q, k, v)
+    if n == m:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, m))
     if n <= QUERY_CHUNK:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -28,7 +27,7 @@ class LiveBytes:
         self.now = 0
         self.stage = ""
         self.peaks: dict[str, int] = {}
-        self._modes = (_Count(self), _FusedAttention())
+        self._count = _Count(self)
 
     @property
     def peak(self) -> int:
@@ -36,13 +35,15 @@ class LiveBytes:
         return max(self.peaks.values(), default=0)
 
     def __enter__(self) -> "LiveBytes":
-        for mode in self._modes:
-            mode.__enter__()
+        self._count.__enter__()
+        # Not a `TorchFunctionMode`, which is off in a backward pass, where checkpointed layers run again.
+        self._attention = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = _fused_attention
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for mode in reversed(self._modes):
-            mode.__exit__(*exception)
+        F.scaled_dot_product_attention = self._attention
+        self._count.__exit__(*exception)
 
     def during(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
         """Yield the items. Tensors made for an item count for `stage`, or for the stage of a nested call."""
@@ -97,13 +98,9 @@ class _Count(TorchDispatchMode):
         self.total.add(-num_bytes)
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Replaces attention by one with the memory of fused kernels: the output, without the attention scores."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return _Attention.apply(*args[:3])
-        return func(*args, **(kwargs or {}))
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Attention with the memory of fused kernels: the output, without the attention scores."""
+    return _Attention.apply(query, key, value)
 
 
 class _Attention(torch.autograd.Function):

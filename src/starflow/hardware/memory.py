@@ -9,6 +9,7 @@ Legend: B prompts, T latent frames, D latent channels, H W latent rows and colum
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.hardware.architecture import Architecture
+from starflow.hardware.free import available_memory
 from starflow.hardware.live_bytes import LiveBytes
 from starflow.hardware.parallel import share_of
 from starflow.pipeline.pipeline import CONTEXT_SHARE
@@ -29,13 +31,15 @@ Offload = Literal["none", "model", "group"]
 Quantize = Literal["int8", "fp8", "int4"]
 
 GIB = 2**30
+SMALL_SHARE = 0.25  # of the free memory
 OVERHEAD = GIB  # for the CUDA context and libraries, and for fragmentation in the allocator
 QUANTIZED_BITS = {"int8": 8, "fp8": 8, "int4": 4}
-STEADY_FRAMES = 3  # decoding more latent frames than this takes no more memory
+STEADY_FRAMES = 3  # encoding or decoding more latent frames than this takes no more memory
+STEADY_WINDOWS = 3  # a longer video takes more memory only for its noise and its samples
 IN_FLIGHT = 2  # groups on the device with group offloading: one computes while the next is fetched
 
 # The stages, and the part of the pipeline whose weights each needs. Without a denoiser, the flow denoises.
-STAGES = {"text": "text_encoder", "sampling": "flow", "denoising": "denoiser", "decoding": "vae"}
+STAGES = {"text": "text_encoder", "encoding": "vae", "sampling": "flow", "denoising": "denoiser", "decoding": "vae"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ def estimate_memory(architecture: Architecture, request: Request) -> MemoryEstim
     weights = {name: _weight_bytes(part, name, request) for name, part in architecture.parts.items()}
     stages = []
     for name, part in STAGES.items():
+        if name not in working:  # nothing is given that must be encoded
+            continue
         part = part if part in weights else "flow"
         on_device = _weights_on_device(architecture, weights, part, request)
         stages.append(Stage(name, on_device, working[name] + _widened_weight(architecture.parts[part], part, request)))
@@ -142,10 +148,23 @@ def _simulate(architecture: Architecture, request: Request) -> tuple[int, dict[s
     architecture.vae.use_tiling = request.tiling
     architecture.flow.cache_dtype = request.cache_dtype
     solver = _LastSweep(architecture.settings.get("block_size", 16))
+    steady, unseen_bytes = _shortened(architecture, request)
     with LiveBytes() as live:
-        for _ in _make(architecture, request, solver, live):
+        for _ in _make(architecture, steady, solver, live):
             pass
-    return solver.cache, live.peaks
+    return solver.cache, {stage: peak + unseen_bytes for stage, peak in live.peaks.items()}
+
+
+def _shortened(architecture: Architecture, request: Request) -> tuple[Request, int]:
+    """A request as long as `STEADY_WINDOWS`, at most, and the bytes of the noise and the samples that it lacks."""
+    settings, codec = architecture.settings, VideoCodec(architecture.vae)
+    longest = max(1 + STEADY_WINDOWS * (settings["num_frames"] - 1), request.given * codec.temporal_factor + 1)
+    if request.num_frames <= longest or request.hidden or request.window is not None:
+        return request, 0
+    size = (request.height, request.width)
+    whole = prod(codec.latent_shape(request.batch_size, request.num_frames, *size))
+    rest = whole - prod(codec.latent_shape(request.batch_size, longest, *size))
+    return replace(request, num_frames=longest), 2 * rest * torch.float32.itemsize
 
 
 def _make(architecture: Architecture, request: Request, solver: "_LastSweep", live: LiveBytes) -> Iterator[Tensor]:
@@ -157,13 +176,17 @@ def _make(architecture: Architecture, request: Request, solver: "_LastSweep", li
     rolls = shape[1] > window > 1 and not request.hidden
     live.stage = "text"
     text = _encode_text(architecture, request.batch_size)
+    if request.given:
+        live.stage = "encoding"
+        num_encoded = 1 + (min(request.given, STEADY_FRAMES) - 1) * codec.temporal_factor
+        codec.encode(_meta(request.batch_size, num_encoded, 3, request.height, request.width))
     live.stage = "sampling"
     context = min(window - 1, round(CONTEXT_SHARE * window))
     plan = Plan(
         noise=_meta(*shape),
         text=text,
         null_text=text if request.guidance else None,
-        guidance_scale=1.0 if request.guidance else 0.0,
+        guidance_weight=1.0 if request.guidance else 0.0,
         later_text=text,
         prefix=_meta(shape[0], request.given, *shape[2:]) if request.given else None,
         rolling_window=RollingWindow(window, context) if rolls else RollingWindow(),
@@ -283,7 +306,7 @@ NOT_WITH_GRADIENTS = ("--quantize int4", "--offload group")
 NOT_WHEN_SHARED = {"offload", "quantize"}  # not supported for several processes, which split the weights instead
 
 
-def remedies(architecture: Architecture, request: Request, available: int) -> list[str] | None:
+def remedies(architecture: Architecture, request: Request, available: int, *, on_cpu: bool = False) -> list[str] | None:
     """The flags with which a request fits into `available` bytes, without unnecessary ones; None if it cannot fit."""
     chosen: dict[str, dict[str, Any]] = {}
     if _fits(architecture, request, chosen, available):
@@ -292,6 +315,8 @@ def remedies(architecture: Architecture, request: Request, available: int) -> li
         if architecture.denoiser is None and flag in NOT_WITH_GRADIENTS:
             continue
         if request.processes > 1 and change.keys() & NOT_WHEN_SHARED:
+            continue
+        if on_cpu and "offload" in change:  # to the CPU
             continue
         if replace(request, **change) != request:  # otherwise the request has the option already
             superseded = {other for other, earlier in chosen.items() if earlier.keys() & change.keys()}
@@ -313,23 +338,33 @@ def _fits(architecture: Architecture, request: Request, changes: dict[str, dict[
     return estimate_memory(architecture, request).peak <= available
 
 
-def require_memory(architecture: Architecture, request: Request, available: int) -> None:
-    """Raise UsageError if a request needs more than `available` bytes. The message names flags with which it fits."""
+def require_memory(architecture: Architecture, request: Request, device: torch.device) -> None:
+    """Raise UsageError if a device has too little free memory for a request. The message names flags that help.
+
+    If it is unknown how much is free, nothing is checked. On the CPU, a video no larger than those of training needs no
+    check if the weights take only a small share of the memory.
+    """
+    available, on_cpu = available_memory(device), device.type == "cpu"
+    if available is None:
+        return
+    if on_cpu:
+        request = replace(request, offload="none")  # what is offloaded stays in the same memory
+        if _is_small(architecture, request, available):
+            return
     peak = estimate_memory(architecture, request).peak
     if peak <= available:
         return
-    needed = f"this needs about {peak / GIB:.1f} GiB of memory, but the device has {available / GIB:.1f} GiB free"
-    flags = remedies(architecture, request, available)
+    where = "this machine" if on_cpu else "the device"
+    needed = f"this needs about {peak / GIB:.1f} GiB of memory, but {where} has {available / GIB:.1f} GiB free"
+    flags = remedies(architecture, request, available, on_cpu=on_cpu)
     if flags is None:
         raise UsageError(f"{needed}: make a smaller or shorter video")
     raise UsageError(f"{needed}: add {' '.join(flags)}, or make a smaller or shorter video")
 
 
-def available_memory(device: str | torch.device) -> int | None:
-    """Free bytes on a device; None if this is not known, as for the CPU or a missing device."""
-    device = torch.device(device)
-    if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps" and torch.backends.mps.is_available():
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return None
+def _is_small(architecture: Architecture, request: Request, available: int) -> bool:
+    """Whether a request is no larger than a video of training, and the weights fill little of the memory."""
+    settings = architecture.settings
+    weights = sum(_weight_bytes(part, name, request) for name, part in architecture.parts.items())
+    pixels = (size["height"] * size["width"] * size["num_frames"] for size in (vars(request), settings))
+    return weights < SMALL_SHARE * (available - OVERHEAD) and next(pixels) <= next(pixels)

@@ -4,6 +4,7 @@ Legend: `F` video frames, `T` latent frames, `H W` latent rows and columns. A cl
 RGB; surprise is the negative log-likelihood of each token in nats, `(T, H, W)`.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from starflow.media.files import atomic_write
+from starflow.media.files import SOFTWARE, atomic_write
 from starflow.media.frames import Frames, from_unit
 from starflow.media.video import write_video
 
@@ -71,7 +72,7 @@ def write_heatmap(path: Path, clip: Frames, fps: float, surprise: Surprise, temp
         canvas.draw()
         figure.set_layout_engine("none")  # lay out once: it is slow, and panels must not move
         drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    return write_video(path, np.stack(drawn), fps)
+    return write_video(path, np.stack(drawn), fps, {"software": SOFTWARE})
 
 
 def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, temporal_factor: int, title: str) -> None:
@@ -88,7 +89,7 @@ def write_plot(path: Path, clip: Frames, fps: float, surprise: Surprise, tempora
     _plot(figure.add_subplot(grid[2, :]), surprise, temporal_factor, fps)
     figure.suptitle(title, fontsize=10, wrap=True)
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"Comment": json.dumps({"software": SOFTWARE})})
 
 
 def _plot(axes: Axes, surprise: Surprise, temporal_factor: int, fps: float) -> None:

@@ -95,7 +95,7 @@ def decode_clip(
         height=height,
         width=width,
         fps=noise.fps,
-        guidance_scale=0,  # the clip was encoded without guidance
+        guidance_scale=1,  # the clip was encoded without guidance
         tolerance=DECODE_TOLERANCE,
         output_type=output_type,
     )
@@ -108,6 +108,15 @@ def save_noise(noise: ClipNoise, path: str | PathLike[str]) -> None:
     metadata = {"format": FORMAT} | {name: dumps(value) for name, value in fields.items()}
     with atomic_write(path) as temporary:
         save_file({"z": z}, temporary, metadata)
+
+
+def is_noise(path: str | PathLike[str]) -> bool:
+    """Whether `load_noise` can read a file."""
+    try:
+        load_noise(path)
+    except StarflowError:
+        return False
+    return True
 
 
 def load_noise(path: str | PathLike[str]) -> ClipNoise:

@@ -138,6 +138,16 @@ def log_likelihood(
     return [Likelihood(_on_cpu(draws), _on_cpu(shallow), latents.numel()) for draws in deep]
 
 
+def comparable(one: StarFlowPipeline, other: StarFlowPipeline) -> bool:
+    """Whether likelihoods of two models compare: their VAEs, noise levels and formats of clips are equal."""
+    settings = ("noise_std", "later_frame_scale", "num_frames", "fps", "height", "width")
+    public = [{name: value for name, value in each.vae.config.items() if name[0] != "_"} for each in (one, other)]
+    if public[0] != public[1] or any(one.config[name] != other.config[name] for name in settings):
+        return False
+    theirs = other.vae.state_dict()
+    return all(torch.equal(weight, theirs[name].to(weight)) for name, weight in one.vae.state_dict().items())
+
+
 def caption_fps(pipeline: StarFlowPipeline, latents: Tensor) -> float:
     """The frame rate in the caption of latents `(B, T, D, H, W)`: the model's, or 0 for an image."""
     return pipeline.config.fps if latents.shape[1] > 1 else 0

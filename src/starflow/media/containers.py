@@ -22,6 +22,8 @@ from starflow.media.timing import Timed
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.filter import Graph
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 NO_VIDEO_FORMATS = ("tty", "hls", "concat")  # FFmpeg takes text files for these
@@ -80,7 +82,7 @@ class Display(NamedTuple):
     matrix: tuple[int, int, int, int] = (1, 0, 0, 1)
 
     @property
-    def is_turned(self) -> bool:
+    def is_sideways(self) -> bool:
         """Whether width and height are exchanged."""
         a, b, c, d = self.matrix
         return abs(b) + abs(c) > abs(a) + abs(d)
@@ -116,7 +118,7 @@ def decode(
     step = 1 / float(stream.average_rate or GUESSED_RATE)
     offset = origin  # of the time stamps
     time, follows = -1.0, 0.0
-    for frame in container.decode(stream):
+    for frame in _progressive(container.decode(stream), stream):
         if frame.pts is None:
             time = follows
         else:
@@ -151,8 +153,55 @@ def last_time(path: Path, origin: float) -> float | None:
         return float(max(stamps) * stream.time_base) - origin if stamps and stream.time_base else None
 
 
-def to_rgb(frame: "VideoFrame", display: Display, size: tuple[int, int] | None = None) -> Frame:
-    """A frame as it is displayed.
+def _progressive(frames: Iterator["VideoFrame"], stream: "VideoStream") -> Iterator["VideoFrame"]:
+    """The frames, from the first interlaced one on through a filter: each frame has the time of its first field."""
+    graph = None
+    for frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        graph = graph or _deinterlacer(stream)
+        graph.push(frame)
+        yield from _filtered(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _filtered(graph)
+
+
+def _deinterlacer(stream: "VideoStream") -> "Graph":
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(template=stream)
+    deinterlace = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    source.link_to(deinterlace)
+    deinterlace.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _filtered(graph: "Graph") -> Iterator[Any]:
+    """The frames that a filter has ready."""
+    with suppress(BlockingIOError, EOFError):
+        while True:
+            yield graph.pull()
+
+
+def displayed_size(frame: "VideoFrame", display: Display) -> tuple[int, int]:
+    """Height and width of a frame as it is displayed."""
+    height, width = frame.height, _square_width(frame, display)
+    return (width, height) if display.is_sideways else (height, width)
+
+
+def _square_width(frame: "VideoFrame", display: Display) -> int:
+    """The width at which the pixels of a frame are square."""
+    return max(1, round(frame.width * display.pixel_aspect))
+
+
+def to_rgb(
+    frame: "VideoFrame", display: Display, reformatter: "VideoReformatter", size: tuple[int, int] | None = None
+) -> Frame:
+    """A frame as it is displayed. The reformatter keeps what it has prepared, which takes seconds for HDR video.
 
     With `size`, a height and a width, a larger frame is scaled down to about the least size that covers it. This is
     much faster than to convert all of it to RGB.
@@ -165,10 +214,11 @@ def to_rgb(frame: "VideoFrame", display: Display, size: tuple[int, int] | None =
         # libswscale maps 203 nits, the white of HDR video (ITU-R BT.2408), to white, and clips what is brighter.
         colors = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
         frame.color_trc = BT709 if frame.color_trc == UNSPECIFIED else frame.color_trc
-    width, height = max(1, round(frame.width * display.pixel_aspect)), frame.height
+    width, height = _square_width(frame, display), frame.height
     if size is not None:
-        width, height = _covering(width, height, size[::-1] if display.is_turned else size)
-    rgb = frame.reformat(
+        width, height = _covering(width, height, size[::-1] if display.is_sideways else size)
+    rgb = reformatter.reformat(
+        frame,
         width=width,
         height=height,
         format="rgba" if has_alpha else "rgb24",
@@ -204,6 +254,6 @@ def _matrix(frame: "VideoFrame") -> int | None:
 def _upright(image: Frame, display: Display) -> Frame:
     """Rotate by quarter turns and mirror, as the display matrix says."""
     a, b, c, d = display.matrix
-    if display.is_turned:
+    if display.is_sideways:
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from starflow import __version__
+
+SOFTWARE = f"starflow {__version__}"  # in the metadata of what is written
 TEMPORARY = ".starflow-"  # how the names of temporary folders begin; with the file's own name they could be too long
 
 

@@ -44,6 +44,9 @@ def fit_frames(frames: Frames, height: int, width: int) -> Frames:
     """Scale frames `(F, h, w, 3)` to cover `height`×`width` pixels, and crop the rest evenly."""
     if frames.shape[1:3] == (height, width):
         return frames
+    rows, columns = frames.shape[1] - height, frames.shape[2] - width
+    if min(rows, columns) == 0 and rows % 2 == columns % 2 == 0:  # nothing to scale
+        return frames[:, rows // 2 : rows // 2 + height, columns // 2 : columns // 2 + width]
     return np.stack([np.asarray(ImageOps.fit(Image.fromarray(frame), (width, height))) for frame in frames])
 
 

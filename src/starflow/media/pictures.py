@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,9 @@ SHORTEST_DELAY, DEFAULT_DELAY = 0.010, 0.100  # seconds: browsers show frames of
 GIF_TICK = 0.01  # seconds to which GIF rounds times
 KEPT_FOR_RESAMPLING = 3  # times the size wanted: a larger picture is first reduced to this by a whole factor
 BACKGROUND = "white"
+HEAD_BYTES = 2**16  # of a file, in which it states its colors
+HDR_PNG = re.compile(rb"cICP.[\x10\x12]", re.DOTALL)
+HDR_AVIF = re.compile(rb"colrnclx..\x00[\x10\x12]", re.DOTALL)
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # of EXIF
 
 
@@ -44,6 +48,23 @@ def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     with image:
         check_pixels(path, image.width, image.height)
         yield image
+
+
+def is_hdr(path: str | os.PathLike[str]) -> bool:
+    """Whether a PNG or AVIF is tagged as PQ or HLG (ITU-T H.273), which Pillow ignores and FFmpeg reads.
+
+    Raises StarflowError for an AVIF of several tiles, of which FFmpeg would read one.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(b"\x89PNG"):
+        return HDR_PNG.search(head) is not None
+    hdr = head[4:8] == b"ftyp" and HDR_AVIF.search(head) is not None
+    if hdr and b"grid" in head:
+        raise StarflowError(
+            f"{os.fspath(path)} is an HDR picture of several tiles, which cannot be read: save it as PNG"
+        )
+    return hdr
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:

@@ -145,14 +145,24 @@ class _Container(Video):
 
     def _decode(self, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
         with containers.open_stream(self.path) as (container, stream):
-            yield from containers.decode(container, stream)
+            yield from _with_reformatter(containers.decode(container, stream))
 
     def _decode_from(self, start: float, size: tuple[int, int] | None) -> Iterator[Timed[Any]]:
-        return containers.decode_from(self.path, start, self.origin)
+        return _with_reformatter(containers.decode_from(self.path, start, self.origin))
 
     def _to_rgb(self, item: Any, size: tuple[int, int] | None) -> Frame:
-        image = containers.to_rgb(item, self.display, size)
+        frame, reformatter = item
+        image = containers.to_rgb(frame, self.display, reformatter, size)
         return fit_frames(image[None], *(size or (self.height, self.width)))[0]  # the size may change within a stream
+
+
+def _with_reformatter(frames: Iterator[Timed[Any]]) -> Iterator[Timed[Any]]:
+    """The frames of a file, each with the reformatter that all of them share."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    for frame in frames:
+        yield Timed(frame.time, frame.end, (frame.item, reformatter))
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,8 @@ def open_video(path: PathLike, folder_fps: float | None = None) -> Video:
         raise UsageError(f"{path} has its own times: a frame rate can be given for a folder of frames only")
     _check_file(path)
     with corrupt_is_an_error(path):
+        if pictures.is_hdr(path):
+            return _open_container(path)
         try:
             return _open_picture(path)
         except UnidentifiedImageError:
@@ -211,7 +223,7 @@ def _open_container(path: Path) -> Video:
         if first is None:
             raise StarflowError(f"{path} contains no video")
         display = containers.display_of(stream, first.item)
-        height, width = containers.to_rgb(first.item, display).shape[:2]
+        height, width = containers.displayed_size(first.item, display)
         second = next(decoded, None)
         if second is None:
             return _Container(path, height, width, is_image=True, fps=0, display=display)

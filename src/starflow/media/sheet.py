@@ -1,20 +1,22 @@
 """Contact sheets: frames of many clips side by side."""
 
+import json
 import math
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from starflow.errors import UsageError
-from starflow.media.files import atomic_write
+from starflow.media.files import SOFTWARE, atomic_write
 from starflow.media.frames import Frames
+from starflow.media.labels import LABEL_HEIGHT, label
+from starflow.media.writing import png_text
 
 COLUMNS = 6
-LABEL_HEIGHT, TILE_GAP, BLOCK_GAP, MIN_TILE_HEIGHT = 22, 2, 12, 96  # pixels
+TILE_GAP, BLOCK_GAP, MIN_TILE_HEIGHT = 2, 12, 96  # pixels
 
 
 def contact_sheet(
@@ -50,10 +52,10 @@ def contact_sheet(
         column, row = divmod(index, rows)
         corner = column * (width + BLOCK_GAP), row * height
         if labels is not None:
-            sheet.paste(_label(labels[index], width), corner)
+            sheet.paste(label(labels[index], width), corner)
         sheet.paste(strip, (corner[0], corner[1] + label_height))
     with atomic_write(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        sheet.save(temporary, format="PNG", pnginfo=png_text(json.dumps({"software": SOFTWARE})))
 
 
 def _grid(num_strips: int, width: int, height: int) -> tuple[int, int]:
@@ -69,29 +71,3 @@ def _strip(clip: Frames, columns: int) -> Image.Image:
     tiles = clip[shown].repeat(scale, axis=1).repeat(scale, axis=2)
     tiles = np.pad(tiles, [(0, 0), (0, 0), (0, TILE_GAP), (0, 0)], constant_values=255)
     return Image.fromarray(np.concatenate(list(tiles), axis=1)[:, :-TILE_GAP])
-
-
-def _label(text: str, width: int) -> Image.Image:
-    image = Image.new("RGB", (width, LABEL_HEIGHT), "white")
-    ImageDraw.Draw(image).text((2, 3), _shortened(text, width - 4), fill="black", font=_font())
-    return image
-
-
-def _shortened(text: str, width: int) -> str:
-    """The beginning of a text that fits into a width in pixels."""
-    line = " ".join(text[: 2 * width].split())  # no letter is narrower than a pixel
-    if _font().getlength(line) <= width:
-        return line
-    shortest, longest = 0, len(line)
-    while shortest < longest:
-        middle = (shortest + longest + 1) // 2
-        if _font().getlength(line[:middle] + "…") <= width:
-            shortest = middle
-        else:
-            longest = middle - 1
-    return line[:shortest] + "…"
-
-
-@lru_cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=14)

@@ -25,7 +25,7 @@ from starflow.errors import StarflowError, UsageError
 from starflow.media.containers import BT709, file_url
 from starflow.media.files import atomic_write
 from starflow.media.frames import Frame, Frames
-from starflow.media.reading import EXIF_DESCRIPTION, PathLike
+from starflow.media.reading import EXIF_DESCRIPTION, PathLike, read_metadata
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -101,6 +101,8 @@ def _require_mp4(path: PathLike) -> Path:
 def check_writable(path: PathLike, num_frames: int = 1, *, fps: float | None = None, growing: bool = False) -> None:
     """Check before the expensive work that a path can be written. Creates missing parent folders.
 
+    What starflow made may be replaced, and nothing else: its metadata name `software` that begins with "starflow".
+
     Args:
         path: the file or folder.
         num_frames: of the clip to be written.
@@ -109,7 +111,7 @@ def check_writable(path: PathLike, num_frames: int = 1, *, fps: float | None = N
 
     Raises:
         UsageError: the extension is unknown, or is not `.mp4` and `growing`; the format cannot store the frame rate.
-        StarflowError: the name is too long, the folder cannot be written, or the folder of frames contains other files.
+        StarflowError: the name is too long, the folder cannot be written, or it exists and is not from starflow.
     """
     destination = Path(path)
     try:
@@ -121,10 +123,21 @@ def check_writable(path: PathLike, num_frames: int = 1, *, fps: float | None = N
             pass
     except OSError as error:
         raise StarflowError(f"cannot write {destination}: {error.strerror}: {destination.parent}") from error
+    if not _is_replaceable(destination):
+        raise StarflowError(f"{destination} exists and is not from starflow: remove it, or choose another name")
     if growing:
         _require_mp4(path)
     if fps is not None and num_frames > 1:
         _check_rate(kind, fps)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a file or a folder does not exist, is empty, or was made by starflow."""
+    if not path.exists() or (not any(path.iterdir()) if path.is_dir() else path.stat().st_size == 0):
+        return True
+    with suppress(StarflowError):
+        return str(read_metadata(path).get("software")).startswith("starflow")
+    return False
 
 
 def _check_rate(kind: str, fps: float) -> None:
@@ -219,13 +232,19 @@ def _durations(num_frames: int, fps: float, unit: int) -> list[int]:
 
 
 def _write_png(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:
-    text = PngInfo()
-    if comment is not None:
-        text.add_text("Comment", comment)
+    text = png_text(comment)
     if fps:
         text.add_text("Frame rate", str(fps))
     (frame,) = frames
     Image.fromarray(frame).save(path, pnginfo=text)
+
+
+def png_text(comment: str | None) -> PngInfo:
+    """The text of a PNG: the comment that `read_metadata` reads."""
+    text = PngInfo()
+    if comment is not None:
+        text.add_text("Comment", comment)
+    return text
 
 
 def _write_folder(path: Path, frames: Iterable[Frame], fps: float, comment: str | None) -> None:

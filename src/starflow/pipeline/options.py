@@ -79,7 +79,9 @@ class Options:
     height: int | None = option("Height of the video in pixels.", minimum=1)
     width: int | None = option("Width of the video in pixels.", minimum=1)
     fps: float | None = option("Frames per second.", above=0)
-    guidance_scale: float | None = option("Strength of guidance by the caption; 0 is none.", minimum=0, maximum=100)
+    guidance_scale: float | None = option(
+        "Strength of guidance by the caption; 1 is none, as in diffusers.", minimum=0, maximum=100
+    )
     generator: "torch.Generator | list[torch.Generator] | None" = option(
         "Random generator of the noise, one for all prompts or one for each; the same seed gives the same video."
     )

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -23,14 +24,24 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from starflow.encoders.text import EXTEND, VIDEO_TO_VIDEO, cut_off, encode_text, wrap_captions
 from starflow.encoders.video import VideoCodec
+from starflow.encoders.vocabulary import unknown_words
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.denoiser import CausalDenoiser
+from starflow.flow.guidance import weight_of
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
 from starflow.pipeline.actions import encode_actions, num_action_frames
 from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
-from starflow.pipeline.checks import check_generator, check_output_type, checked_prompts
+from starflow.pipeline.checks import (
+    check_components,
+    check_device_map,
+    check_generator,
+    check_output_type,
+    checked_prompts,
+    warn_of_unusual,
+)
 from starflow.pipeline.inputs import Given, encode_given
+from starflow.pipeline.lora import LoraMixin
 from starflow.pipeline.options import Options
 from starflow.pipeline.session import Session
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
@@ -38,14 +49,14 @@ from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, Sampli
 from starflow.sampling.solvers import Solvers, require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
+from starflow.weights.hub import HUB_OPTIONS, only_local_if_unreachable
 from starflow.weights.models import read_index, resolve_model
 
 logger = logging.getLogger(__name__)
 
 StepCallback = Callable[["StarFlowPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
+CUSTOM_PIPELINE = "from starflow.pipeline.pipeline import StarFlowPipeline\n"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-MUCH_GUIDANCE = 3  # times the guidance of the model
 CONTEXT_SHARE = 0.75  # of a rolling window, by default: 16 of 21 latent frames
 
 
@@ -57,7 +68,7 @@ class StarFlowOutput(BaseOutput):
     report: SamplingReport
 
 
-class StarFlowPipeline(DiffusionPipeline):
+class StarFlowPipeline(LoraMixin, DiffusionPipeline):
     """Text to video with a normalizing flow (STARFlow-V, arXiv 2511.20462)."""
 
     model_cpu_offload_seq = "text_encoder->flow->denoiser->vae"
@@ -83,7 +94,7 @@ class StarFlowPipeline(DiffusionPipeline):
         fps: int | float = 16,
         height: int = 480,
         width: int = 848,
-        guidance_scale: float = 3.5,
+        guidance_scale: float = 4.5,
         max_text_tokens: int = 256,
         later_frame_scale: float = 1.0,
         caption_has_fps: bool = True,
@@ -93,6 +104,7 @@ class StarFlowPipeline(DiffusionPipeline):
         block_size: int = 16,
         shallow_block_size: int = 1,
         tolerance: float = 1e-2,
+        caveats: dict[str, str] | None = None,
     ):
         """
         Args:
@@ -106,8 +118,13 @@ class StarFlowPipeline(DiffusionPipeline):
             caption_has_fps, caption_has_noise_level, caption_has_aspect_ratio: the conditions around captions, see
                 `wrap_caption`.
             sampler, block_size, shallow_block_size, tolerance: the default solvers, see `solvers_named`.
+            caveats: what the model does badly, by the option of the call that asks for it.
+
+        Raises:
+            UsageError: the models do not fit together.
         """
         super().__init__()
+        check_components(vae, text_encoder, flow, denoiser)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, flow=flow, denoiser=denoiser)
         self.register_to_config(
             noise_std=noise_std,
@@ -125,8 +142,18 @@ class StarFlowPipeline(DiffusionPipeline):
             block_size=block_size,
             shallow_block_size=shallow_block_size,
             tolerance=tolerance,
+            caveats=caveats,
         )
         self.video_processor = VideoProcessor()
+        self._unknown_words: set[str] = set()  # that were warned of
+        self._lock = RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which have a lock of their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=RLock())
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "StarFlowPipeline":
@@ -136,16 +163,20 @@ class StarFlowPipeline(DiffusionPipeline):
         `variant` only for those of this model, not for components that it takes from other repositories.
 
         Raises:
+            UsageError: `device_map` is not a device.
             StarflowError: there is no such model, one of its files is damaged, or a weight is not finite.
         """
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         path = resolve_model(str(pretrained_model_name_or_path), **hub)
+        check_device_map(kwargs.get("device_map"))
         if "torch_dtype" not in kwargs:  # the older name in diffusers
             kwargs.setdefault("dtype", torch.float32)
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         index = read_index(path, **hub)
         hub.pop("revision", None)  # of this model, not of the components of other repositories
-        kwargs = load_components(index, dtype if isinstance(dtype, torch.dtype) else None, **hub) | kwargs
+        kwargs = load_components(index, None if dtype == "auto" else dtype, **hub) | kwargs
+        if not Path(path).is_dir():
+            kwargs = only_local_if_unreachable(kwargs)
         try:
             with torch.inference_mode(False):  # the score is a gradient
                 pipeline = super().from_pretrained(path, **kwargs)
@@ -156,6 +187,11 @@ class StarFlowPipeline(DiffusionPipeline):
             if isinstance(module, torch.nn.Module):
                 require_finite_weights(name, module)
         return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write a folder for `from_pretrained`, with the code that `DiffusionPipeline.from_pretrained` needs."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        (Path(save_directory) / "pipeline.py").write_text(CUSTOM_PIPELINE)
 
     @property
     def codec(self) -> VideoCodec:
@@ -203,18 +239,15 @@ class StarFlowPipeline(DiffusionPipeline):
     def plan(self, prompt: str | Sequence[str], **options: Any) -> VideoPlan:
         """Encode the inputs of a video; see `__call__` for the arguments and errors."""
         asked: Any = Options.parse(options).with_defaults(self.config)  # options with a default are not None
-        if asked.guidance_scale > MUCH_GUIDANCE * max(self.config.guidance_scale, 1):
-            logger.warning(
-                "guidance_scale %g is far above the %g of this model: the video may be nonsense",
-                asked.guidance_scale,
-                self.config.guidance_scale,
-            )
+        check_components(self.vae, self.text_encoder, self.flow, self.denoiser)  # they may have been replaced
         prompts = checked_prompts(prompt)
+        self.warn_of_unknown_words(prompts)
         size = (asked.height, asked.width)
         given = encode_given(self.codec, asked, len(prompts))
         prompts = [each for each in prompts for _ in range(asked.num_videos_per_prompt or 1)]
         check_generator(asked.generator, len(prompts))
         num_frames = self._num_frames(asked, given)
+        warn_of_unusual(asked, num_frames, self.config)
         shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
         num_hidden = 0 if given is None else given.num_hidden
@@ -227,11 +260,12 @@ class StarFlowPipeline(DiffusionPipeline):
         fps = asked.fps if num_frames > 1 else 0
         text = self.encode_prompt([marker + each for each in prompts], fps, size)
         later_prompts = [EXTEND + each for each in prompts]  # what the rolling window shows is a continuation
+        weight = weight_of(asked.guidance_scale)
         sampling = Plan(
             noise=noise,
             text=text,
-            null_text=self.encode_prompt([""], fps, size).expand_as(text) if asked.guidance_scale else None,
-            guidance_scale=asked.guidance_scale,
+            null_text=self.encode_prompt([""], fps, size).expand_as(text) if weight else None,
+            guidance_weight=weight,
             later_text=None if rolling_window.size is None else self.encode_prompt(later_prompts, fps, size),
             actions=encode_actions(self.flow, self.codec, asked.actions, len(prompts), num_frames, num_hidden),
             prefix=prefix,
@@ -250,6 +284,15 @@ class StarFlowPipeline(DiffusionPipeline):
             max_sweeps=asked.max_sweeps,
             on_unconverged=asked.on_unconverged or "warn",
         )
+
+    def warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
+        """Log the words that no caption of training had; each word once."""
+        words = dict.fromkeys(word for prompt in prompts for word in unknown_words(self.tokenizer, prompt))
+        if new := [word for word in words if word not in self._unknown_words]:
+            self._unknown_words.update(new)
+            logger.warning(
+                "this model knows nothing of %s: no caption of its training had it", ", ".join(map(repr, new))
+            )
 
     def _noise(self, shape: tuple[int, ...], asked: Options) -> Tensor:
         """The given noise, or new noise."""
@@ -316,7 +359,7 @@ class StarFlowPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         **options: Any,
     ) -> StarFlowOutput:
-        """Make one video for each prompt, or `num_videos_per_prompt`.
+        """Make one video for each prompt, or `num_videos_per_prompt`. Calls from several threads wait for each other.
 
         Args:
             prompt: a caption, or several.
@@ -338,9 +381,10 @@ class StarFlowPipeline(DiffusionPipeline):
         """
         check_output_type(output_type, OUTPUT_TYPES)
         check_tensor_inputs(callback_on_step_end_tensor_inputs)
-        plan = self.plan(prompt, **options)
-        pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
-        frames = torch.cat(list(pieces), dim=1)
+        with self._lock:
+            plan = self.plan(prompt, **options)
+            pieces = self._make(plan, plan.sampling.num_frames, output_type, callback_on_step_end)
+            frames = torch.cat(list(pieces), dim=1)
         if output_type != "latent":
             frames = self._postprocess(frames, output_type)
         output: Any = StarFlowOutput(frames=frames, report=plan.sampling.report)
@@ -372,10 +416,11 @@ class StarFlowPipeline(DiffusionPipeline):
         check_output_type(output_type, OUTPUT_TYPES[:3])
         if not isinstance(prompt, str) or options.get("num_videos_per_prompt") not in (None, 1):
             raise UsageError("a stream makes one video: give one prompt")
-        plan = self.plan(prompt, **options)
+        with self._lock:
+            plan = self.plan(prompt, **options)
         pieces = self._make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
-        return VideoStream(images, plan)
+        return VideoStream(images, plan, self._lock)
 
     def session(self, prompt: str = "", **options: Any) -> Session:
         """Start a video that a player continues step by step: see `Session`.

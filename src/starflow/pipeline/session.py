@@ -5,6 +5,8 @@ action features.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from starflow.encoders.video import DecoderStream
 from starflow.errors import UsageError
 from starflow.flow.denoiser import tweedie
 from starflow.flow.denoiser_stream import DenoiserStream
+from starflow.flow.guidance import weight_of
 from starflow.flow.loss import add_noise
 from starflow.media.frames import Frames, fit_frames, to_frames, to_tensor
 from starflow.pipeline.actions import encode_actions, num_action_frames, require_action_space
@@ -91,9 +94,10 @@ class Session:
         self._pipeline, self._asked = pipeline, asked
         self._size = (asked.height, asked.width)
         self._latent_shape = pipeline.codec.latent_shape(1, 1, *self._size)
-        self._given = encode_given(pipeline.codec, asked, 1)
-        self._given_actions = self._encode_given_actions()
-        self._first_caption = self._caption(prompt)
+        with self._computing():
+            self._given = encode_given(pipeline.codec, asked, 1)
+            self._given_actions = self._encode_given_actions()
+            self._first_caption = self._caption(prompt)
         self._moments: deque[_Moment] = deque(maxlen=max_rewind + 1)
         self._generator = _own_generator(asked.generator)
         self._start_state = self._generator.get_state()
@@ -129,8 +133,10 @@ class Session:
         else:
             self._generator = _own_generator(generator)
             self._start_state = self._generator.get_state()
+        with self._computing():
+            start = self._begin()
         self._moments.clear()
-        self._moments.append(self._begin())
+        self._moments.append(start)
         return self.frames
 
     def step(self, action: ArrayLike | None = None) -> Frames:
@@ -142,7 +148,9 @@ class Session:
             UsageError: the model takes no actions, or this is none of them.
             StarflowError: NaN in the sample.
         """
-        self._moments.append(self._advance(self._moments[-1], self._features(action)))
+        features = self._features(action)
+        with self._computing():
+            self._moments.append(self._advance(self._moments[-1], features))
         return self.frames
 
     def rewind(self, num_steps: int = 1) -> Frames:
@@ -164,17 +172,16 @@ class Session:
         other._moments = deque([replace(moment, rollout=moment.rollout.fork())], self._moments.maxlen)
         return other
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def say(self, prompt: str) -> None:
         """Change the caption from the next frame on. Going back before this call brings the old caption back."""
-        moment, caption = self._moments[-1], self._caption(prompt)
+        moment = self._moments[-1]
         rollout = moment.rollout.copy()
+        with self._computing():
+            caption = self._caption(prompt)
+            denoiser = self._denoiser_stream(moment.latents, caption)
         rollout.say(caption)
-        self._moments[-1] = replace(moment, rollout=rollout, denoiser=self._denoiser_stream(moment.latents, caption))
+        self._moments[-1] = replace(moment, rollout=rollout, denoiser=denoiser)
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def score(self, frames: Any, action: ArrayLike | None = None) -> NDArray[np.float32]:
         """How surprising real frames would be after the last step: `-log p` of each token in nats, `(H, W)`.
 
@@ -189,23 +196,28 @@ class Session:
         clip = clip[None] if clip.ndim == 3 else clip
         if clip.ndim != 4 or len(clip) != self.frames_per_step:
             raise UsageError(f"frames must be the {self.frames_per_step} frames of a step, not {clip.shape}")
-        moment, pipeline = self._moments[-1], self._pipeline
+        features, moment, pipeline = self._features(action), self._moments[-1], self._pipeline
         video = np.concatenate([moment.shown, fit_frames(clip, *self._size)])
-        latents = pipeline.codec.encode(to_tensor(video)[None])[:, -1:].to(pipeline.flow.device)
-        noisy = add_noise(latents, pipeline.config.noise_std, torch.Generator().manual_seed(0))
-        onload(pipeline.flow)
-        return moment.rollout.surprise(noisy, self._features(action)).float().cpu().numpy()
+        with self._computing():
+            latents = pipeline.codec.encode(to_tensor(video)[None])[:, -1:].to(pipeline._execution_device)
+            noisy = add_noise(latents, pipeline.config.noise_std, torch.Generator().manual_seed(0))
+            onload(pipeline.flow)
+            return moment.rollout.surprise(noisy, features).float().cpu().numpy()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No other thread uses the model now. The tensors are of use inside and outside of inference mode."""
+        with self._pipeline._lock, torch.inference_mode(False), torch.no_grad():
+            yield
 
     # --- how a step is made ------------------------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def _begin(self) -> _Moment:
         pipeline, caption = self._pipeline, self._first_caption
         size, device = self._latent_shape[3:], pipeline._execution_device
         window = pipeline.rolling_window(self._asked.context)
-        solvers, guidance_scale = pipeline.solvers(self._asked), self._asked.guidance_scale
-        rollout = Rollout(pipeline.flow, caption, size, window, solvers, guidance_scale)
+        solvers, weight = pipeline.solvers(self._asked), weight_of(self._asked.guidance_scale)
+        rollout = Rollout(pipeline.flow, caption, size, window, solvers, weight)
         decoder, latents = DecoderStream(pipeline.codec), torch.zeros(self._latent_shape, device=device)[:, :0]
         shown = np.zeros((0, *self._size, 3), np.uint8)
         if self._given is None:
@@ -222,8 +234,6 @@ class Session:
         shown, latents = self._trimmed(np.concatenate(pieces), latents)
         return _Moment(rollout, denoiser, decoder, self._generator.get_state(), latents, shown, 1)
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def _advance(self, moment: _Moment, action: Tensor) -> _Moment:
         """The moment one step later. The given one stays as it is."""
         pipeline = self._pipeline
@@ -259,6 +269,7 @@ class Session:
     def _caption(self, prompt: str) -> Caption:
         if not isinstance(prompt, str):
             raise UsageError(f"the prompt of a session must be a string, not {prompt!r:.80}")
+        self._pipeline.warn_of_unknown_words([prompt])
         prompts = [prompt, EXTEND + prompt if prompt else "", ""]
         return Caption(*self._pipeline.encode_prompt(prompts, self._asked.fps, self._size).split(1))
 

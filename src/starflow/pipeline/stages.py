@@ -10,6 +10,7 @@ latent rows and columns, `M` text tokens, `E` action features.
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -107,18 +108,23 @@ class StreamedFrame:
 
 
 class VideoStream:
-    """The frames of one video, as they become ready. Closing the stream frees its memory."""
+    """The frames of one video, as they become ready. Closing the stream frees its memory.
 
-    def __init__(self, images: Generator[Any], plan: VideoPlan) -> None:
-        self._images, self._index = images, 0
+    Each frame is made while `lock` is held, so that threads and streams can share a pipeline.
+    """
+
+    def __init__(self, images: Generator[Any], plan: VideoPlan, lock: RLock) -> None:
+        self._images, self._index, self._lock = images, 0, lock
         self.num_frames, self.fps = plan.num_frames, plan.fps
+        self.num_latent_frames = plan.sampling.num_frames
         self.report: SamplingReport = plan.sampling.report
 
     def __iter__(self) -> "VideoStream":
         return self
 
     def __next__(self) -> StreamedFrame:
-        image = next(self._images)
+        with self._lock:
+            image = next(self._images)
         self._index += 1
         return StreamedFrame(self._index - 1, (self._index - 1) / self.fps, image)
 

@@ -49,7 +49,7 @@ class Rollout:
         size: tuple[int, int],
         window: RollingWindow,
         solvers: Solvers,
-        guidance_scale: float = 0.0,
+        guidance_weight: float = 0.0,
     ) -> None:
         """
         Args:
@@ -58,12 +58,12 @@ class Rollout:
             size: `H` and `W`.
             window: with a size.
             solvers: how the blocks are inverted.
-            guidance_scale: `w` of `starflow.flow.guidance.guide`.
+            guidance_weight: `w` of `starflow.flow.guidance.guide`.
         """
         assert window.size is not None
         self.flow, self.caption, self.size = flow, caption, size
         self.window, self.window_size = window, window.size
-        self.solvers, self.guidance_scale = solvers, guidance_scale
+        self.solvers, self.guidance_weight = solvers, guidance_weight
         self.has_moved = False  # whether the window has left the first frame
         self.report = SamplingReport()
         weight, space = flow.deep.sos, flow.action_space
@@ -127,7 +127,7 @@ class Rollout:
             u, log_det_of_block = self.flow.run_block(index, u)
             log_det = log_det + log_det_of_block
         v, start = following._with_tokens(self.flow.to_tokens(u.to(self.frames), deep))
-        mu, sigma = following._prepare(action).evaluate(v, start, v.shape[1], guidance_scale=0.0)
+        mu, sigma = following._prepare(action).evaluate(v, start, v.shape[1], guidance_weight=0.0)
         grid = (1, *self.size)
         z = self.flow.from_tokens((v[:, start:] - mu) / sigma, deep, grid)
         log_det = log_det - self.flow.from_tokens(sigma.log(), deep, grid)
@@ -160,7 +160,7 @@ class Rollout:
                 (self.window_size, *self.size),
                 self.caption.later_text if self.has_moved else self.caption.text,
                 self.caption.null_text,
-                self.guidance_scale,
+                self.guidance_weight,
             )
             self._num_cached = self._gaussians.cache.length
         self._gaussians.cache.rewind(self._num_cached)

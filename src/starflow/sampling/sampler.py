@@ -64,8 +64,8 @@ class Plan:
     Attributes:
         noise: `(B, T, D, H, W)`, standard normal; the noise of given frames is not used.
         text: `(B, M, text width)`, the captions' encodings.
-        null_text: the encodings of the empty caption, of the same shape; needed if `guidance_scale` is not 0.
-        guidance_scale: `w` of `starflow.flow.guidance.guide`, in the deep block only.
+        null_text: the encodings of the empty caption, of the same shape; needed if `guidance_weight` is not 0.
+        guidance_weight: `w` of `starflow.flow.guidance.guide`, in the deep block only.
         later_text: the captions' encodings after the rolling window has left the first frame; None for `text`.
         actions: `(B, T, E)`, the features of each latent frame's action; None for none.
         prefix: `(B, K, D, H, W)`, the first `K < T` latent frames, at the noise level of training.
@@ -80,7 +80,7 @@ class Plan:
     noise: Tensor
     text: Tensor
     null_text: Tensor | None = None
-    guidance_scale: float = 0.0
+    guidance_weight: float = 0.0
     later_text: Tensor | None = None
     actions: Tensor | None = None
     prefix: Tensor | None = None
@@ -194,7 +194,7 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Generator[Tensor]:
         end = min(origin + size, num_frames)
         text = plan.text if origin == 0 or plan.later_text is None else plan.later_text
         if text is not cached_text:  # otherwise the cache keeps the text
-            gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_scale)
+            gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_weight)
             cached_text = text
         if plan.actions is not None:
             gaussians.set_actions(plan.actions[:, origin:end], height * width)

@@ -6,6 +6,7 @@ from typing import Any
 from starflow.config import MISSING
 from starflow.data.buckets import BucketConfig
 from starflow.data.tasks import TaskWeights
+from starflow.flow.transformer import MATRICES
 
 
 @dataclass
@@ -35,7 +36,7 @@ class LoopConfig:
     device: str = "cpu"
     bf16: bool = True  # forward passes in bfloat16, by autocast
     log_every: int = 20
-    preview_every: int = 500
+    preview_every: int = 500  # 0: no previews, which take as much memory as generating
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
 
@@ -182,4 +183,40 @@ class FlowTrainConfig:
     text: TextModelConfig = field(default_factory=TextModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass
+class LoraConfig:
+    """The adapter: matrices of rank `rank` that are added to those of the layers, scaled by `alpha / rank`."""
+
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.0  # of the adapter's inputs
+    targets: list[str] = field(default_factory=lambda: list(MATRICES))
+    shallow_blocks: bool = False  # adapt them too, not only the deep block
+
+
+@dataclass
+class LoraTrainConfig:
+    """The keys of `starflow train lora`. The model `init` is frozen, and an adapter of its flow is trained.
+
+    None: the setting of the model. An adapter that was trained at another size can be used at any size.
+    """
+
+    output: str = MISSING  # folder of the run: its checkpoints, its log, and the trained adapter in `final`
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
+    init: str = MISSING  # model to adapt: a name, a folder or a hub id
+    base_precision: str = "float32"  # of the frozen weights: see `starflow.train.lora.BASE_PRECISIONS`
+    activation_checkpointing: bool = False  # less memory, for about a third more time
+    num_frames: int | None = None  # of the clips in training
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 8  # of a micro step
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    caption_dropout: float = 0.1
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

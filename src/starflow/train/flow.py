@@ -1,11 +1,11 @@
-"""Training the flow, its text encoder and, by flow-score matching, the denoiser, all at once.
+"""Training the flow, its text encoder and, by flow-score matching, the denoiser if there is one, all at once.
 
 `FlowStep` is a training step; `train_flow` is a whole run. Source: STARFlow-V, arXiv 2511.20462.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from starflow.config import save_config
 from starflow.data.encoding import open_latent_cache
+from starflow.data.latents import LatentCache
 from starflow.data.sources import build_source
 from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture
 from starflow.encoders.text import T5_EMBEDDINGS, encode_text, wrap_captions
@@ -27,7 +28,7 @@ from starflow.media.files import atomic_write
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.auxiliary import AuxiliaryLoss, build_auxiliary_loss
 from starflow.train.checkpoint import TrainState
-from starflow.train.config import FlowTrainConfig
+from starflow.train.config import FlowTrainConfig, LoopConfig
 from starflow.train.flow_data import open_format
 from starflow.train.loop import (
     autocast,
@@ -47,50 +48,55 @@ PREVIEW_FRAMES = 6  # of each video, at most
 
 
 class FlowStep:
-    """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser."""
+    """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser.
+
+    The denoiser and the text encoder are trained unless they are frozen: if a parameter of theirs requires a gradient.
+    """
 
     def __init__(
         self,
         pipeline: StarFlowPipeline,
         mixture: Mixture,
-        config: FlowTrainConfig,
+        loop: LoopConfig,
         auxiliary: AuxiliaryLoss | None = None,
+        auxiliary_weight: float = 1.0,
     ):
-        assert pipeline.denoiser is not None
-        self.flow, self.denoiser = pipeline.flow, pipeline.denoiser
-        self.pipeline, self.mixture, self.config, self.auxiliary = pipeline, mixture, config, auxiliary
+        self.flow, self.denoiser = pipeline.flow, pipeline.denoiser if is_trained(pipeline.denoiser) else None
+        self.pipeline, self.mixture, self.loop = pipeline, mixture, loop
+        self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
 
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
         """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
         noise_std = self.pipeline.config.noise_std
-        batch = self.mixture.batch(step * self.config.loop.accumulation + micro_step)
+        batch = self.mixture.batch(step * self.loop.accumulation + micro_step)
         generated = slice(batch.num_given, None)
-        generator = micro_generator(self.config.loop, step, micro_step)
-        noisy = add_noise(batch.latents.to(self.flow.device), noise_std, generator).requires_grad_()
+        generator = micro_generator(self.loop, step, micro_step)
+        noisy = add_noise(batch.latents.to(self.flow.device), noise_std, generator)
+        noisy.requires_grad_(self.denoiser is not None)
         num_elements = noisy[:, generated].numel()
 
-        with autocast(self.config.loop):
+        with autocast(self.loop):
             text = self._encode(batch)
             encoded = self.flow(noisy, text, None if batch.actions is None else batch.actions.to(noisy.device))
             auxiliary = self._auxiliary_nats(batch, noisy.detach(), text)
         loss = training_loss(encoded, noise_std, batch.num_given)
-        auxiliary_loss = self.config.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
+        auxiliary_loss = self.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
         (scale * (loss + auxiliary_loss)).backward()
-
-        # The backward pass also gives the score at the input. The denoiser's loss has no gradient in the flow.
-        assert noisy.grad is not None
-        target = training_score(noisy.grad / scale, noise_std, num_elements)
-        with autocast(self.config.loop):
-            prediction = self.denoiser(noisy.detach(), text.detach())
-        denoiser_loss = (prediction.float() - target)[:, generated].square().mean()
-        (scale * denoiser_loss).backward()
 
         metrics = {
             "loss": loss.item(),
             "nats_per_dim": negative_log_likelihood(encoded)[:, generated].mean().item(),
-            "denoiser_loss": denoiser_loss.item(),
             "clips": float(len(noisy)),
         }
+        if self.denoiser is not None:
+            # The backward pass also gave the score at the input. The denoiser's loss has no gradient in the flow.
+            assert noisy.grad is not None
+            target = training_score(noisy.grad / scale, noise_std, num_elements)
+            with autocast(self.loop):
+                prediction = self.denoiser(noisy.detach(), text.detach())
+            denoiser_loss = (prediction.float() - target)[:, generated].square().mean()
+            (scale * denoiser_loss).backward()
+            metrics["denoiser_loss"] = denoiser_loss.item()
         return metrics if self.auxiliary is None else metrics | {"auxiliary_nats": auxiliary.mean().item()}
 
     def _encode(self, batch: Batch) -> Tensor:
@@ -99,13 +105,18 @@ class FlowStep:
         fps = 0 if batch.is_image else model.config.fps
         size = model.codec.video_size(batch.latents)
         wrapped = wrap_captions(batch.captions, model.config, fps, size)
-        with nullcontext() if self.config.train_text_encoder else torch.no_grad():
+        with torch.set_grad_enabled(is_trained(model.text_encoder)):
             return encode_text(model.tokenizer, model.text_encoder, wrapped, model.config.max_text_tokens)
 
     def _auxiliary_nats(self, batch: Batch, noisy: Tensor, text: Tensor) -> Tensor:
         if self.auxiliary is None:
             return torch.zeros(len(noisy), device=noisy.device)
         return self.auxiliary(batch, noisy, text)
+
+
+def is_trained(module: nn.Module | None) -> bool:
+    """Whether a parameter of a module, if there is one, requires a gradient."""
+    return module is not None and any(parameter.requires_grad for parameter in module.parameters())
 
 
 def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
@@ -142,19 +153,28 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
 
-    step = FlowStep(pipeline, mixture, config, auxiliary)
-    prompts = [clip.captions[0] for clip in cache.clips[:NUM_PREVIEWS]]
+    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight)
+    prompts = preview_prompts(cache)
 
     def preview(state: TrainState, writer: SummaryWriter) -> None:
         write_preview(pipeline, prompts, writer, state.step)
 
-    # On CPUs, the backward pass of the fused attention kernels is slow for sequences as short as a frame.
-    with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+    with fast_attention(device):
         train(state, step, config.loop, output, preview)
     with state.averaged_weights(), atomic_write(output / "final") as temporary:
         save_model(pipeline, temporary)
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} --model {quote(str(output / 'final'))} -o video.mp4")
     return output / "final"
+
+
+def fast_attention(device: str) -> AbstractContextManager[None]:
+    """A context for training. On CPUs, fused attention is slow backwards, for sequences as short as a frame."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+
+
+def preview_prompts(cache: LatentCache) -> list[str]:
+    """A caption of each of the first clips."""
+    return [clip.captions[0] for clip in cache.clips[:NUM_PREVIEWS]]
 
 
 def describe_tasks(mixture: Mixture) -> str:
@@ -165,11 +185,11 @@ def describe_tasks(mixture: Mixture) -> str:
 
 
 def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, config: FlowTrainConfig) -> TrainState:
-    modules: dict[str, nn.Module] = {name: pipeline.components[name] for name in ("flow", "denoiser")}
-    groups = [
-        *parameter_groups("flow", modules["flow"], config.optimizer, NOT_MUON),
-        *parameter_groups("denoiser", modules["denoiser"], config.denoiser_optimizer, NOT_MUON),
-    ]
+    modules: dict[str, nn.Module] = {"flow": pipeline.flow}
+    groups = parameter_groups("flow", pipeline.flow, config.optimizer, NOT_MUON)
+    if pipeline.denoiser is not None:
+        modules["denoiser"] = pipeline.denoiser
+        groups += parameter_groups("denoiser", pipeline.denoiser, config.denoiser_optimizer, NOT_MUON)
     if config.train_text_encoder:
         modules["text_encoder"] = pipeline.text_encoder
         groups += parameter_groups("text_encoder", pipeline.text_encoder, config.optimizer, T5_EMBEDDINGS)

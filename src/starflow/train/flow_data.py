@@ -13,7 +13,7 @@ from starflow.encoders.video import VideoCodec
 from starflow.errors import UsageError
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig
-from starflow.train.models import load_init, load_vae, pipeline_settings
+from starflow.train.models import load_vae, pipeline_settings
 
 
 class FlowFormat(NamedTuple):
@@ -30,7 +30,7 @@ def open_format(config: FlowTrainConfig) -> FlowFormat:
 
     Raises UsageError if a part is missing or a value is not valid, StarflowError if the model does not load.
     """
-    init = None if config.init is None else load_init(config.init)
+    init = None if config.init is None else StarFlowPipeline.from_pretrained(config.init)
     settings = pipeline_settings(config.pipeline, init)
     codec = VideoCodec(load_vae(config, init), settings.later_frame_scale)
     return FlowFormat(init, settings, codec, clip_format(config, settings, codec.spatial_factor))

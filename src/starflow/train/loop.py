@@ -154,7 +154,7 @@ def train(
             done = state.step == config.num_steps
             if state.step % config.log_every == 0 or done:
                 log.flush(state)
-            if preview is not None and (state.step % config.preview_every == 0 or done):
+            if preview is not None and config.preview_every and (state.step % config.preview_every == 0 or done):
                 with state.averaged_weights():
                     preview(state, writer)
             if state.step % config.checkpoint_every == 0 or done or interrupted():

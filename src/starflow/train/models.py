@@ -1,6 +1,7 @@
 """The model of `starflow train flow`: started from another model or with new networks, and saved."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict
 from inspect import signature
 from itertools import chain
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.configuration_utils import FrozenDict
+from diffusers.models.modeling_utils import ModelMixin
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.data.latents import LatentCache
+from starflow.data.latents import CachedClip, LatentCache
 from starflow.encoders.text import (
     EXTEND,
     LAST,
@@ -22,6 +24,7 @@ from starflow.encoders.text import (
     wrap_captions,
 )
 from starflow.encoders.video import VideoCodec
+from starflow.encoders.vocabulary import add_words
 from starflow.errors import UsageError
 from starflow.flow.actions import ActionSpace
 from starflow.flow.denoiser import CausalDenoiser
@@ -30,14 +33,6 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, PipelineConfig
 
 NEEDED = ("num_frames", "fps", "height", "width")  # settings without a default
-
-
-def load_init(name: str) -> StarFlowPipeline:
-    """The model to start from. Raises StarflowError if it does not load, UsageError if it has no denoiser."""
-    pipeline = StarFlowPipeline.from_pretrained(name)
-    if pipeline.denoiser is None:
-        raise UsageError(f"{name} has no denoiser, which is trained together with the flow: choose another init")
-    return pipeline
 
 
 def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> FrozenDict:
@@ -83,17 +78,25 @@ def build_pipeline(
         text_encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
     if init is not None:
         flow, denoiser = init.flow, init.denoiser
-        assert denoiser is not None
     else:
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
     if cache.action_space is not None:
         _take_actions(flow, cache.action_space)
+    add_words(tokenizer, (text for clip in cache.clips for text in _texts(clip)))
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
-        module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
+        if module is not None:
+            module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
     pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _texts(clip: CachedClip) -> Iterator[str]:
+    """All captions and instructions of a clip."""
+    yield from clip.captions
+    yield from clip.image_captions
+    yield from clip.instructions.values()
 
 
 def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -> PreTrainedTokenizerBase:
@@ -141,9 +144,11 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     """Write a folder for `from_pretrained`: the networks in bfloat16, the autoencoder in its own precision."""
     parts = pipeline.components
     for name in ("flow", "denoiser", "text_encoder"):
-        parts[name] = copy.deepcopy(parts[name]).bfloat16()
-    for name in ("flow", "denoiser", "vae"):
-        parts[name].register_to_config(_name_or_path="")  # a local path
+        if parts[name] is not None:
+            parts[name] = copy.deepcopy(parts[name]).bfloat16()
+    for part in parts.values():
+        if isinstance(part, ModelMixin):
+            part.register_to_config(_name_or_path="")  # a local path
     StarFlowPipeline(**parts).save_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starflow.errors import StarflowError, UsageError
-from starflow.weights.hub import hub_file
+from starflow.weights.hub import hub_file, only_local_if_unreachable
 
 if TYPE_CHECKING:
     import torch
@@ -141,12 +141,15 @@ def part_config(folder: str, name: str, index: Mapping[str, Any]) -> dict[str, A
     return Component(folder, name).config()
 
 
-def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None, **hub: Any) -> dict[str, Any]:
+def load_components(
+    index: Mapping[str, Any], dtype: "torch.dtype | Mapping[str, torch.dtype] | None" = None, **hub: Any
+) -> dict[str, Any]:
     """Load the components that a `model_index.json` names.
 
     Args:
         index: the content of the file.
-        dtype: of the weights; None keeps that of the files.
+        dtype: of the weights, or those of each component by its name, and of the others as `default`; None keeps that
+            of the files.
         hub: how to look on the hub, such as `cache_dir` and `local_files_only`.
 
     Returns:
@@ -158,7 +161,8 @@ def load_components(index: Mapping[str, Any], dtype: "torch.dtype | None" = None
     loaded: dict[str, Any] = {}
     for name, component in named_components(index).items():
         try:
-            loaded |= _load(name, component, dtype, hub)
+            own = dtype.get(name, dtype.get("default")) if isinstance(dtype, Mapping) else dtype
+            loaded |= _load(name, component, own, hub)
         except Exception as error:
             raise StarflowError(f"cannot load the {name} {component}: {_reason(error, component)}") from error
     return loaded
@@ -169,7 +173,8 @@ def _load(name: str, component: Component, dtype: "torch.dtype | None", hub: Map
     from diffusers import AutoModel
     from transformers import AutoTokenizer, T5EncoderModel
 
-    place = {**hub, **({"subfolder": component.subfolder} if component.subfolder else {})}
+    reachable = hub if component.is_local else only_local_if_unreachable(hub)
+    place = {**reachable, **({"subfolder": component.subfolder} if component.subfolder else {})}
     if name != "text_encoder":
         return {name: AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)}
     tokenizer = AutoTokenizer.from_pretrained(component.source, **place)

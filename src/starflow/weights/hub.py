@@ -1,9 +1,63 @@
 """Downloading files from the Hugging Face hub."""
 
+import logging
+import shutil
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from starflow.errors import StarflowError
+
+logger = logging.getLogger(__name__)
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+SECONDS_TO_ANSWER = 4  # of the hub: without a network, a command waits no longer
+
+
+@lru_cache
+def is_reachable() -> bool:
+    """Whether the hub answers. The libraries would retry for half a minute; this asks once in a process."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS_TO_ANSWER)
+    except Exception:  # of the library for requests, which differs between versions of the hub's
+        return False
+    return True
+
+
+def only_local_if_unreachable(hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with `local_files_only` if the hub does not answer: cached files are then found at once."""
+    return {**hub, **({} if is_reachable() else {"local_files_only": True})}
+
+
+def say_download(repository: str, filename: str, copies: int) -> None:
+    """Log the size of a file that will be downloaded.
+
+    Raises StarflowError if the disk has no space for it and, with `copies`, for what is made from it.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    if not is_reachable():
+        return
+    try:
+        info = hf_hub_download(repository, filename, dry_run=True)
+    except Exception:  # the download fails for the same reason, and says it
+        return
+    if not info.will_download or info.file_size is None:
+        return
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    needed, free = info.file_size * (1 + copies), shutil.disk_usage(cache).free
+    sizes = f"downloading {filename} of {repository} takes {info.file_size / 1e9:.1f} GB in {cache}"
+    if copies:
+        sizes += f", and {needed / 1e9:.1f} GB with the converted model"
+    if free < needed:
+        raise StarflowError(f"{sizes}: only {free / 1e9:.1f} GB are free")
+    logger.warning(sizes)
 
 
 def hub_file(repository: str, filename: str, **hub: Any) -> Path:
@@ -14,11 +68,12 @@ def hub_file(repository: str, filename: str, **hub: Any) -> Path:
     """
     from huggingface_hub import constants, errors, hf_hub_download
 
+    asked_local = hub.get("local_files_only")
     try:
-        return Path(hf_hub_download(repository, filename, **hub))
+        return Path(hf_hub_download(repository, filename, **only_local_if_unreachable(hub)))
     except errors.LocalEntryNotFoundError as error:
         why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        if hub.get("local_files_only"):
+        if asked_local:
             why = "local_files_only is set"
         raise StarflowError(
             f"cannot download {filename} of {repository}: {why}, and it is not in the cache; run `hf download "

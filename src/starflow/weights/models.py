@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from starflow.errors import StarflowError, UsageError
 from starflow.weights.components import part_config
-from starflow.weights.hub import hub_file
+from starflow.weights.hub import hub_file, say_download
 
 ZOO = Path(__file__).parents[1] / "zoo"
 
@@ -110,9 +110,12 @@ def _converted(released: _Released) -> Path:
     folder = cache / Path(released.filename).stem
     if not (folder / "model_index.json").is_file():
         from starflow.convert.convert import convert
-        from starflow.convert.presets import released_model
+        from starflow.convert.presets import LICENSE, released_model
 
+        logger = logging.getLogger(__name__)
+        say_download(released.repository, released.filename, copies=1)
+        logger.warning("%s: %s", released.repository, LICENSE)
         checkpoint = hub_file(released.repository, released.filename)
-        logging.getLogger(__name__).warning("converting %s to %s (only once)", released.filename, folder)
+        logger.warning("converting %s to %s (only once)", released.filename, folder)
         convert(checkpoint, released_model(released.preset), folder)
     return folder

@@ -5,7 +5,7 @@ from tiny_pipeline import tiny_pipeline
 
 
 def test_the_speed_of_a_video_is_measured(pipeline: StarFlowPipeline):
-    speed = evaluate_speed(pipeline, "a red circle", EvaluationSettings(sampler="sequential", guidance_scale=0.0))
+    speed = evaluate_speed(pipeline, "a red circle", EvaluationSettings(sampler="sequential", guidance_scale=1.0))
     assert (speed["num_frames"], speed["width"], speed["height"]) == (9, 32, 32)
     assert speed["clip"]["n"] == speed["first_frame"]["n"] == REPEATS
     assert 0 < speed["first_frame"]["mean"] < 10

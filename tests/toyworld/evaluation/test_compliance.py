@@ -49,7 +49,7 @@ def test_a_model_that_is_always_right_scores_one(monkeypatch: pytest.MonkeyPatch
         return output
 
     monkeypatch.setattr(type(pipeline), "__call__", perfect)
-    settings = EvaluationSettings(guidance_scale=1.0, tolerance=1e-2)
+    settings = EvaluationSettings(guidance_scale=2.0, tolerance=1e-2)
     measured = evaluate_compliance(pipeline, prompts, settings, "")
     results = measured.results
     assert results["generated"]["all"]["value"] == 1

@@ -11,7 +11,7 @@ from starflow.toyworld.world.render import render
 from starflow.toyworld.world.vocabulary import FPS
 from tiny_pipeline import tiny_pipeline
 
-SETTINGS = EvaluationSettings(seed=0, guidance_scale=0.0, tolerance=1e-2)
+SETTINGS = EvaluationSettings(seed=0, guidance_scale=1.0, tolerance=1e-2)
 
 
 def test_the_sharpness_of_a_known_edge():

@@ -21,7 +21,7 @@ from starflow.toyworld.world.scene import Scene, SceneObject
 from starflow.toyworld.world.vocabulary import NUM_FRAMES
 from tiny_pipeline import tiny_pipeline
 
-SETTINGS = EvaluationSettings(seed=0, guidance_scale=1.0, tolerance=1e-2)
+SETTINGS = EvaluationSettings(seed=0, guidance_scale=2.0, tolerance=1e-2)
 CIRCLE = SceneObject("red", "circle", "large", "still", x=20, y=32, radius=10)
 SQUARE = SceneObject("blue", "square", "small", "still", x=46, y=32, radius=7)
 
