@@ -34,9 +34,9 @@ class Clip:
         captions: one caption or several paraphrases.
         image_captions: captions of the first frame; if there are none, `captions` are used.
         edits: instructions, and the clip after each.
+        name: of the clip in messages, such as its file.
         actions: `(F, A)`, what the player did between the frame before and each frame, in the `action_space` of the
             source; the first row is ignored. None for a clip without a player.
-        name: of the clip in messages, such as its file.
     """
 
     video: Frames
@@ -44,8 +44,8 @@ class Clip:
     captions: Sequence[str]
     image_captions: Sequence[str] = ()
     edits: Sequence[Edit] = ()
-    actions: NDArray[Any] | None = None
     name: str = ""
+    actions: NDArray[Any] | None = None
 
 
 class ClipSource(Protocol):

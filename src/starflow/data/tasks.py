@@ -71,9 +71,9 @@ class Batch:
         indices: of the clips in the source.
         edits: the index of each clip's edit; empty for other tasks than video_to_video.
         num_given: `K`.
+        dropped: whether each caption was dropped.
         actions: features of each latent frame's action, `(B, T, E)`, zero where it is unknown or dropped; None if no
             clip of the source has actions.
-        dropped: whether each caption was dropped.
     """
 
     task: Task
@@ -82,8 +82,8 @@ class Batch:
     indices: list[int]
     edits: list[int] = field(default_factory=list)
     num_given: int = 0
-    actions: Tensor | None = None
     dropped: list[bool] = field(default_factory=list)
+    actions: Tensor | None = None
 
     @property
     def is_image(self) -> bool:
