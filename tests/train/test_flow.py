@@ -216,7 +216,7 @@ def test_training_learns_what_actions_do(tmp_path: Path):
     flow.add_actions(batches.SPACE)
     pipeline.register_modules(flow=flow, denoiser=denoiser)
     state = create_state({"flow": flow}, parameter_groups("flow", flow, OptimizerConfig(lr=2e-2)), config.loop)
-    step = FlowStep(pipeline, batches, config)
+    step = FlowStep(pipeline, batches, config.loop)
     for _ in range(30):
         optimizer_step(state, step, config.loop)
 
