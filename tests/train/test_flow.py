@@ -30,7 +30,7 @@ from starflow.train.config import (
 )
 from starflow.train.flow import FlowStep, describe_tasks, train_flow, video_grid, write_preview
 from starflow.train.loop import create_state, micro_generator, optimizer_step, parameter_groups
-from starflow.train.models import _take_actions, new_networks
+from starflow.train.models import new_networks, require_actions
 from tiny_game import TinyGame
 from tiny_pipeline import tiny_pipeline, tiny_vae
 
@@ -255,7 +255,7 @@ def test_training_on_clips_with_actions_makes_a_model_that_takes_them(tmp_path: 
     assert pipeline.denoiser.lookahead == 0
     assert pipeline("a bar", actions=[0] * 9, output_type="pt").frames.shape == (1, 9, 3, 32, 32)
     with pytest.raises(UsageError, match=r"the model takes the actions .*, but the clips have"):
-        _take_actions(pipeline.flow, ActionSpace(sizes=(4,)))
+        require_actions(pipeline.flow, ActionSpace(sizes=(4,)))
 
 
 def test_training_from_a_model_keeps_its_settings(tmp_path: Path):

@@ -81,8 +81,9 @@ def build_pipeline(
     else:
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
-    if cache.action_space is not None:
-        _take_actions(flow, cache.action_space)
+    if cache.action_space is not None and flow.action_space is None:
+        flow.add_actions(cache.action_space)
+    require_actions(flow, cache.action_space)
     add_words(tokenizer, (text for clip in cache.clips for text in _texts(clip)))
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
         if module is not None:
@@ -152,12 +153,11 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
     StarFlowPipeline(**parts).save_pretrained(folder)
 
 
-def _take_actions(flow: StarFlow, space: ActionSpace) -> None:
-    """Let the flow take the actions of the clips. Raises UsageError if it takes others."""
-    if flow.action_space is None:
-        flow.add_actions(space)
-    elif flow.action_space != space:
-        raise UsageError(f"the model takes the actions {flow.action_space}, but the clips have {space}")
+def require_actions(flow: StarFlow, space: ActionSpace | None) -> None:
+    """Raise UsageError if clips have actions, and the flow takes none or others."""
+    if space is not None and flow.action_space != space:
+        taken = "no actions" if flow.action_space is None else f"the actions {flow.action_space}"
+        raise UsageError(f"the model takes {taken}, but the clips have {space}")
 
 
 def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:
