@@ -19,7 +19,7 @@ def run_processes(size: int, work: Callable[..., Any], *arguments: Any, log: Pat
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["starflow.pipeline.pipeline", "starflow.hardware.parallel", "starflow.hardware.memory", "starflow.train.vae"]
+        ["starflow.pipeline.pipeline", "starflow.hardware.parallel", "starflow.hardware.memory", "starflow.train.flow"]
     )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

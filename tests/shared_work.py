@@ -1,11 +1,15 @@
 """Functions that several processes run in tests, in a module that they can import."""
 
 import os
+import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from invertible_maps import HEAD_DIM, randomize
 from plans import sample
@@ -19,6 +23,11 @@ from starflow.hardware.ranks import Rank, joined
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoStream, denoise_by_score
 from starflow.sampling.solvers import sequential
+from starflow.train import loop
+from starflow.train.config import LoopConfig, OptimizerConfig, ParallelConfig
+from starflow.train.muon import Muon
+from starflow.train.processes import training_processes
+from starflow.train.state import Trained, create_state, parameter_groups, whole
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
 
 CPU = torch.device("cpu")
@@ -93,3 +102,51 @@ def encode_clips(*arguments: str) -> int:
     torch.set_num_threads(1)
     encoding.CLIPS_PER_SHARD = 2
     return run(["data", "encode", *arguments])
+
+
+def train(*arguments: str) -> int:
+    torch.set_num_threads(1)
+    return run(["train", *arguments])
+
+
+def train_and_stop(victim: str, signal_name: str, seconds: str, *arguments: str) -> int:
+    """Train, but send a signal to the process of this rank so many seconds after its first step has begun."""
+    original = loop.optimizer_step
+
+    def first_step(*given: Any) -> dict[str, float]:
+        loop.optimizer_step = original
+        if os.environ["RANK"] == victim:
+            timer = threading.Timer(float(seconds), os.kill, (os.getpid(), signal.Signals[signal_name]))
+            timer.daemon = True
+            timer.start()
+        return original(*given)
+
+    loop.optimizer_step = first_step
+    return train(*arguments)
+
+
+def muon_steps(folder: Path) -> None:
+    """Save the weights after some sharded steps of Muon and AdamW, and after the same steps of the whole module."""
+    torch.set_num_threads(1)
+    with training_processes("cpu"):
+        weights = []
+        for parallel in (ParallelConfig("fsdp"), None):
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Conv3d(3, 5, 3))
+            trained = {"m": Trained(module, OptimizerConfig(lr=0.1, muon_lr=0.1, weight_decay=0.1))}
+            if parallel is None:
+                groups = parameter_groups("m", module, trained["m"].optimizer)
+                optimizer, parameters = Muon(groups), list(module.parameters())
+            else:
+                state = create_state(trained, LoopConfig(num_steps=9, decay_steps=0, warmup_steps=0), parallel)
+                optimizer, parameters = state.optimizer, list(module.parameters())
+            for _ in range(3):
+                for parameter in parameters:
+                    gradient = torch.randn(parameter.shape)
+                    if isinstance(parameter, DTensor):
+                        mesh, placements = parameter.device_mesh, parameter.placements
+                        gradient = distribute_tensor(gradient, mesh, placements, src_data_rank=None)
+                    parameter.grad = gradient
+                optimizer.step()
+            weights.append([whole(parameter.detach()) for parameter in parameters])
+        torch.save(weights, folder / f"{os.environ['RANK']}.pth")

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from starflow.train.checkpoint import TrainState
 from starflow.train.config import LoopConfig, OptimizerConfig
-from starflow.train.loop import Preview, create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import Preview, resume_or_start, seed_everything, train
+from starflow.train.state import Trained, TrainState, create_state
 
 NUM_STEPS = 12
 
@@ -51,12 +51,24 @@ def tiny_run(
     config = loop_config(**changes)
     seed_everything(config.seed)
     model, scale_model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)), nn.Linear(4, 4)
-    groups = parameter_groups("model", model, OptimizerConfig(lr=1e-2, muon_lr=0.02))
-    groups += parameter_groups("scale", scale_model, OptimizerConfig(lr=1e-2, clip_norm=0.1))
-    state = create_state({"model": model, "scale": scale_model}, groups, config)
+    trained = {
+        "model": Trained(model, OptimizerConfig(lr=1e-2, muon_lr=0.02)),
+        "scale": Trained(scale_model, OptimizerConfig(lr=1e-2, clip_norm=0.1)),
+    }
+    state = create_state(trained, config)
     resume_or_start(state, folder, resume)
     train(state, TinyStep(model, scale_model, signal_at), config, folder, preview)
     return state
+
+
+def assert_same(one: TrainState, other: TrainState) -> None:
+    assert one.step == other.step == one.schedule.last_epoch == other.schedule.last_epoch
+    for name, module in one.modules.items():
+        torch.testing.assert_close(module.state_dict(), other.modules[name].state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(one.ema[name].state_dict(), other.ema[name].state_dict(), rtol=0, atol=0)
+    mine, theirs = one.optimizer.state_dict(), other.optimizer.state_dict()
+    torch.testing.assert_close(mine["state"], theirs["state"], rtol=0, atol=0)
+    assert mine["param_groups"] == theirs["param_groups"]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sensitivity
 import session
 import streaming
 import tolerance
+import training_parallel
 from tiny_pipeline import tiny_pipeline
 
 
@@ -85,3 +86,10 @@ def test_checkpointing_saves_memory_in_training_a_lora(model: Path, capsys: pyte
     assert adapter == 4 * 2 * sum((20 + 60, 20 + 20, 20 + 80, 80 + 20))
     peaks = [lora_memory.working_bytes("toyworld", 2, 17, checkpointing=value)[1] for value in (True, False)]
     assert peaks[0] < 0.5 * peaks[1]
+
+
+def test_training_benchmark_measures_checkpoints_and_recomputation(tmp_path: Path):
+    cost = training_parallel.checkpoint_cost(tmp_path, 1)
+    assert all(value > 0 for value in cost.values())
+    memory = {kind: row["activation_megabytes"] for kind, row in training_parallel.recomputation(1).items()}
+    assert memory["none"] > memory["selective"] > memory["full"] > 0

@@ -12,9 +12,10 @@ from invertible_maps import randomize
 from starflow.errors import StarflowError
 from starflow.flow.loss import flow_loss
 from starflow.flow.model import StarFlow
-from starflow.train.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from starflow.train.checkpoint import Checkpoints, list_checkpoints, load_checkpoint
 from starflow.train.config import LoopConfig, OptimizerConfig
-from starflow.train.loop import create_state, optimizer_step, parameter_groups
+from starflow.train.loop import optimizer_step
+from starflow.train.state import Trained, TrainState, create_state
 
 pytestmark = pytest.mark.gpu
 CHANNELS, TEXT_WIDTH = 4, 16
@@ -41,9 +42,9 @@ class Step:
 
 def state_of(device: torch.device) -> tuple[TrainState, Step, LoopConfig]:
     config = LoopConfig(num_steps=6, decay_steps=2, warmup_steps=1, device=device.type)
-    flow = small_flow().to(device)
-    groups = parameter_groups("flow", flow, OptimizerConfig(lr=1e-3, muon_lr=1e-2))
-    return create_state({"flow": flow}, groups, config), Step(flow, device), config
+    flow = small_flow()
+    state = create_state({"flow": Trained(flow, OptimizerConfig(lr=1e-3, muon_lr=1e-2))}, config)
+    return state, Step(flow, device), config
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -76,7 +77,10 @@ def test_a_resumed_run_is_the_uninterrupted_one(device: torch.device, tmp_path: 
             for _ in range(6):
                 optimizer_step(state, step, config)
                 if state.step == 3:
-                    path = save_checkpoint(state, tmp_path, keep=1)
+                    checkpoints = Checkpoints(tmp_path, keep=1)
+                    checkpoints.save(state)
+                    checkpoints.wait()
+            (path,) = list_checkpoints(tmp_path)
             resumed, step, config = state_of(device)
             load_checkpoint(resumed, path)
             assert resumed.step == 3

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from starflow.train.config import OptimizerConfig
-from starflow.train.loop import parameter_groups
 from starflow.train.muon import Muon, orthogonalise
+from starflow.train.state import parameter_groups
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 40), (40, 8)])

@@ -261,7 +261,7 @@ def test_micro_steps_train_on_consecutive_clips(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(vae_training, "posterior_means", spy)
     tiny = config(tmp_path)
     tiny.excerpt_frames = 17
-    step = vae_training.VAEStep(build_vae(MODEL), Clips(), tiny)  # type: ignore[arg-type]
+    step = vae_training.VAEStep(vae_training.NoisyAutoencoder(build_vae(MODEL), 0.05), Clips(), tiny)  # type: ignore[arg-type]
     for number in range(6):
         step(number // 2, number % 2, 1.0)
     assert seen == [(0, 2, 1), (2, 2, 1), (4, 1, 5), (5, 1, 5), (6, 1, 5), (7, 1, 5)]

@@ -48,6 +48,14 @@ def _load(
     return load_config(cls, config, [*overrides, *given])
 
 
+def _say(text: str) -> None:
+    """Print, if this is the first of the processes that torchrun has started."""
+    from starflow.hardware.ranks import Rank
+
+    if Rank.of_this_process().rank == 0:
+        click.echo(text)
+
+
 @train.command()
 @_options
 def vae(config: str, overrides: tuple[str, ...], output: str | None, device: str | None, resume: bool) -> None:
@@ -60,7 +68,7 @@ def vae(config: str, overrides: tuple[str, ...], output: str | None, device: str
     from starflow.train.vae import train_vae
 
     folder = train_vae(_load(VAETrainConfig, config, overrides, output, device), resume=resume)
-    click.echo(f"trained autoencoder: {folder}")
+    _say(f"trained autoencoder: {folder}")
 
 
 @train.command()
@@ -74,7 +82,7 @@ def text(config: str, overrides: tuple[str, ...], output: str | None, device: st
     from starflow.toyworld.teaching.text import TextTrainConfig, train_text
 
     folder = train_text(_load(TextTrainConfig, config, overrides, output, device), resume=resume)
-    click.echo(f"trained text encoder: {folder}")
+    _say(f"trained text encoder: {folder}")
 
 
 @train.command()
@@ -97,7 +105,7 @@ def flow(config: str, overrides: tuple[str, ...], output: str | None, device: st
 
     hide_loading_bars()
     folder = train_flow(_load(FlowTrainConfig, config, overrides, output, device), resume=resume)
-    click.echo(f"trained model: {folder}")
+    _say(f"trained model: {folder}")
 
 
 @train.command()
@@ -118,4 +126,47 @@ def lora(config: str, overrides: tuple[str, ...], output: str | None, device: st
 
     hide_loading_bars()
     folder = train_lora(_load(LoraTrainConfig, config, overrides, output, device), resume=resume)
-    click.echo(f"trained LoRA: {folder}")
+    _say(f"trained LoRA: {folder}")
+
+
+@train.command()
+@click.argument("config", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="Number of GPUs.")
+@click.option("--gpu", type=click.Choice(("a100", "h100", "h200", "b200")), default="h100", show_default=True)
+@click.option(
+    "--utilisation",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.4,
+    show_default=True,
+    help="Share of the GPU's peak in bfloat16 that training reaches.",
+)
+@click.option("--clips", type=click.FloatRange(0, min_open=True), help="Also say how long this number of clips takes.")
+def plan(config: str, overrides: tuple[str, ...], gpus: int, gpu: str, utilisation: float, clips: float | None) -> None:
+    """Compute what training a flow by a config needs: parameters, operations, memory and time.
+
+    No weights are loaded, and nothing is measured: the speed follows from the utilisation.
+
+    \b
+    starflow train plan recipes/starflow-v-7b/4-video-640.yaml --gpus 96 --gpu h100 --clips 70e6
+    """
+    require_extra("train")
+    from starflow.hardware.flops import GPUS
+    from starflow.train.config import FlowTrainConfig
+    from starflow.train.plan import make_plan
+
+    made = make_plan(_load(FlowTrainConfig, config, overrides, None), gpus, gpu, utilisation)
+    for name, number in made.parameters.items():
+        click.echo(f"{name:<14}{number / 1e6:>10,.1f} million parameters{'' if name in made.trained else ', frozen'}")
+    click.echo(f"a step: {made.clips:,.0f} clips and images, {made.tokens:,.0f} tokens, {made.flops:.3g} operations")
+    click.echo("memory of a GPU:")
+    for name, number in made.memory.items():
+        click.echo(f"  {name:<44}{number / 1e9:>8.1f} GB")
+    fits = "fits" if made.total_memory < GPUS[gpu].memory else "does not fit"
+    click.echo(f"  {'together':<44}{made.total_memory / 1e9:>8.1f} GB of {GPUS[gpu].memory / 1e9:.0f}: {fits}")
+    click.echo(
+        f"at {utilisation:.0%} of the peak: {made.seconds_per_step:.3g} seconds a step, "
+        f"{made.tokens_per_second:,.0f} tokens/s, {made.days():.3g} days for {made.num_steps:,} steps"
+    )
+    if clips is not None:
+        click.echo(f"{made.days(clips):.3g} days for {clips:,.0f} clips and images")

@@ -58,8 +58,8 @@ class Rank(NamedTuple):
 
 
 @contextmanager
-def joined(rank: Rank, device: "torch.device") -> "Iterator[DeviceMesh]":
-    """A context with a mesh of all processes in one dimension, connected by NCCL on GPUs and by gloo otherwise.
+def joined(rank: Rank, device: "torch.device", timeout: timedelta = TIMEOUT) -> "Iterator[DeviceMesh]":
+    """A context with a mesh of all processes in one dimension. NCCL connects GPUs, and gloo connects CPUs.
 
     Raises StarflowError, also from code in the context, if another process stops or does not answer.
     """
@@ -67,7 +67,11 @@ def joined(rank: Rank, device: "torch.device") -> "Iterator[DeviceMesh]":
     from torch.distributed.device_mesh import init_device_mesh
 
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        store, number, size = next(dist.rendezvous("env://", timeout=timeout))
+        # After a restart by torchrun, the store still has the addresses of the processes that have stopped.
+        store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=number, world_size=size)
         yield init_device_mesh(device.type, (rank.size,))
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):

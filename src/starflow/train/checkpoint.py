@@ -1,155 +1,155 @@
-"""Checkpoints of a training run: one folder per step with safetensors and JSON files, written atomically.
+"""Checkpoints of a training run, by `torch.distributed.checkpoint` in safetensors files.
 
-checkpoints/step-00001500/{module}.safetensors       weights
-                          ema.{module}.safetensors   moving averages of the weights
-                          optimizer.safetensors      {i}.exp_avg, {i}.exp_avg_sq, … of parameter number i
-                          state.json                 step and state of the random generators
+    checkpoints/step-00001500/shard-…safetensors   the tensors that each process holds, by name
+                              state.json           the step, and the size of each file
+
+The tensors of a parameter are, for example, `scale.bias` (its value), `ema.scale.bias` (its moving average) and
+`optimizer.scale.bias.exp_avg` (a part of its optimizer state). Any number of processes can read a checkpoint, with any
+sharding.
+
+It is written in the background under a temporary name, and gets its name when all processes have written their files. A
+folder whose files are not those of its `state.json` is damaged, for example by a full disk, and does not count.
 """
 
 import json
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import logging
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.optim.lr_scheduler import LambdaLR
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from starflow.errors import StarflowError
-from starflow.media.files import atomic_write, remove
+from starflow.media.files import TEMPORARY, atomic_write, remove
+from starflow.train.processes import is_main, num_processes
+from starflow.train.state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass
-class TrainState:
-    """The state of a run between two steps, without the global random generators."""
+class Checkpoints:
+    """The checkpoints of a run. All processes must call the methods together."""
 
-    modules: dict[str, nn.Module]
-    ema: dict[str, EMAModel]  # moving averages of the parameters, by module
-    optimizer: torch.optim.Optimizer
-    schedule: LambdaLR
-    step: int = 0  # number of steps done
+    def __init__(self, folder: Path, keep: int) -> None:
+        """`keep` is the number of checkpoints to keep, the newest ones."""
+        self.folder, self.keep = folder, keep
+        self._group = dist.new_group(backend="gloo") if num_processes() > 1 else None
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+        if is_main():
+            for unfinished in folder.glob(f"{TEMPORARY}*"):
+                remove(unfinished)
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """A context in which the modules have the moving averages as their weights and are in evaluation mode."""
-        modes = [(part, part.training) for module in self.modules.values() for part in module.modules()]
-        for name, module in self.modules.items():
-            self.ema[name].store(_parameters(module))
-            self.ema[name].copy_to(module.parameters())
-            module.eval()
+    def save(self, state: TrainState) -> None:
+        """Copy the state, and write it in the background after the checkpoint before it.
+
+        Raises StarflowError if the checkpoint before it could not be written.
+        """
+        self.wait()
+        step, name = state.step, checkpoint_name(state.step)
+        temporary = self.folder / f"{TEMPORARY}{name}"
+        temporary.mkdir(parents=True, exist_ok=True)
+        tensors = {key: tensor.contiguous() for key, tensor in _named_tensors(state)}
+        written = dcp.async_save(
+            tensors,
+            storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+            process_group=self._group,
+            no_dist=self._group is None,
+        )
+        assert isinstance(written, Future)
+        self._writing = self._pool.submit(self._finish, written, temporary, step)
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is on disk. Raises StarflowError if it could not be written."""
+        writing, self._writing = self._writing, None
         try:
-            yield
-        finally:
-            for name, module in self.modules.items():
-                self.ema[name].restore(_parameters(module))
-            for part, mode in modes:
-                part.training = mode
+            if writing is not None:
+                writing.result()
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise StarflowError(f"cannot write a checkpoint to {self.folder}: {_reason(error)}") from error
+
+    def _finish(self, written: "Future[object]", temporary: Path, step: int) -> None:
+        written.result()  # in process 0, after all processes have written their files
+        if not is_main():
+            return
+        sizes = {file.name: file.stat().st_size for file in temporary.iterdir()}
+        with atomic_write(temporary / "state.json") as path:
+            path.write_text(json.dumps({"step": step, "files": sizes}))
+        final = self.folder / checkpoint_name(step)
+        remove(final)  # a damaged checkpoint
+        os.replace(temporary, final)
+        for old in list_checkpoints(self.folder)[: -self.keep]:
+            remove(old)
 
 
-def _parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters, sharded if the module is; a forward pass without a backward pass leaves them gathered."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
-    return list(module.parameters())
-
-
-def save_checkpoint(state: TrainState, folder: Path, keep: int) -> Path:
-    """Write `folder`/step-…, then delete all but the newest `keep` checkpoints; returns the path of the new one."""
-    path = folder / f"step-{state.step:08d}"
-    with atomic_write(path) as temporary:
-        temporary.mkdir()
-        for name, module in state.modules.items():
-            save_model(module, str(temporary / f"{name}.safetensors"))
-            names = [key for key, _ in module.named_parameters()]
-            averages = dict(zip(names, state.ema[name].shadow_params, strict=True))
-            _save_tensors(averages, temporary / f"ema.{name}.safetensors")
-        _save_tensors(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": state.step, "random": _random_state()}))
-    for old in list_checkpoints(folder)[:-keep]:
-        remove(old)
-    return path
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """The complete checkpoints in `folder`, oldest first. A warning names those that are damaged."""
+    complete = []
+    for path in sorted(folder.glob("step-*")):
+        if _is_complete(path):
+            complete.append(path)
+        else:
+            logger.warning("the checkpoint %s is damaged and is not used", path)
+    return complete
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        sizes = json.loads((path / "state.json").read_text())["files"]
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def load_checkpoint(state: TrainState, path: Path) -> None:
-    """Restore `state` and the random generators from the checkpoint at `path`.
+    """Restore `state` from the checkpoint at `path`. All processes must call this together.
 
     The peak learning rates of `state` do not change, so that a run can resume with other rates.
 
     Raises:
-        StarflowError: a file is missing or corrupt, or the checkpoint is of another architecture.
+        StarflowError: a file is corrupt, or the checkpoint is of another architecture.
     """
     try:
-        saved = json.loads((path / "state.json").read_text())
-        for name, module in state.modules.items():
-            load_model(module, path / f"ema.{name}.safetensors")
-            averages = [parameter.detach() for parameter in module.parameters()]
-            state.ema[name].load_state_dict({"shadow_params": averages, "optimization_step": saved["step"]})
-            load_model(module, path / f"{name}.safetensors")
-        _restore_optimizer(state.optimizer, load_file(path / "optimizer.safetensors"))
-        _restore_schedule(state.schedule, saved["step"])
-        _restore_random_state(saved["random"])
-        state.step = saved["step"]
-    except (OSError, SafetensorError, RuntimeError, LookupError, ValueError) as error:
-        raise StarflowError(f"cannot resume from {path}: {error}") from error
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    states = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, state in states.items() for name, value in state.items()}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition(".")
-        parameter = parameters[int(index)]
-        # In the memory layout of the parameter, because rounding may depend on the layout.
-        same_layout = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-        states.setdefault(int(index), {})[name] = same_layout
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-
-
-def _restore_schedule(schedule: LambdaLR, step: int) -> None:
-    schedule.last_epoch = step
+        dcp.load(
+            dict(_named_tensors(state)),
+            storage_reader=HuggingFaceStorageReader(str(path)),
+            no_dist=num_processes() == 1,
+        )
+    except (CheckpointException, OSError, RuntimeError) as error:
+        raise StarflowError(f"cannot resume from {path}: {_reason(error)}") from error
+    state.step = json.loads((path / "state.json").read_text())["step"]
+    for ema in state.ema.values():
+        ema.optimization_step = state.step
+    schedule = state.schedule
+    schedule.last_epoch = state.step
     groups = schedule.optimizer.param_groups
     for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = peak * factor(step)
+        group["lr"] = peak * factor(state.step)
 
 
-def _random_state() -> dict[str, Any]:
-    algorithm, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 (libraries may draw from it)
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "cuda": [each.tolist() for each in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-        "numpy": [algorithm, np.asarray(keys).tolist(), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
+def _named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
+    for module_name, module in state.modules.items():
+        averages = state.ema[module_name].shadow_params
+        for (key, parameter), average in zip(module.named_parameters(), averages, strict=True):
+            name = f"{module_name}.{key}"
+            yield name, parameter.detach()
+            yield f"ema.{name}", average
+            for part, value in state.optimizer.state.get(parameter, {}).items():
+                yield f"optimizer.{name}.{part}", value
 
 
-def _restore_random_state(saved: Mapping[str, Any]) -> None:
-    torch.set_rng_state(torch.tensor(saved["torch"], dtype=torch.uint8))
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([torch.tensor(each, dtype=torch.uint8) for each in saved["cuda"]])
-    algorithm, keys, *rest = saved["numpy"]
-    np.random.set_state((algorithm, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    version, internal, gauss = saved["python"]
-    random.setstate((version, tuple(internal), gauss))
+def _reason(error: BaseException) -> str:
+    """The first line of the cause, which may be in another process."""
+    if isinstance(error, CheckpointException):
+        error, _ = next(iter(error.failures.values()))
+    return re.sub(r"\s+", " ", str(error)) or type(error).__name__

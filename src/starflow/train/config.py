@@ -19,6 +19,7 @@ class OptimizerConfig:
     beta2: float = 0.99
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # largest norm of the gradient; AdamW's and Muon's parameters are clipped separately
+    skip_norm: float = float("inf")  # after warm-up, a step whose norm before clipping is larger changes no weight
 
 
 @dataclass
@@ -29,7 +30,7 @@ class LoopConfig:
     warmup_steps: int = 100  # steps until the learning rate is at its peak
     decay_steps: int = MISSING  # steps at the end, during which the learning rate falls
     final_lr_factor: float = 0.01  # learning rate at the start and at the end, relative to the peak
-    accumulation: int = 1  # micro steps (backward passes) per step
+    accumulation: int = 1  # micro steps (backward passes) per step; several processes divide them among themselves
     workers: int = 1  # parallel micro steps; runs are reproducible bit for bit with 1, or with 2 if accumulation is 2
     ema_decay: float = 0.999  # of the moving averages of the weights
     seed: int = 0
@@ -39,6 +40,17 @@ class LoopConfig:
     preview_every: int = 500  # 0: no previews, which take as much memory as generating
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    wandb: str | None = None  # project on Weights & Biases that the log is also sent to
+
+
+@dataclass
+class ParallelConfig:
+    """What several processes divide, and what saves memory or time in each: see `starflow.train.parallelize`."""
+
+    strategy: str = "ddp"  # what processes share besides the work: ddp nothing, fsdp the weights, hsdp both by groups
+    group_size: int | None = None  # processes of a group of hsdp; None: those of a machine
+    activation_checkpointing: str = "none"  # or selective: recompute all but products and attention; or full
+    compile: bool = False  # compile each layer
 
 
 @dataclass
@@ -91,6 +103,7 @@ class VAETrainConfig:
     loss: VAELossConfig = field(default_factory=VAELossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     phases: list[Phase] = MISSING
 
 
@@ -167,8 +180,8 @@ class FlowTrainConfig:
     data_workers: int = 0  # processes that read clips while latents are encoded; 0: the training process reads them
     latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str | None = None  # model to start from: a name, a folder or a hub id
-    vae: str | None = None  # folder of a trained autoencoder
-    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer
+    vae: str | None = None  # folder of a trained autoencoder, or Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae
+    text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, or google/flan-t5-xl
     train_text_encoder: bool = True
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     batch_size: int = 32  # of a micro step
@@ -184,6 +197,7 @@ class FlowTrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 @dataclass

@@ -5,11 +5,18 @@
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `D` latent channels, `M` text tokens.
 """
 
+import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import replace
+from inspect import signature
+from math import log
 from pathlib import Path
 from shlex import quote
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -23,28 +30,27 @@ from starflow.data.sources import build_source
 from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture
 from starflow.encoders.text import T5_EMBEDDINGS, encode_text, wrap_captions
 from starflow.errors import StarflowError
+from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.loss import NOISE_UNIT, add_noise, negative_log_likelihood, training_loss, training_score
+from starflow.flow.model import StarFlow
+from starflow.hardware.flops import TrainingFlops
 from starflow.media.files import atomic_write
+from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.auxiliary import AuxiliaryLoss, build_auxiliary_loss
-from starflow.train.checkpoint import TrainState
 from starflow.train.config import FlowTrainConfig, LoopConfig
 from starflow.train.flow_data import open_format
-from starflow.train.loop import (
-    autocast,
-    create_state,
-    micro_generator,
-    parameter_groups,
-    resume_or_start,
-    seed_everything,
-    train,
-)
+from starflow.train.log import add_video
+from starflow.train.loop import autocast, micro_generator, resume_or_start, seed_everything, train
 from starflow.train.models import build_pipeline, save_model
+from starflow.train.processes import is_main, num_processes, rank, training_processes
+from starflow.train.state import Trained, TrainState, create_state
 
 # The first and last layers, which AdamW trains instead of Muon.
 NOT_MUON = ("proj_in", "proj_text", "proj_action", "proj_out", "sos")
 NUM_PREVIEWS = 4
-PREVIEW_FRAMES = 6  # of each video, at most
+
+Model = TypeVar("Model", StarFlow, CausalDenoiser)
 
 
 class FlowStep:
@@ -64,11 +70,17 @@ class FlowStep:
         self.flow, self.denoiser = pipeline.flow, pipeline.denoiser if is_trained(pipeline.denoiser) else None
         self.pipeline, self.mixture, self.loop = pipeline, mixture, loop
         self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
+        self.flops = TrainingFlops(
+            _without_weights(self.flow, self.flow.deep.proj_in.weight.requires_grad),  # which adapters leave alone
+            None if self.denoiser is None else _without_weights(self.denoiser, True),
+        )
 
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
         """Add the gradients of `scale` times the losses; see `starflow.train.loop.TrainingStep`."""
         noise_std = self.pipeline.config.noise_std
+        start = time.perf_counter()
         batch = self.mixture.batch(step * self.loop.accumulation + micro_step)
+        data_seconds = time.perf_counter() - start
         generated = slice(batch.num_given, None)
         generator = micro_generator(self.loop, step, micro_step)
         noisy = add_noise(batch.latents.to(self.flow.device), noise_std, generator)
@@ -83,10 +95,17 @@ class FlowStep:
         auxiliary_loss = self.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
         (scale * (loss + auxiliary_loss)).backward()
 
+        nats = negative_log_likelihood(encoded)[:, generated].mean().item()
         metrics = {
             "loss": loss.item(),
-            "nats_per_dim": negative_log_likelihood(encoded)[:, generated].mean().item(),
+            "nats_per_dim": nats,
+            f"nats_per_dim/{batch.task}": nats,
+            f"bits_per_dim/{batch.task}": nats / log(2),
+            f"loss/{batch.task}": loss.item(),
             "clips": float(len(noisy)),
+            "tokens": float(noisy.numel() // noisy.shape[2]),
+            "flops": float(self.flops(noisy, text)),
+            "data_seconds": data_seconds,
         }
         if self.denoiser is not None:
             # The backward pass also gave the score at the input. The denoiser's loss has no gradient in the flow.
@@ -114,24 +133,46 @@ class FlowStep:
         return self.auxiliary(batch, noisy, text)
 
 
+def _without_weights(model: Model, is_trained: bool) -> Model:
+    """A model of the same configuration on the meta device."""
+    with torch.device("meta"):
+        copy = type(model)(**{name: model.config[name] for name in signature(type(model)).parameters})
+    return copy.requires_grad_(is_trained)
+
+
 def is_trained(module: nn.Module | None) -> bool:
     """Whether a parameter of a module, if there is one, requires a gradient."""
     return module is not None and any(parameter.requires_grad for parameter in module.parameters())
 
 
 def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says. Returns the folder of the final model, `output`/final, for `from_pretrained`.
+    """Train as the config says, in all processes that torchrun has started.
+
+    Returns the folder of the final model, `output`/final, for `from_pretrained`.
 
     Raises:
         UsageError, StarflowError, KeyboardInterrupt: as in `starflow.train.loop`, and if parts are missing or do not
             fit together, or there are no clips to train on.
     """
+    with training_processes(config.loop.device):
+        return _train_flow(config, resume)
+
+
+def _train_flow(config: FlowTrainConfig, resume: bool) -> Path:
     output, device = Path(config.output), config.loop.device
     seed_everything(config.loop.seed)
     source = build_source(config.data)
     init, settings, codec, clip_format = open_format(config)
-    latents = Path(config.latents or output / "latents")
-    cache = open_latent_cache(latents, source, codec, clip_format, num_workers=config.data_workers)
+    cache = open_latent_cache(
+        Path(config.latents or output / "latents"),
+        source,
+        codec,
+        clip_format,
+        num_workers=config.data_workers,
+        rank=rank(),
+        world_size=num_processes(),
+        show_progress=is_main(),
+    )
     mixture = Mixture(
         cache,
         config.tasks,
@@ -147,22 +188,23 @@ def train_flow(config: FlowTrainConfig, *, resume: bool = False) -> Path:
     auxiliary = None
     if config.auxiliary_loss is not None:
         auxiliary = build_auxiliary_loss(config.auxiliary_loss, pipeline.flow, source)
-        auxiliary.module.to(device)
+    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight)
     state = _create_state(pipeline, auxiliary, config)
     resume_or_start(state, output, resume)
-    with atomic_write(output / "config.yaml") as temporary:
-        save_config(config, temporary)
-
-    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight)
+    if is_main():
+        with atomic_write(output / "config.yaml") as temporary:
+            save_config(config, temporary)
     prompts = preview_prompts(cache)
 
-    def preview(state: TrainState, writer: SummaryWriter) -> None:
-        write_preview(pipeline, prompts, writer, state.step)
+    def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
+        write_preview(with_modules(pipeline, modules), prompts, writer, output / "previews", step)
 
     with fast_attention(device):
         train(state, step, config.loop, output, preview)
-    with state.averaged_weights(), atomic_write(output / "final") as temporary:
-        save_model(pipeline, temporary)
+    averaged = state.averaged()
+    if is_main():
+        with atomic_write(output / "final") as temporary:
+            save_model(with_modules(pipeline, averaged), temporary)
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} --model {quote(str(output / 'final'))} -o video.mp4")
     return output / "final"
 
@@ -185,32 +227,31 @@ def describe_tasks(mixture: Mixture) -> str:
 
 
 def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, config: FlowTrainConfig) -> TrainState:
-    modules: dict[str, nn.Module] = {"flow": pipeline.flow}
-    groups = parameter_groups("flow", pipeline.flow, config.optimizer, NOT_MUON)
+    trained = {"flow": Trained(pipeline.flow, config.optimizer, NOT_MUON)}
     if pipeline.denoiser is not None:
-        modules["denoiser"] = pipeline.denoiser
-        groups += parameter_groups("denoiser", pipeline.denoiser, config.denoiser_optimizer, NOT_MUON)
+        trained["denoiser"] = Trained(pipeline.denoiser, config.denoiser_optimizer, NOT_MUON)
     if config.train_text_encoder:
-        modules["text_encoder"] = pipeline.text_encoder
-        groups += parameter_groups("text_encoder", pipeline.text_encoder, config.optimizer, T5_EMBEDDINGS)
+        trained["text_encoder"] = Trained(pipeline.text_encoder, config.optimizer, T5_EMBEDDINGS)
     if auxiliary is not None:
-        modules["auxiliary"] = auxiliary.module
-        groups += parameter_groups("auxiliary", auxiliary.module, replace(config.optimizer, muon_lr=0))
-    return create_state(modules, groups, config.loop)
+        trained["auxiliary"] = Trained(auxiliary.module, replace(config.optimizer, muon_lr=0))
+    return create_state(trained, config.loop, config.parallel)
 
 
-def write_preview(pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, step: int) -> None:
-    """Log videos of a few captions as one picture. If they cannot be made yet, print the reason."""
+def with_modules(pipeline: StarFlowPipeline, modules: Mapping[str, nn.Module]) -> StarFlowPipeline:
+    """A pipeline with other modules in place of its own. Modules that a pipeline does not have are left out."""
+    pipeline = copy(pipeline)
+    pipeline.register_modules(**{name: module for name, module in modules.items() if name in pipeline.components})
+    return pipeline
+
+
+def write_preview(
+    pipeline: StarFlowPipeline, prompts: list[str], writer: SummaryWriter, folder: Path, step: int
+) -> None:
+    """Write and log a video of a few captions side by side. If it cannot be made yet, print the reason."""
     try:
-        videos = [pipeline(prompt, generator=torch.Generator().manual_seed(0), output_type="pt") for prompt in prompts]
+        videos = [pipeline(prompt, generator=torch.Generator().manual_seed(0), output_type="np") for prompt in prompts]
     except StarflowError as error:
         tqdm.write(f"no preview at step {step}: {error}")
         return
-    writer.add_image("preview", video_grid(torch.cat([video.frames for video in videos])), step)
-
-
-def video_grid(videos: Tensor) -> Tensor:
-    """Videos `(B, F, 3, height, width)` → a picture `(3, B·height, f·width)` with a row of frames of each."""
-    num_frames = videos.shape[1]
-    shown = torch.linspace(0, num_frames - 1, min(num_frames, PREVIEW_FRAMES)).round().long()
-    return videos[:, shown].permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    side_by_side = np.concatenate([video.frames[0] for video in videos], axis=-2)
+    add_video(writer, folder / f"step-{step:08d}.gif", from_unit(side_by_side), pipeline.config.fps, step)

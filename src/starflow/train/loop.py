@@ -1,50 +1,54 @@
-"""The training loop of all models: schedule, clipping, moving averages, log, checkpoints, resuming.
+"""The training loop of all models: micro steps, clipping, moving averages, log, checkpoints, resuming.
 
-Each model has its own `TrainingStep`. The data and the noise of a step must depend only on (seed, step, micro step) and
-on the global random generators. Then a resumed run gives exactly the same result as an uninterrupted run. Micro steps
-can run in parallel, one thread each. On CPUs, this is faster than parallel operations.
+Each model has its own `TrainingStep`. A step is divided into micro steps, and several processes divide these among
+themselves. The data and the noise of a micro step must depend only on (seed, step, micro step) and on the global random
+generators, which are seeded with these before each micro step. So a run has the same batches in any number of
+processes, and a resumed run gives exactly the same result as an uninterrupted run.
 
-`create_state`, `optimizer_step` and `TrainState.averaged_weights` also work on modules that are sharded with
-`torch.distributed.fsdp.fully_shard`. Checkpoints do not.
+Without torchrun, micro steps can also run in parallel in one process, one thread each. On CPUs, this is faster than
+parallel operations.
 """
 
 import math
 import random
 import signal
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from transformers import get_wsd_schedule
 
 from starflow.errors import StarflowError, UsageError
-from starflow.train.checkpoint import TrainState, list_checkpoints, load_checkpoint, save_checkpoint
-from starflow.train.config import LoopConfig, OptimizerConfig
-from starflow.train.muon import Muon
+from starflow.train.checkpoint import Checkpoints, list_checkpoints, load_checkpoint
+from starflow.train.config import LoopConfig
+from starflow.train.log import SUMMED, Log
+from starflow.train.parallelize import set_gradient_sync
+from starflow.train.processes import gather, is_main, num_processes, rank, was_restarted
+from starflow.train.state import TrainState, whole
 
 
 class TrainingStep(Protocol):
     """Computes the loss of a micro step and calls backward on ``scale * loss``.
 
-    Returns metrics to log, averaged over the batch. They must include "loss" and "clips", the number of clips. With
+    Returns metrics to log, averaged over the batch. They must include "loss" and "clips", the number of clips. "tokens"
+    and "flops" are added up like clips, and "data_seconds" is the time that the step has waited for its batch. With
     more than one worker, random numbers must come from `micro_generator`: all threads share the global generators.
     """
 
     def __call__(self, step: int, micro_step: int, scale: float) -> Mapping[str, float]: ...
 
 
-# Logs samples or scores of the model. It is called with the moving averages as the modules' weights.
-Preview = Callable[[TrainState, SummaryWriter], None]
+# Logs samples or scores of the model at a step. It is called in process 0 with the modules that have the moving
+# averages as their weights.
+Preview = Callable[[Mapping[str, nn.Module], SummaryWriter, int], None]
 
 
 def seed_everything(seed: int) -> None:
@@ -68,61 +72,15 @@ def autocast(config: LoopConfig) -> torch.autocast:
     return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.bf16, cache_enabled=False)
 
 
-def parameter_groups(
-    name: str, module: nn.Module, config: OptimizerConfig, not_muon: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """Parameter groups for `create_state`: `name` for AdamW and, if `config.muon_lr` is not 0, `name`.muon for Muon.
-
-    Each group has its own learning rate and is clipped separately. Muon gets the matrices and convolution kernels,
-    except where a component of the parameter's name is in `not_muon`: list first layers, last layers and embeddings.
-    """
-    adamw: list[nn.Parameter] = []
-    muon: list[nn.Parameter] = []
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_hidden = parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 1
-        use_muon = config.muon_lr > 0 and is_hidden and not set(not_muon) & set(key.split("."))
-        (muon if use_muon else adamw).append(parameter)
-    common = {"weight_decay": config.weight_decay, "clip_norm": config.clip_norm}
-    betas = (config.beta1, config.beta2)
-    groups = [
-        {"name": name, "params": adamw, "muon": False, "lr": config.lr, "betas": betas},
-        {"name": f"{name}.muon", "params": muon, "muon": True, "lr": config.muon_lr, "betas": (0.95, 0.0)},
-    ]
-    return [group | common for group in groups if group["params"]]
-
-
-def create_state(modules: dict[str, nn.Module], groups: list[dict[str, Any]], config: LoopConfig) -> TrainState:
-    """The state at step 0.
-
-    Args:
-        modules: the modules to train, on their device. Sharded modules must be sharded already.
-        groups: from `parameter_groups`, of all modules.
-        config: the schedule and the decay of the moving averages.
-    """
-    optimizer = Muon(groups)
-    schedule = get_wsd_schedule(
-        optimizer,
-        num_warmup_steps=config.warmup_steps,
-        num_decay_steps=config.decay_steps,
-        num_training_steps=config.num_steps,
-        min_lr_ratio=config.final_lr_factor,
-    )
-    # `EMAModel` ignores buffers, but no trained module has any. Its option `foreach` fails on sharded parameters.
-    ema = {name: EMAModel(module.parameters(), decay=config.ema_decay) for name, module in modules.items()}
-    return TrainState(modules, ema, optimizer, schedule)
-
-
 def resume_or_start(state: TrainState, run_folder: Path, resume: bool) -> None:
-    """Load the newest checkpoint, if there is one and `resume` is true.
+    """Load the newest complete checkpoint, if there is one and `resume` is true or torchrun has restarted the run.
 
     Raises:
         UsageError: the folder has checkpoints and `resume` is false.
         StarflowError: the checkpoint does not load.
     """
     checkpoints = list_checkpoints(run_folder / "checkpoints")
-    if checkpoints and not resume:
+    if checkpoints and not (resume or was_restarted()):
         raise UsageError(f"{run_folder} already holds a run: continue it with --resume or choose another --output")
     if checkpoints:
         load_checkpoint(state, checkpoints[-1])
@@ -135,96 +93,112 @@ def train(
     run_folder: Path,
     preview: Preview | None = None,
 ) -> None:
-    """Train from `state.step` to `config.num_steps`; write checkpoints and TensorBoard logs to `run_folder`.
+    """Train from `state.step` to `config.num_steps`; write checkpoints and logs to `run_folder`.
 
     Raises:
         KeyboardInterrupt: after SIGINT or SIGTERM. The current step is finished and saved first.
-        StarflowError: the loss or a gradient is not finite.
+        UsageError: the config does not fit the number of processes.
+        StarflowError: the loss or a gradient is not finite, or a checkpoint cannot be written.
     """
-    checkpoints = run_folder / "checkpoints"
-    writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=state.step)
-    progress = tqdm(
-        total=config.num_steps, initial=state.step, desc="training", unit="step", mininterval=1, dynamic_ncols=True
-    )
-    log = _Log(writer, progress)
-    with writer, progress, _deferred_interrupt() as interrupted:
+    check_division(config)
+    checkpoints = Checkpoints(run_folder / "checkpoints", config.keep_checkpoints)
+    with _opened_log(run_folder, state, config) as log, _deferred_interrupt() as interrupted:
         while state.step < config.num_steps:
-            log.add(optimizer_step(state, step_function, config))
-            progress.update()
+            metrics = optimizer_step(state, step_function, config)
+            stop = any(gather(interrupted()))
             done = state.step == config.num_steps
-            if state.step % config.log_every == 0 or done:
-                log.flush(state)
+            if log is not None:
+                log.add(metrics)
+                if state.step % config.log_every == 0 or done:
+                    log.flush(state)
             if preview is not None and config.preview_every and (state.step % config.preview_every == 0 or done):
-                with state.averaged_weights():
-                    preview(state, writer)
-            if state.step % config.checkpoint_every == 0 or done or interrupted():
-                save_checkpoint(state, checkpoints, config.keep_checkpoints)
-            if interrupted():
-                progress.write(f"interrupted: saved step {state.step} in {checkpoints}; continue with --resume")
+                averaged = state.averaged()
+                if log is not None:
+                    preview(averaged, log.writer, state.step)
+            if state.step % config.checkpoint_every == 0 or done or stop:
+                checkpoints.save(state)
+            if stop:
+                checkpoints.wait()
+                tqdm.write(f"interrupted: saved step {state.step} in {checkpoints.folder}; continue with --resume")
                 raise KeyboardInterrupt
+        checkpoints.wait()
+
+
+def check_division(config: LoopConfig) -> None:
+    """Raise UsageError unless the micro steps can be divided among the processes."""
+    if config.accumulation % num_processes():
+        raise UsageError(
+            f"{num_processes()} processes divide the micro steps of a step among themselves: set loop.accumulation, "
+            f"which is {config.accumulation}, to a multiple of {num_processes()}"
+        )
+    if num_processes() > 1 and config.workers > 1:
+        raise UsageError("loop.workers is for a single process: set loop.workers=1")
 
 
 def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopConfig) -> dict[str, float]:
-    """Update the weights after `config.accumulation` micro steps. Returns mean metrics, and the number of clips."""
-    parts = _backward_passes(state.step, step_function, config)
-    metrics = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-    metrics["clips"] *= len(parts)
+    """Update the weights after `config.accumulation` micro steps. Returns the metrics of the step.
+
+    The gradients of a group whose norm is larger than its `clip_norm` are scaled down. If a norm is larger than
+    `skip_norm` after warm-up, no weight changes, and "skipped" is 1.
+    """
+    metrics = mean_metrics(_backward_passes(state, step_function, config))
+    norms = {}
     for group in state.optimizer.param_groups:
-        norm = float(nn.utils.clip_grad_norm_(group["params"], group["clip_norm"]))
-        metrics[f"gradient_norm/{group['name']}"] = norm
+        norms[group["name"]] = float(whole(nn.utils.clip_grad_norm_(group["params"], group["clip_norm"])))
+    metrics |= {f"gradient_norm/{name}": norm for name, norm in norms.items()}
     not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
     if not_finite:
         raise StarflowError(
             f"training diverged at step {state.step}: {', '.join(not_finite)} not finite: resume from the last "
             "checkpoint with a lower learning rate"
         )
-    state.optimizer.step()
+    is_spike = any(norms[group["name"]] > group["skip_norm"] for group in state.optimizer.param_groups)
+    skip = is_spike and state.step >= config.warmup_steps
+    if not skip:
+        state.optimizer.step()
     state.optimizer.zero_grad()
     state.schedule.step()
     for name, module in state.modules.items():
         state.ema[name].step(module.parameters())
     state.step += 1
+    return metrics | {"skipped": float(skip)}
+
+
+def mean_metrics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The metrics of a step from those of its micro steps: means over the micro steps that have them, and some sums."""
+    metrics = {}
+    for name in dict.fromkeys(chain(*parts)):
+        values = [part[name] for part in parts if name in part]
+        metrics[name] = sum(values) / (1 if name in SUMMED else len(values))
     return metrics
 
 
-def _backward_passes(step: int, step_function: TrainingStep, config: LoopConfig) -> list[Mapping[str, float]]:
-    def run(micro_step: int) -> Mapping[str, float]:
-        if config.workers > 1:
-            torch.set_num_threads(1)  # for this worker thread
-        return step_function(step, micro_step, 1 / config.accumulation)
+def _backward_passes(state: TrainState, step_function: TrainingStep, config: LoopConfig) -> list[Mapping[str, float]]:
+    """Run the micro steps of this process. Returns the metrics of all micro steps of all processes, in their order."""
+    mine = range(rank(), config.accumulation, num_processes())
+    if config.workers > 1:
+        with ThreadPoolExecutor(config.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(lambda micro_step: step_function(state.step, micro_step, 1 / len(mine)), mine))
+    parts = []
+    for micro_step in mine:
+        set_gradient_sync(state.modules.values(), micro_step == mine[-1])
+        seed_everything(int(np.random.SeedSequence([config.seed, state.step, micro_step]).generate_state(1)[0]))
+        # The gradients of the processes are averaged.
+        parts.append(step_function(state.step, micro_step, 1 / len(mine)))
+    return [part for parts_of_one_round in zip(*gather(parts), strict=True) for part in parts_of_one_round]
 
-    if config.workers == 1:
-        return [run(micro_step) for micro_step in range(config.accumulation)]
-    with ThreadPoolExecutor(config.workers) as pool:
-        return list(pool.map(run, range(config.accumulation)))
 
-
-class _Log:
-    """Writes the means of the metrics since the last flush to TensorBoard and to the progress bar."""
-
-    def __init__(self, writer: SummaryWriter, progress: tqdm) -> None:
-        self.writer, self.progress = writer, progress
-        self.totals: dict[str, float] = {}
-        self.count, self.start = 0, time.perf_counter()
-
-    def add(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value
-        self.count += 1
-
-    def flush(self, state: TrainState) -> None:
-        elapsed = time.perf_counter() - self.start
-        clips_per_second = self.totals.pop("clips") / elapsed
-        means = {name: total / self.count for name, total in self.totals.items()}
-        means["clips_per_second"] = clips_per_second
-        for group in state.optimizer.param_groups:
-            means[f"lr/{group['name']}"] = group["lr"]
-        for name, value in means.items():
-            self.writer.add_scalar(name, value, state.step)
-        shown = {name: value for name, value in means.items() if "/" not in name and name != "clips_per_second"}
-        shown["lr"] = state.optimizer.param_groups[0]["lr"]
-        self.progress.set_postfix({k: f"{v:.3g}" for k, v in shown.items()} | {"clips/s": f"{clips_per_second:.1f}"})
-        self.totals, self.count, self.start = {}, 0, time.perf_counter()
+@contextmanager
+def _opened_log(run_folder: Path, state: TrainState, config: LoopConfig) -> Iterator[Log | None]:
+    """The log in process 0, and None in the others."""
+    if not is_main():
+        yield None
+        return
+    log = Log(run_folder, state, config)
+    try:
+        yield log
+    finally:
+        log.close()
 
 
 @contextmanager

@@ -5,14 +5,14 @@ Source: LoRA, arXiv 2106.09685.
 """
 
 import re
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -27,14 +27,16 @@ from starflow.errors import UsageError
 from starflow.flow.model import StarFlow
 from starflow.flow.transformer import MATRICES, Layer
 from starflow.hardware.quantization import quantization_config
+from starflow.hardware.ranks import Rank
 from starflow.media.files import atomic_write
 from starflow.pipeline.lora import require_peft
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.train.checkpoint import TrainState
 from starflow.train.config import LoraConfig, LoraTrainConfig
 from starflow.train.flow import FlowStep, describe_tasks, fast_attention, preview_prompts, write_preview
-from starflow.train.loop import create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.loop import resume_or_start, seed_everything, train
 from starflow.train.models import NEEDED, require_actions
+from starflow.train.parallelize import checkpoint_activations
+from starflow.train.state import Trained, TrainState, create_state
 
 BASE_PRECISIONS = ("float32", "bfloat16", "int8")
 ADAPTER = "default"  # its name while it is trained
@@ -62,19 +64,21 @@ def train_lora(config: LoraTrainConfig, *, resume: bool = False) -> Path:
     )
     tqdm.write(describe_tasks(mixture))
     adapter = add_adapter(pipeline.flow, config)
-    state = create_state({"lora": adapter}, parameter_groups("lora", adapter, config.optimizer), config.loop)
+    state = create_state({"lora": Trained(adapter, config.optimizer)}, config.loop)
     resume_or_start(state, output, resume)
     with atomic_write(output / "config.yaml") as temporary:
         save_config(config, temporary)
     _train(pipeline, mixture, cache, state, config)
-    with state.averaged_weights(), atomic_write(output / "final") as temporary:
+    with _weights(adapter, state.averaged()["lora"]), atomic_write(output / "final") as temporary:
         save_adapter(pipeline.flow, temporary)
         save_config(config, temporary / "config.yaml")
     return output / "final"
 
 
 def check_config(config: LoraTrainConfig) -> None:
-    """Raise UsageError for a value that a key of the config cannot have."""
+    """Raise UsageError for a value that a key of the config cannot have, or for several processes."""
+    if Rank.of_this_process().size > 1:
+        raise UsageError("a LoRA is trained by a single process: start it without torchrun")
     lora = config.lora
     if config.base_precision not in BASE_PRECISIONS:
         raise UsageError(f"unknown base_precision {config.base_precision!r}: choose {', '.join(BASE_PRECISIONS)}")
@@ -123,9 +127,7 @@ def add_adapter(flow: StarFlow, config: LoraTrainConfig) -> nn.ParameterList:
     if not Path(config.init).is_dir():  # a local path means nothing to others
         flow.peft_config[ADAPTER].base_model_name_or_path = config.init
     if config.activation_checkpointing:
-        for layer in flow.modules():
-            if isinstance(layer, Layer):
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        checkpoint_activations([layer for layer in flow.modules() if isinstance(layer, Layer)], "full")
     trained = [parameter for parameter in flow.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()
@@ -144,9 +146,10 @@ def _train(
 ) -> None:
     prompts = preview_prompts(cache)
 
-    def preview(state: TrainState, writer: SummaryWriter) -> None:
+    def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
         pipeline.flow.eval()
-        write_preview(pipeline, prompts, writer, state.step)
+        with _weights(state.modules["lora"], modules["lora"]):
+            write_preview(pipeline, prompts, writer, Path(config.output) / "previews", step)
         pipeline.flow.train()
 
     pipeline.flow.train()  # for dropout
@@ -154,6 +157,19 @@ def _train(
         train(state, FlowStep(pipeline, mixture, config.loop), config.loop, Path(config.output), preview)
     options = f"--model {quote(config.init)} --lora {quote(str(Path(config.output) / 'final'))}"
     tqdm.write(f"try it: starflow generate {quote(prompts[0])} {options} -o video.mp4")
+
+
+@contextmanager
+def _weights(adapter: nn.Module, other: nn.Module) -> Iterator[None]:
+    """A context in which the adapter has the weights of another."""
+    pairs = [(mine, mine.data, its.data) for mine, its in zip(adapter.parameters(), other.parameters(), strict=True)]
+    for parameter, _, given in pairs:
+        parameter.data = given
+    try:
+        yield
+    finally:
+        for parameter, own, _ in pairs:
+            parameter.data = own
 
 
 def save_adapter(flow: StarFlow, folder: Path) -> None:

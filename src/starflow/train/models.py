@@ -7,7 +7,9 @@ from inspect import signature
 from itertools import chain
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
@@ -31,6 +33,7 @@ from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, PipelineConfig
+from starflow.weights.components import KNOWN_CONFIGS, Component, load_components
 
 NEEDED = ("num_frames", "fps", "height", "width")  # settings without a default
 
@@ -51,7 +54,9 @@ def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> 
 
 def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> AutoencoderKLWan | AutoencoderKL:
     """The frozen autoencoder of the config, or else that of `init`. Raises UsageError if there is none."""
-    if config.vae is not None:
+    if config.vae in KNOWN_CONFIGS:
+        vae = load_components({"_components": {"vae": config.vae}})["vae"]
+    elif config.vae is not None:
         if not Path(config.vae, "config.json").is_file():
             raise UsageError(f"no autoencoder at {config.vae}: train it first, with `starflow train vae`")
         vae = AutoencoderKLWan.from_pretrained(config.vae)
@@ -65,11 +70,14 @@ def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> Autoenco
 def build_pipeline(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
 ) -> StarFlowPipeline:
-    """The model to train, on the config's device. Trained parts are in training mode; the others are frozen.
+    """The model to train. Trained parts are in training mode; the others are frozen, and on the config's device.
 
     Raises UsageError if the parts do not fit together.
     """
-    if config.text_encoder is not None:
+    if config.text_encoder in KNOWN_CONFIGS:
+        loaded = load_components({"_components": {"text_encoder": config.text_encoder}}, torch.float32)
+        tokenizer, text_encoder = loaded["tokenizer"], loaded["text_encoder"]
+    elif config.text_encoder is not None:
         tokenizer, text_encoder = load_text_encoder(config.text_encoder)
     elif init is not None:
         tokenizer, text_encoder = init.tokenizer, init.text_encoder
@@ -86,8 +94,11 @@ def build_pipeline(
     require_actions(flow, cache.action_space)
     add_words(tokenizer, (text for clip in cache.clips for text in _texts(clip)))
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
-        if module is not None:
-            module.requires_grad_(is_trained).train(is_trained).to(config.loop.device)
+        if module is None:
+            continue
+        module.requires_grad_(is_trained).train(is_trained)
+        if not is_trained:
+            module.to(config.loop.device)
     pipeline = StarFlowPipeline(codec.vae, text_encoder, tokenizer, flow, denoiser, **settings)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -108,6 +119,11 @@ def build_tokenizer(cache: LatentCache, settings: FrozenDict, vocab_size: int) -
     of_images = [caption for clip in cache.clips for caption in clip.image_captions]
     videos = wrap_captions(["", *captions, *marked, *edits], settings, settings.fps)
     return train_tokenizer(chain(videos, wrap_captions(["", *of_images], settings, 0)), vocab_size)
+
+
+def text_encoder_config(name: str) -> dict[str, Any]:
+    """The configuration of the text encoder `text_encoder` of a config. Raises StarflowError if there is none."""
+    return Component.parse(name if name in KNOWN_CONFIGS else f"{name}/text_encoder").config()
 
 
 def new_networks(

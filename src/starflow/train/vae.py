@@ -6,12 +6,13 @@ Legend: B batch, F video frames, T latent frames, H W latent rows and columns, D
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from starflow.config import save_config
@@ -20,19 +21,12 @@ from starflow.encoders.video import VideoCodec, wan_decode, wan_moments
 from starflow.errors import UsageError
 from starflow.media.files import atomic_write
 from starflow.media.frames import psnr
-from starflow.train.checkpoint import TrainState
 from starflow.train.config import LoopConfig, Phase, VAEModelConfig, VAETrainConfig
-from starflow.train.loop import (
-    autocast,
-    create_state,
-    micro_generator,
-    parameter_groups,
-    resume_or_start,
-    seed_everything,
-    train,
-)
+from starflow.train.loop import autocast, micro_generator, resume_or_start, seed_everything, train
 from starflow.train.pixel_weights import load_pixel_weights
 from starflow.train.principal_axes import normalise_latents
+from starflow.train.processes import is_main, training_processes
+from starflow.train.state import Trained, create_state
 from starflow.train.vae_data import VAEData
 
 NUM_STATISTICS_CLIPS = 500  # training clips that the scale of the latents is measured on
@@ -103,6 +97,28 @@ def reconstruction_loss(reconstruction: Tensor, video: Tensor, weights: Tensor |
     return error.mean() if weights is None else (weights * error).sum() / (3 * weights.sum())
 
 
+class NoisyAutoencoder(nn.Module):
+    """An autoencoder whose forward pass is that of training, with noise on the latents."""
+
+    def __init__(self, vae: AutoencoderKLWan, latent_noise: float) -> None:
+        """`latent_noise` is that of `VAELossConfig`."""
+        super().__init__()
+        self.vae, self.latent_noise = vae, latent_noise
+
+    def forward(
+        self, video: Tensor, generator: torch.Generator, excerpt_frames: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Posterior means (B, D, T, H, W) and the reconstruction of (B, 3, F, height, width), both in float32."""
+        mean = posterior_means(self.vae, video, excerpt_frames).float()
+        return mean, wan_decode(self.vae, mean + self._noise(mean.detach(), generator)).float()
+
+    def _noise(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """Noise on the latents, with a random level for each clip, because the samples of a flow have errors too."""
+        level = torch.rand(len(mean), 1, 1, 1, 1, generator=generator, device=mean.device)
+        unit_noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return self.latent_noise * level * mean.std() * unit_noise
+
+
 class VAEStep:
     """A training step: clips → posterior → noisy latents → clips, and the gradient of the loss.
 
@@ -110,8 +126,8 @@ class VAEStep:
     or in excerpts, in alternate micro steps. The latents of a long video from such a flow are like those of excerpts.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, clips: ClipLoader, config: VAETrainConfig) -> None:
-        self.vae, self.clips, self.config = vae, clips, config
+    def __init__(self, model: NoisyAutoencoder, clips: ClipLoader, config: VAETrainConfig) -> None:
+        self.model, self.clips, self.config = model, clips, config
         self.pixel_weights = load_pixel_weights(config.loss.pixel_weights)
 
     def __call__(self, step: int, micro_step: int, scale: float) -> dict[str, float]:
@@ -119,25 +135,27 @@ class VAEStep:
         config, loop = self.config, self.config.loop
         phase, num_clips = phase_at(config.phases, step)
         position = num_clips * loop.accumulation + micro_step * phase.batch_size
+        start = time.perf_counter()
         clips = self.clips.excerpts(position, phase.batch_size, phase.num_frames)
+        data_seconds = time.perf_counter() - start
         video = clips.transpose(1, 2).to(loop.device)
         is_odd = (step * loop.accumulation + micro_step) % 2 == 1
         with autocast(loop):
-            mean = posterior_means(self.vae, video, config.excerpt_frames if is_odd else None).float()
-            noise = self._noise(mean.detach(), micro_generator(loop, step, micro_step))
-            reconstruction = wan_decode(self.vae, mean + noise).float()
+            mean, reconstruction = self.model(
+                video, micro_generator(loop, step, micro_step), config.excerpt_frames if is_odd else None
+            )
         weights = None if self.pixel_weights is None else self.pixel_weights(video)
         kl = 0.5 * mean.square().mean()  # to N(0, I), for a posterior of fixed variance, up to a constant
         loss = reconstruction_loss(reconstruction, video, weights) + config.loss.kl_weight * kl
         (scale * loss).backward()
         quality = psnr(reconstruction.detach().clamp(-1, 1), video).mean()
-        return {"loss": loss.item(), "kl": kl.item(), "psnr": quality.item(), "clips": float(len(video))}
-
-    def _noise(self, mean: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise on the latents, with a random level for each clip, because the samples of a flow have errors too."""
-        level = torch.rand(len(mean), 1, 1, 1, 1, generator=generator, device=mean.device)
-        unit_noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.config.loss.latent_noise * level * mean.std() * unit_noise
+        return {
+            "loss": loss.item(),
+            "kl": kl.item(),
+            "psnr": quality.item(),
+            "clips": float(len(video)),
+            "data_seconds": data_seconds,
+        }
 
 
 def phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:
@@ -199,35 +217,49 @@ def save_vae(vae: AutoencoderKLWan, folder: Path) -> None:
 
 
 def train_vae(config: VAETrainConfig, *, resume: bool = False) -> Path:
-    """Train as the config says. Returns the folder of the final autoencoder, `output`/final.
+    """Train as the config says, in all processes that torchrun has started.
 
     With `decoder_of`, the architecture is that of the trained autoencoder, and `model` is ignored.
+
+    Returns the folder of the final autoencoder, `output`/final.
 
     Raises:
         UsageError, StarflowError, KeyboardInterrupt: as in `VAEData` and `starflow.train.loop`.
     """
+    with training_processes(config.loop.device):
+        return _train_vae(config, resume)
+
+
+def _train_vae(config: VAETrainConfig, resume: bool) -> Path:
     output = Path(config.output)
     seed_everything(config.loop.seed)
     vae = build_vae(config.model) if config.decoder_of is None else load_for_decoder_training(config.decoder_of)
-    vae.to(config.loop.device)
     data = VAEData(config, VideoCodec(vae))
-    step = VAEStep(vae, data.train, config)
-    groups = parameter_groups("vae", vae, config.optimizer, not_muon=("conv_in", "conv_out"))
-    state = create_state({"vae": vae}, groups, config.loop)
+    model = NoisyAutoencoder(vae, config.loss.latent_noise)
+    state = create_state(
+        {"vae": Trained(model, config.optimizer, not_muon=("conv_in", "conv_out"))}, config.loop, config.parallel
+    )
     resume_or_start(state, output, resume)
-    with atomic_write(output / "config.yaml") as temporary:
-        save_config(config, temporary)
+    if is_main():
+        with atomic_write(output / "config.yaml") as temporary:
+            save_config(config, temporary)
 
-    def preview(state: TrainState, writer: SummaryWriter) -> None:
-        quality, grid = evaluate(vae, data.held_out(), config.loop)
-        writer.add_scalar("held_out_psnr", quality, state.step)
-        writer.add_image("reconstructions", grid, state.step)
+    def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
+        quality, grid = evaluate(_autoencoder(modules), data.held_out(), config.loop)
+        writer.add_scalar("held_out_psnr", quality, step)
+        writer.add_image("reconstructions", grid, step)
         with (output / "held_out_psnr.jsonl").open("a") as file:
-            file.write(json.dumps({"step": state.step, "psnr": round(quality, 3), "time": round(time.time())}) + "\n")
+            file.write(json.dumps({"step": step, "psnr": round(quality, 3), "time": round(time.time())}) + "\n")
 
-    train(state, step, config.loop, output, preview)
-    with state.averaged_weights():
+    train(state, VAEStep(model, data.train, config), config.loop, output, preview)
+    averaged = state.averaged()
+    if is_main():
+        vae = _autoencoder(averaged)
         if config.decoder_of is None:
             normalise_latents(vae, training_latents(vae, data))
         save_vae(vae, output / "final")
     return output / "final"
+
+
+def _autoencoder(modules: Mapping[str, nn.Module]) -> AutoencoderKLWan:
+    return cast(NoisyAutoencoder, modules["vae"]).vae

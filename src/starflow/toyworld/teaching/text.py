@@ -9,9 +9,10 @@ encoding of "moves" that the object is a red circle, and that it moves right. Th
 Legend: B batch, M text tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,9 +35,10 @@ from starflow.media.files import atomic_write
 from starflow.toyworld.teaching.readings import ASPECTS, Reading, sample_reading
 from starflow.toyworld.world.scene import Split
 from starflow.toyworld.world.vocabulary import FPS
-from starflow.train.checkpoint import TrainState
-from starflow.train.config import LoopConfig, OptimizerConfig, TextModelConfig
-from starflow.train.loop import autocast, create_state, parameter_groups, resume_or_start, seed_everything, train
+from starflow.train.config import LoopConfig, OptimizerConfig, ParallelConfig, TextModelConfig
+from starflow.train.loop import autocast, resume_or_start, seed_everything, train
+from starflow.train.processes import is_main, training_processes
+from starflow.train.state import Trained, create_state
 
 MARKERS = {"clip": ("", "", EXTEND, LAST), "image": ("",), "edit": (VIDEO_TO_VIDEO,)}
 TOKENIZER_TEXTS = 20_000
@@ -54,6 +56,7 @@ class TextTrainConfig:
     text: TextModelConfig = field(default_factory=TextModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 class Reader(nn.Module):
@@ -150,22 +153,29 @@ def train_text(config: TextTrainConfig, *, resume: bool = False) -> Path:
     Raises:
         UsageError, StarflowError, KeyboardInterrupt: as in `starflow.train.loop`.
     """
+    with training_processes(config.loop.device):
+        return _train_text(config, resume)
+
+
+def _train_text(config: TextTrainConfig, resume: bool) -> Path:
     output = Path(config.output)
     seed_everything(config.loop.seed)
     tokenizer = build_tokenizer(config.text.vocab_size, config.loop.seed)
     encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)
-    reader = Reader(encoder).to(config.loop.device)
-    groups = parameter_groups("reader", reader, config.optimizer, T5_EMBEDDINGS)
-    state = create_state({"reader": reader}, groups, config.loop)
+    reader = Reader(encoder)
+    state = create_state({"reader": Trained(reader, config.optimizer, T5_EMBEDDINGS)}, config.loop, config.parallel)
     resume_or_start(state, output, resume)
-    with atomic_write(output / "config.yaml") as temporary:
-        save_config(config, temporary)
+    if is_main():
+        with atomic_write(output / "config.yaml") as temporary:
+            save_config(config, temporary)
 
-    def preview(state: TrainState, writer: SummaryWriter) -> None:
-        writer.add_scalar("token_accuracy", token_accuracy(reader, tokenizer), state.step)
+    def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
+        writer.add_scalar("token_accuracy", token_accuracy(cast(Reader, modules["reader"]), tokenizer), step)
 
     train(state, TextStep(reader, tokenizer, config), config.loop, output, preview)
-    with state.averaged_weights(), atomic_write(output / "final") as temporary:
-        reader.encoder.save_pretrained(temporary / "text_encoder")
-        tokenizer.save_pretrained(temporary / "tokenizer")
+    averaged = state.averaged()
+    if is_main():
+        with atomic_write(output / "final") as temporary:
+            cast(Reader, averaged["reader"]).encoder.save_pretrained(temporary / "text_encoder")
+            tokenizer.save_pretrained(temporary / "tokenizer")
     return output / "final"
