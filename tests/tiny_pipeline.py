@@ -1,9 +1,12 @@
 """A complete pipeline with tiny random weights."""
 
+from collections.abc import Sequence
+
 from diffusers import AutoencoderKLWan
 
 from invertible_maps import randomize
 from starflow.encoders.text import tiny_text_encoder, train_tokenizer, wrap_caption
+from starflow.flow.actions import ActionSpace
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -14,9 +17,12 @@ CAPTIONS = ["a red circle moves right", "a blue square grows", "two green triang
 LATENT_CHANNELS, TEXT_WIDTH, HEAD_DIM = 4, 16, 20
 
 
-def tiny_vae() -> AutoencoderKLWan:
-    """A VAE that compresses 16× in space and 4× in time, like the bundled one."""
-    return build_vae(VAEModelConfig(base_dim=4, z_dim=LATENT_CHANNELS, dim_mult=[1, 1, 1])).eval()
+def tiny_vae(temporal_downsample: Sequence[bool] = (True, True)) -> AutoencoderKLWan:
+    """A VAE that compresses 16× in space and, by default, 4× in time, like the bundled one."""
+    model = VAEModelConfig(
+        base_dim=4, z_dim=LATENT_CHANNELS, dim_mult=[1, 1, 1], temporal_downsample=list(temporal_downsample)
+    )
+    return build_vae(model).eval()
 
 
 def tiny_pipeline(**config: object) -> StarFlowPipeline:
@@ -34,4 +40,21 @@ def tiny_pipeline(**config: object) -> StarFlowPipeline:
         **(defaults | config),
     )
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def playable_pipeline(space: ActionSpace) -> StarFlowPipeline:
+    """A pipeline that takes actions, and makes a frame per step: no compression in time, no look-ahead.
+
+    Its windows have 5 frames.
+    """
+    pipeline = tiny_pipeline(num_frames=5)
+    pipeline.flow.add_actions(space)
+    denoiser = CausalDenoiser(LATENT_CHANNELS, HEAD_DIM, 1, HEAD_DIM, TEXT_WIDTH, position_length=2, temporal_causal=1)
+    vae = tiny_vae(temporal_downsample=(False, False))
+    pipeline.register_modules(
+        flow=randomize(pipeline.flow, dtype=pipeline.flow.dtype),
+        denoiser=randomize(denoiser, dtype=denoiser.dtype),
+        vae=vae,
+    )
     return pipeline

@@ -8,11 +8,14 @@ import pytest
 
 import binding
 import checker
+import lookahead
 import lora_memory
 import sensitivity
+import session
 import streaming
 import tolerance
 import training_parallel
+from tiny_pipeline import tiny_pipeline
 
 
 def test_binding_prints_a_line_for_each_attribute(model: Path, capsys: pytest.CaptureFixture[str]):
@@ -43,6 +46,23 @@ def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Pat
     assert [row["num_frames"] for row in rows] == [9, 13]
     assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
     assert (tmp_path / "streaming.png").exists()
+
+
+def test_the_lookahead_has_a_line_for_each_way_to_denoise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_pipeline(num_frames=17, height=64, width=64).save_pretrained(tmp_path)
+    lookahead.main(["--model", str(tmp_path), "--num-clips", "2"])
+    one, other = capsys.readouterr().out.splitlines()
+    assert one.startswith("with the look-ahead  error of latents")
+    assert other.startswith("without it           error of latents")
+    assert one.split("error")[1] != other.split("error")[1]
+
+
+def test_a_session_has_a_row_for_each_stretch_of_steps(model: Path, tmp_path: Path):
+    session.main(["--model", str(model), "--steps", "6", "--rows", "2", "--json", str(tmp_path / "session.json")])
+    rows = json.loads((tmp_path / "session.json").read_text())["rows"]
+    assert [(row["first_step"], row["last_step"]) for row in rows] == [(1, 3), (4, 6)]
+    assert all(0 < row["median_ms"] <= row["largest_ms"] for row in rows)
+    assert all(row["sweeps"] >= 1 and row["resident_mb"] > 0 for row in rows)
 
 
 def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path):

@@ -16,9 +16,11 @@ from starflow.convert import convert as convert_module
 from starflow.convert.convert import convert, export
 from starflow.convert.presets import ReleasedModel, released_model
 from starflow.errors import StarflowError, UsageError
+from starflow.flow.actions import ActionSpace
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.weights.components import load_components
 from starflow.weights.models import read_index
+from tiny_pipeline import playable_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +214,13 @@ def test_an_existing_folder_is_overwritten_only_if_empty(model: ReleasedModel, t
 def test_exporting_a_folder_without_a_model_is_an_error(tmp_path: Path):
     with pytest.raises(StarflowError, match="does not hold a model"):
         export(tmp_path, tmp_path / "model.pth")
+
+
+def test_a_model_with_actions_is_not_exported(tmp_path: Path):
+    playable_pipeline(ActionSpace(sizes=(3,))).save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="takes actions, which released checkpoints do not have"):
+        export(tmp_path / "model", tmp_path / "model.pth")
+    assert not (tmp_path / "model.pth").exists()
 
 
 def test_the_license_of_released_weights_is_in_the_folder(model: ReleasedModel, tmp_path: Path):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from starflow.data.encoding import encode_source, open_latent_cache
 from starflow.data.fitting import ClipFormat
 from starflow.data.folder import ClipFolder
 from starflow.data.latents import LatentCache
+from starflow.data.mixture import SourceMixture
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.media.frames import to_tensor
 from starflow.toyworld.source import Toyworld
+from tiny_game import TinyGame
 from tiny_pipeline import tiny_vae
 
 FORMAT = ClipFormat(num_frames=9, fps=8, height=32, width=32)
@@ -258,6 +261,44 @@ def test_ranks_share_the_work(tmp_path: Path, codec: VideoCodec, monkeypatch: py
     cache = open_cache(tmp_path, codec, MANY)
     assert encoder.num_clips == 12
     assert [clip.index for clip in cache.clips] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_cache_holds_features_of_the_actions_of_latent_frames(tmp_path: Path, codec: VideoCodec):
+    game = TinyGame(num_frames=13)
+    cache = open_cache(tmp_path, codec, game)
+    assert cache.action_space == game.action_space
+    for index, clip in enumerate(cache.clips):
+        assert clip.has_actions
+        each = game.action_space.features(torch.from_numpy(game[index].actions))
+        want = torch.stack([torch.zeros(3), *(each[start : start + 4].mean(dim=0) for start in (1, 5, 9))])
+        assert torch.equal(cache.read(clip, "actions"), want)
+        assert torch.equal(cache.read(clip, "actions", 1, 2), want[1:3])
+
+
+def test_excerpts_of_a_clip_have_their_own_actions(tmp_path: Path, codec: VideoCodec):
+    game = TinyGame(num_clips=1, num_frames=18)
+    first, second = (cache := open_cache(tmp_path, codec, game, replace(FORMAT, frames="chunks"))).clips
+    each = game.action_space.features(torch.from_numpy(game[0].actions))
+    assert torch.equal(cache.read(first, "actions")[1], each[1:5].mean(dim=0))
+    assert torch.equal(cache.read(second, "actions")[1], each[10:14].mean(dim=0))
+
+
+def test_a_source_of_clips_with_and_without_actions(tmp_path: Path, codec: VideoCodec):
+    sources = [{"source": "tiny_game:TinyGame", "num_clips": 1}, {"source": "toyworld", "num_clips": 1}]
+    cache = open_cache(tmp_path, codec, SourceMixture(sources))
+    assert cache.action_space == TinyGame.action_space
+    assert [clip.has_actions for clip in cache.clips] == [True, False]
+
+
+def test_clips_with_actions_are_not_resampled(tmp_path: Path, codec: VideoCodec):
+    with pytest.raises(StarflowError, match="episode 0: a clip with actions is not resampled: set the rate to 16 fps"):
+        open_cache(tmp_path, codec, TinyGame(fps=16, num_frames=30))
+
+
+def test_actions_without_a_declared_space_are_an_error(tmp_path: Path, codec: VideoCodec):
+    source = ClipList([replace(TinyGame()[0], name="a game")])
+    with pytest.raises(StarflowError, match="a game has actions, but its source declares no action space"):
+        open_cache(tmp_path, codec, source)
 
 
 def test_chunks_of_a_clip_are_clips_of_the_cache(tmp_path: Path, codec: VideoCodec):

@@ -8,6 +8,7 @@ from starflow.data.buckets import Bucket
 from starflow.data.latents import CachedClip
 from starflow.data.tasks import DEFAULT_WEIGHTS, SHORT_LENGTH, Batch, Mixture, TaskWeights, task_shares
 from starflow.errors import UsageError
+from starflow.flow.actions import ActionSpace
 
 T, F = 3, 9  # latent frames and frames of a clip of the model
 NONE = dict.fromkeys(DEFAULT_WEIGHTS, 0.0)
@@ -18,6 +19,7 @@ class Cache:
     """Six clips with one number per frame: `10·clip + frame`. A last frame adds 0.5; an edit negates the numbers."""
 
     num_latent_frames = T
+    action_space = None
 
     def __init__(self) -> None:
         lengths = [T, T, T, T, 1, 2 * T]
@@ -123,13 +125,66 @@ def test_processes_have_different_batches_that_follow_each_other():
             assert shared.batch(number).captions == alone.batch(3 * number + rank).captions
 
 
+class CacheOfGame(Cache):
+    """The same clips with actions, but for clip 0: `1 + frame` in the first of two features, in every frame."""
+
+    action_space = ActionSpace(sizes=(2,))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clips = [replace(clip, has_actions=clip.index != 0) for clip in self.clips]
+
+    def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
+        if name != "actions":
+            return super().read(clip, name, start, length)
+        assert clip.has_actions
+        features = torch.tensor([[1 + frame, 0] for frame in range(clip.num_latent_frames)], dtype=torch.float32)
+        return features[start : None if length is None else start + length]
+
+
+@pytest.mark.parametrize("task", DEFAULT_WEIGHTS)
+def test_actions_are_those_of_the_latent_frames_of_each_task(task: str):
+    weights = TaskWeights(**(NONE | {task: 1.0}))
+    mixture = Mixture(CacheOfGame(), weights, 8, caption_dropout=0.0, action_dropout=0.0)
+    seen = set()
+    for number in range(10):
+        batch = mixture.batch(number)
+        assert batch.actions is not None and batch.actions.shape == (*batch.latents.shape[:2], 2)
+        for latents, actions, index in zip(batch.latents.flatten(1), batch.actions, batch.indices, strict=True):
+            frames = latents - 10 * index  # the frames' numbers
+            has_actions = index != 0 and task in ("text_to_video", "extend", "last")
+            want = (frames + 1) * has_actions
+            if task == "last":
+                want[0] = 0
+            assert torch.equal(actions, torch.stack([want, torch.zeros_like(want)], dim=1))
+            seen.add(index)
+    assert len(seen) > 1 or task == "extend"
+
+
+def test_actions_are_dropped_at_the_given_rate_and_half_of_them_with_the_caption():
+    weights = TaskWeights(**(NONE | {"last": 1.0}))
+    mixture = Mixture(CacheOfGame(), weights, 8, caption_dropout=0.2, action_dropout=0.2)
+    batches = [batch for number in range(250) if 0 not in (batch := mixture.batch(number)).indices]
+    kept = torch.cat([batch.actions.abs().sum(dim=(1, 2)) > 0 for batch in batches])
+    dropped = torch.tensor([drop for batch in batches for drop in batch.dropped])
+    assert len(kept) > 300
+    assert (~kept).double().mean() == pytest.approx(0.2, abs=0.06)
+    assert (~kept & dropped).double().mean() == pytest.approx(0.1, abs=0.05)
+    assert dropped.double().mean() == pytest.approx(0.2, abs=0.06)
+
+
+def test_actions_do_not_change_which_clips_and_captions_are_drawn():
+    plain, game = Mixture(CACHE, TaskWeights(), 8), Mixture(CacheOfGame(), TaskWeights(), 8)
+    assert all(plain.batch(number).captions == game.batch(number).captions for number in range(20))
+
+
 class Buckets:
     """Clips in three buckets, with the sizes and lengths that `CLIPS` says. The last one has only two clips."""
 
     CLIPS = ((Bucket(9, 32, 32), 30), (Bucket(5, 32, 64), 60), (Bucket(1, 64, 32), 2))
 
     def __init__(self, weights: tuple[float, ...] = (1.0, 1.0, 1.0)) -> None:
-        self.bucket, self.num_latent_frames = self.CLIPS[0][0], T
+        self.bucket, self.num_latent_frames, self.action_space = self.CLIPS[0][0], T, None
         buckets = [(bucket, weight) for (bucket, n), weight in zip(self.CLIPS, weights, strict=True) for _ in range(n)]
         self.clips = [
             CachedClip(index, self.grid(bucket)[0], [str(bucket)], [str(bucket)], {}, bucket, weight=weight)

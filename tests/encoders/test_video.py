@@ -98,8 +98,8 @@ def test_decode_inverts_the_normalisation(vae, scale):
 def test_stream_decoding_equals_decoding_the_whole_video(vae, dtype, tolerance):
     codec = VideoCodec(vae.to(dtype), later_frame_scale=0.6)
     latents = torch.randn(2, 5, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    raw = codec._denormalise(latents[:, 1:], is_first=False)
-    raw = torch.cat([codec._denormalise(latents[:, :1], is_first=True), raw], dim=1)
+    raw = codec.denormalise(latents[:, 1:], is_first=False)
+    raw = torch.cat([codec.denormalise(latents[:, :1], is_first=True), raw], dim=1)
     whole = codec.vae.decode(raw.to(dtype).transpose(1, 2)).sample.transpose(1, 2)
     pieces = list(codec.stream_decode([latents[:, :2], latents[:, 2:3], latents[:, 3:]]))
     assert [piece.shape[1] for piece in pieces] == [1, 4, 4, 4, 4]

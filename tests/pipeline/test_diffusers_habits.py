@@ -99,7 +99,7 @@ def test_arguments_without_a_meaning_here_are_refused_with_what_to_use(name: str
 def test_an_unknown_argument_is_refused_with_the_nearest_name(pipeline: StarFlowPipeline):
     with pytest.raises(TypeError, match=r"no option guidance_scael: did you mean guidance_scale\?"):
         pipeline(PROMPT, guidance_scael=1.0)
-    with pytest.raises(TypeError, match="the pipeline has no option xyz: choose context, extend"):
+    with pytest.raises(TypeError, match="the pipeline has no option xyz: choose actions, context, extend"):
         pipeline.stream(PROMPT, xyz=1.0)
 
 

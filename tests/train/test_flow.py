@@ -13,10 +13,11 @@ from starflow.data.clip import Clip
 from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
 from starflow.data.latents import LatentCache
-from starflow.data.tasks import DEFAULT_WEIGHTS, Mixture, TaskWeights
+from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture, TaskWeights
 from starflow.encoders.text import encode_text, wrap_caption
 from starflow.errors import StarflowError, UsageError
-from starflow.flow.loss import add_noise
+from starflow.flow.actions import ActionSpace
+from starflow.flow.loss import add_noise, negative_log_likelihood
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.toyworld.source import Toyworld
 from starflow.train.auxiliary import build_auxiliary_loss
@@ -32,8 +33,9 @@ from starflow.train.config import (
 )
 from starflow.train.flow import FlowStep, describe_tasks, train_flow, write_preview
 from starflow.train.loop import micro_generator, optimizer_step
-from starflow.train.models import new_networks
+from starflow.train.models import new_networks, require_actions
 from starflow.train.state import Trained, create_state
+from tiny_game import TinyGame
 from tiny_pipeline import tiny_pipeline, tiny_vae
 
 FORMAT = ClipFormat(num_frames=9, fps=8, height=32, width=32)
@@ -196,6 +198,43 @@ def test_training_learns_four_clips(tmp_path: Path):
     assert trained < 0.5 * run(step)["denoiser_loss"]
 
 
+class GameBatches:
+    """Latents of 3 frames: noise, and then plus or minus 1, as the action says."""
+
+    SPACE = ActionSpace(sizes=(2,))
+
+    def batch(self, number: int) -> Batch:
+        generator = torch.Generator().manual_seed(number)
+        choices = torch.randint(2, (8, 3, 1), generator=generator)
+        latents = torch.randn(8, 3, 4, 2, 2, generator=generator) * 0.1
+        latents += (2 * choices - 1)[..., None, None] * torch.tensor([0, 1, 1])[:, None, None, None]
+        actions = self.SPACE.features(choices) * torch.tensor([[0], [1], [1]])
+        return Batch("text_to_video", latents, ["a game"] * 8, [0] * 8, actions=actions)
+
+
+def test_training_learns_what_actions_do(tmp_path: Path):
+    """Under the trained flow, videos are likelier with their own actions than with those of other videos."""
+    pipeline, batches = tiny_pipeline(), GameBatches()
+    config = tiny_config(tmp_path, loop=LoopConfig(num_steps=30, decay_steps=10, warmup_steps=3, bf16=False))
+    torch.manual_seed(0)
+    flow, denoiser = new_networks(config, pipeline.config, pipeline.codec, pipeline.text_encoder.config.d_model)
+    flow.add_actions(batches.SPACE)
+    pipeline.register_modules(flow=flow, denoiser=denoiser)
+    state = create_state({"flow": Trained(flow, OptimizerConfig(lr=2e-2))}, config.loop)
+    step = FlowStep(pipeline, batches, config.loop)
+    for _ in range(30):
+        optimizer_step(state, step, config.loop)
+
+    batch = batches.batch(1000)
+    text, x = pipeline.encode_prompt(batch.captions, 8), add_noise(batch.latents, 0.3)
+    true, others, none = (
+        negative_log_likelihood(flow.encode(x, text, actions)).mean().item()
+        for actions in (batch.actions, batch.actions.roll(1, dims=0), None)
+    )
+    assert true < others - 0.2
+    assert true < none - 0.1
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +248,19 @@ def test_training_makes_a_model_that_loads_and_generates(tmp_path: Path, capsys:
     assert pipeline("a red circle moves right", output_type="pt").frames.shape == (1, 9, 3, 32, 32)
     assert pipeline.flow.config.position_length == 2
     assert not [path for path in folder.rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+def test_training_on_clips_with_actions_makes_a_model_that_takes_them(tmp_path: Path):
+    data = {"source": "tiny_game:TinyGame"}
+    folder = train_flow(tiny_config(tmp_path, data=data, denoiser=DenoiserModelConfig(20, 1, temporal_causal=1)))
+    pipeline = StarFlowPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.flow.action_space == TinyGame.action_space
+    assert pipeline.flow.deep.proj_action.weight.abs().max() > 0
+    assert pipeline.denoiser.lookahead == 0
+    assert pipeline("a bar", actions=[0] * 9, output_type="pt").frames.shape == (1, 9, 3, 32, 32)
+    with pytest.raises(UsageError, match=r"the model takes the actions .*, but the clips have"):
+        require_actions(pipeline.flow, ActionSpace(sizes=(4,)))
 
 
 def test_training_from_a_model_keeps_its_settings(tmp_path: Path):

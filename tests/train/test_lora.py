@@ -160,6 +160,7 @@ def test_a_model_without_a_denoiser_can_be_adapted(config: LoraTrainConfig, tmp_
         ({"lora": LoraConfig(targets=[])}, "lora.targets must be some of"),
         ({"lora": LoraConfig(dropout=0.1), "loop": replace(LOOP, workers=2)}, "needs loop.workers=1"),
         ({"num_frames": 10}, "cannot make 10 frames"),
+        ({"data": {"source": "tiny_game:TinyGame"}}, "the model takes no actions, but the clips have"),
     ],
 )
 def test_a_wrong_config_is_an_error_of_one_line(config: LoraTrainConfig, changes, message: str):

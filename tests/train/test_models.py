@@ -83,7 +83,7 @@ def test_components_that_do_not_fit_together_are_usage_errors(tmp_path: Path):
 def test_further_training_adds_the_words_of_its_captions():
     init = tiny_pipeline()
     clips = [CachedClip(0, 3, ["a piano plays"], ["a grand piano"], {0: "make it louder"}, Bucket(9, 32, 48))]
-    cache = SimpleNamespace(clips=clips)
+    cache = SimpleNamespace(clips=clips, action_space=None)
     pipeline = build_pipeline(config(), pipeline_settings(PipelineConfig(), init), init.codec, init, cache)
     assert unknown_words(pipeline.tokenizer, "a red grand piano plays louder") == []
     assert unknown_words(pipeline.tokenizer, "a violin") == ["violin"]

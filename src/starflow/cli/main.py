@@ -44,6 +44,7 @@ COMMANDS = {
     "data": LazyCommand(
         "starflow.cli.data", "data", "Check clips before training, and encode them to latents.", distributed=True
     ),
+    "record": LazyCommand("starflow.cli.record", "record", "Record episodes of a game to train on."),
     "train": LazyCommand(
         "starflow.cli.train", "train", "Train a VAE, a text encoder, a flow or a LoRA.", distributed=True
     ),

@@ -91,7 +91,7 @@ def export(folder: Path, output: Path) -> Converted:
         output: the `.pth` file to write.
 
     Raises:
-        UsageError: the file exists.
+        UsageError: the file exists, or the model takes actions.
         StarflowError: the weights in the folder cannot be read, or the disk is full.
     """
     if output.exists():
@@ -102,6 +102,8 @@ def export(folder: Path, output: Path) -> Converted:
     for name, prefix in (("flow", ""), ("denoiser", DENOISER_PREFIX)):
         if (folder / name).is_dir():
             tensors |= {released_name(key, prefix): tensor for key, tensor in open_sharded(folder / name).items()}
+    if any("proj_action" in name for name in tensors):
+        raise UsageError(f"the model in {folder} takes actions, which released checkpoints do not have")
     written = Converted(sum(tensor.numel() for tensor in tensors.values()), _num_bytes(tensors.values()), 1)
     if (folder / BUFFERS_NAME).is_file():
         tensors |= open_safetensors(folder / BUFFERS_NAME)

@@ -1,13 +1,17 @@
 """Captioned clips from any source, for training and evaluation.
 
-Legend: `F` video frames.
+Legend: `F` video frames, `A` components of an action.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from numpy.typing import NDArray
+
+from starflow.errors import UsageError
+from starflow.flow.actions import ActionSpace
 from starflow.media.frames import Frames
 from starflow.media.reading import Video
 
@@ -31,6 +35,8 @@ class Clip:
         image_captions: captions of the first frame; if there are none, `captions` are used.
         edits: instructions, and the clip after each.
         name: of the clip in messages, such as its file.
+        actions: `(F, A)`, what the player did between the frame before and each frame, in the `action_space` of the
+            source; the first row is ignored. None for a clip without a player.
     """
 
     video: Frames
@@ -39,13 +45,15 @@ class Clip:
     image_captions: Sequence[str] = ()
     edits: Sequence[Edit] = ()
     name: str = ""
+    actions: NDArray[Any] | None = None
 
 
 class ClipSource(Protocol):
     """A sequence of clips. An index always gives the same clip.
 
     A source is a dataclass. Its fields are its arguments in a config (`starflow.data.sources`). It may have an
-    attribute `left_out`, a list of lines that name what is no part of it, each with the reason.
+    attribute `left_out`, a list of lines that name what is no part of it, each with the reason, and an attribute
+    `action_space`, of the actions of its clips.
     """
 
     @property
@@ -126,3 +134,17 @@ def clip_identity(source: ClipSource, index: int) -> str:
 def left_out(source: ClipSource) -> list[str]:
     """What is no part of a source though it lies there, each with the reason."""
     return list(getattr(source, "left_out", ()))
+
+
+def action_space(source: ClipSource) -> ActionSpace | None:
+    """The space of the actions of a source's clips; None if they have none.
+
+    Raises UsageError if the parts of a source have different spaces.
+    """
+    if not isinstance(source, SharedSource):
+        return getattr(source, "action_space", None)
+    parts = [source.locate(share.indices.start)[0] for share in source.shares if share.indices]
+    spaces = {space for part in parts if (space := action_space(part)) is not None}
+    if len(spaces) > 1:
+        raise UsageError(f"the sources of a mixture must have the same actions, not {spaces}")
+    return next(iter(spaces), None)

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from starflow.data.clip import ClipSource, clip_identity, left_out
+from starflow.data.clip import Clip, ClipSource, action_space, clip_identity, left_out
 from starflow.data.fitting import ClipFormat, Excerpt, find_excerpts, fit_clip, read_excerpt
 from starflow.data.latents import LatentCache, Record, Shards, origin, read_shards
 from starflow.data.workers import workers
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
+from starflow.flow.actions import latent_features
 from starflow.media.files import atomic_write
 from starflow.media.frames import Frames, to_tensor
 
@@ -160,12 +161,16 @@ class _Part:
 
 @dataclass(frozen=True)
 class _FittedPart:
-    """The videos of an excerpt, uint8 `(F, height, width, 3)`, and what is known of it. Empty if it is left out."""
+    """The videos of an excerpt, uint8 `(F, height, width, 3)`, and what is known of it. Empty if it is left out.
+
+    `actions` are features of latent frames, `(T, E)`.
+    """
 
     index: int
     videos: dict[str, Tensor]
     about: dict[str, Any]
     reasons: list[str]
+    actions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -200,9 +205,19 @@ class _Reader:
             "captions": list(clip.captions),
             "image_captions": list(clip.image_captions or clip.captions),
             "instructions": {j: edit.instruction for j, edit in enumerate(clip.edits) if f"edit.{j}" in videos},
+            "has_actions": clip.actions is not None,
         }
         tensors = {name: torch.from_numpy(video) for name, video in videos.items()}
-        return _FittedPart(part.index, tensors, about, reasons)
+        return _FittedPart(part.index, tensors, about, reasons, self._actions(clip, num_frames))
+
+    def _actions(self, clip: Clip, num_frames: int) -> Tensor | None:
+        if clip.actions is None:
+            return None
+        space = action_space(self.source)
+        if space is None:
+            raise StarflowError(f"{clip.name} has actions, but its source declares no action space")
+        features = space.features(space.check(clip.actions[:num_frames], num_frames))
+        return latent_features(features, self.temporal_factor)
 
 
 def _flatten(found: Iterable[list[_Part]]) -> Iterator[_Part]:
@@ -238,6 +253,8 @@ class _Writer:
             num_latent_frames = self.codec.num_latent_frames(len(part.videos["clip"]))
             record.clips.append({"number": number, "num_latent_frames": num_latent_frames, **part.about})
             self._videos |= {f"{identity}.{number}.{name}": video.numpy() for name, video in part.videos.items()}
+            if part.actions is not None:
+                self._latents[f"{identity}.{number}.actions"] = part.actions
             if sum(video.nbytes for video in self._videos.values()) >= BYTES_AT_ONCE:
                 self._encode()
         self._waiting.append(record)

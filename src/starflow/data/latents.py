@@ -1,7 +1,7 @@
 """A cache of the latents of a source's clips on disk, so that each clip is encoded once.
 
 A cache is a folder of shards, `clips-*.safetensors`: the latents of some clips in float16, with the names of
-`fit_clip`, and in the header of the file
+`fit_clip`, the features of each latent frame's action in float32, if clips have actions, and in the header of the file
 
     made_with    the version of the files, the autoencoder, and the format of the clips
     records      of each clip of a source: its identity, the captions of its excerpts, and what was left out and why
@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from starflow.data.buckets import Bucket
-from starflow.data.clip import ClipSource
+from starflow.data.clip import ClipSource, action_space
 from starflow.data.fitting import ClipFormat
 from starflow.data.mixture import clip_weights
 from starflow.encoders.video import VideoCodec
@@ -47,6 +47,7 @@ class CachedClip:
         captions, image_captions: of the clip, and of its first frame.
         instructions: of its edits, by their number in the source's clip.
         bucket: its size in pixels, and the length of the clips that training takes of it; 1 for a picture.
+        has_actions: whether its actions are known.
         key: with which the names of its latents begin.
         weight: how often it is drawn, relative to other clips.
     """
@@ -57,6 +58,7 @@ class CachedClip:
     image_captions: list[str]
     instructions: dict[int, str]
     bucket: Bucket
+    has_actions: bool = False
     key: str = ""
     weight: float = 1.0
 
@@ -124,6 +126,7 @@ class LatentCache:
         clips: in the order of the source.
         bucket: that of the model.
         num_latent_frames: `T` of a video of the model.
+        action_space: of the clips; None if they have no actions.
         left_out: the clips of the source that are not in the cache, with the reasons.
     """
 
@@ -146,6 +149,7 @@ class LatentCache:
         self.codec, self._files = codec, shards.files
         self.bucket = Bucket(clip_format.num_frames, clip_format.height, clip_format.width)
         self.num_latent_frames = codec.num_latent_frames(clip_format.num_frames)
+        self.action_space = action_space(source)
         self.clips: list[CachedClip] = []
         self.left_out: list[str] = []
         records = [shards.records[identity] for identity in identities]
@@ -155,7 +159,10 @@ class LatentCache:
             self.clips += [_cached_clip(index, record.identity, weight, **clip) for clip in record.clips]
 
     def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
-        """Latents of a clip, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them."""
+        """Latents of a clip, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them.
+
+        `actions` are features `(T, E)`.
+        """
         stop = None if length is None else start + length
         identity = clip.key.partition(".")[0]
         return self._files[identity].get_slice(f"{clip.key}.{name}")[start:stop].float()

@@ -114,11 +114,14 @@ class _InMemory:
     def read(self, start: float, num_frames: int, size: tuple[int, int]) -> Clip:
         first = round(start * self.fps)
         video = fit_frames(self.clip.video[first : first + num_frames], *size)
+        actions = None if self.clip.actions is None else self.clip.actions[first : first + num_frames]
         edits = () if start else self.clip.edits
-        return replace(self.clip, video=video, edits=edits, name=_name(self.name, start))
+        return replace(self.clip, video=video, actions=actions, edits=edits, name=_name(self.name, start))
 
 
 def _resampled(clip: Clip, fps: float) -> Clip:
+    if clip.actions is not None:
+        raise StarflowError(f"{clip.name}: a clip with actions is not resampled: set the rate to {clip.fps:g} fps")
     edits = [replace(edit, video=resample(edit.video, clip.fps, fps)) for edit in clip.edits]
     return replace(clip, video=resample(clip.video, clip.fps, fps), fps=fps, edits=edits)
 

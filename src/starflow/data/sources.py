@@ -17,6 +17,7 @@ SOURCES = {
     "webdataset": "starflow.data.webdataset:WebDataset",
     "mixture": "starflow.data.mixture:SourceMixture",
     "toyworld": "starflow.toyworld.source:Toyworld",
+    "episodes": "starflow.worlds.source:Episodes",
 }
 
 

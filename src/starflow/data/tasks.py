@@ -10,7 +10,8 @@ All tasks use the same clips (STARFlow-V, arXiv 2511.20462). A marker before the
 
 A batch depends only on the seed and its number, so that a resumed run has the same batches.
 
-Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns.
+Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channels, `H W` latent rows and columns, `E`
+action features.
 """
 
 from collections import defaultdict
@@ -21,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -70,6 +72,8 @@ class Batch:
         edits: the index of each clip's edit; empty for other tasks than video_to_video.
         num_given: `K`.
         dropped: whether each caption was dropped.
+        actions: features of each latent frame's action, `(B, T, E)`, zero where it is unknown or dropped; None if no
+            clip of the source has actions.
     """
 
     task: Task
@@ -79,6 +83,7 @@ class Batch:
     edits: list[int] = field(default_factory=list)
     num_given: int = 0
     dropped: list[bool] = field(default_factory=list)
+    actions: Tensor | None = None
 
     @property
     def is_image(self) -> bool:
@@ -138,6 +143,7 @@ class Mixture:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        action_dropout: float = 0.1,
     ) -> None:
         """
         Args:
@@ -149,12 +155,15 @@ class Mixture:
             caption_dropout: share of the captions that are dropped, for guidance.
             seed: of the batches.
             rank, world_size: of this process among those that train together. Each has its own batches.
+            action_dropout: share of the clips whose actions are dropped, for guidance: half of them with the caption,
+                if both shares are equal.
 
         Raises:
             UsageError: a task has a weight but no clips, or no task has a weight.
         """
         self.cache, self.length, self.batch_size = cache, cache.num_latent_frames, batch_size
-        self.short_clips, self.caption_dropout, self.seed = short_clips, caption_dropout, seed
+        self.short_clips, self.seed = short_clips, seed
+        self.caption_dropout, self.action_dropout = caption_dropout, action_dropout
         self.rank, self.world_size = rank, world_size
         videos = [clip for clip in cache.clips if clip.bucket.num_frames > 1 and self.length > 1]
         self.material: dict[Task, dict[Bucket, Material]] = {
@@ -178,9 +187,33 @@ class Mixture:
         }
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
         batch = make[task](rng, self._draw_bucket(rng, task))
-        dropped = (rng.random(len(batch.captions)) < self.caption_dropout).tolist()
+        return self._dropped(batch, rng.random(len(batch.captions)))
+
+    def _actions(self, clips: list[CachedClip], length: int, starts: Sequence[int] | None = None) -> Tensor | None:
+        """Features `(B, length, E)` from a frame of each clip on; zero for clips without actions."""
+        if self.cache.action_space is None:
+            return None
+        unknown = torch.zeros(length, self.cache.action_space.num_features)
+        return torch.stack(
+            [
+                self.cache.read(clip, "actions", start, length) if clip.has_actions else unknown
+                for clip, start in zip(clips, starts or [0] * len(clips), strict=True)
+            ]
+        )
+
+    def _dropped(self, batch: Batch, chance: NDArray[np.float64]) -> Batch:
+        """A batch without some captions and actions. `chance` has a number from 0 to 1 for each clip."""
+        dropped = (chance < self.caption_dropout).tolist()
         captions = ["" if drop else caption for drop, caption in zip(dropped, batch.captions, strict=True)]
-        return replace(batch, captions=captions, dropped=dropped)
+        batch = replace(batch, captions=captions, dropped=dropped)
+        if self.cache.action_space is None:
+            return batch
+        actions = batch.actions
+        if actions is None:
+            actions = torch.zeros(*batch.latents.shape[:2], self.cache.action_space.num_features)
+        first = self.caption_dropout / 2
+        is_kept = torch.from_numpy((chance < first) | (chance >= first + self.action_dropout))
+        return replace(batch, actions=actions * is_kept[:, None, None])
 
     def size_of_batch(self, task: Task, bucket: Bucket) -> int:
         """The number of clips of a batch. Batches of all buckets have about as many tokens."""
@@ -216,7 +249,8 @@ class Mixture:
     def _text_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         length, size = self._length_and_size(rng, "text_to_video", bucket)
         clips = self._draw(rng, "text_to_video", bucket, size)
-        return Batch("text_to_video", self._read(clips, length), _captions(rng, clips), _indices(clips))
+        captions, actions = _captions(rng, clips), self._actions(clips, length)
+        return Batch("text_to_video", self._read(clips, length), captions, _indices(clips), actions=actions)
 
     def _image(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         clips = self._draw(rng, "image", bucket, self.size_of_batch("image", bucket))
@@ -228,7 +262,8 @@ class Mixture:
         length = self._length(bucket)
         starts = [int(rng.integers(1, clip.num_latent_frames - length + 1)) for clip in clips]
         excerpts = [self.cache.read(clip, "clip", start, length) for clip, start in zip(clips, starts, strict=True)]
-        return Batch("extend", torch.stack(excerpts), _captions(rng, clips, EXTEND), _indices(clips))
+        captions, actions = _captions(rng, clips, EXTEND), self._actions(clips, length, starts)
+        return Batch("extend", torch.stack(excerpts), captions, _indices(clips), actions=actions)
 
     def _video_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         length, size = self._length_and_size(rng, "video_to_video", bucket)
@@ -243,8 +278,12 @@ class Mixture:
     def _last(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         clips = self._draw(rng, "last", bucket, self.size_of_batch("last", bucket))
         last = torch.stack([self.cache.read(clip, "last") for clip in clips])
-        latents = torch.cat([last, self._read(clips, self._length(bucket))], dim=1)
-        return Batch("last", latents, _captions(rng, clips, LAST), _indices(clips), num_given=1)
+        length = self._length(bucket)
+        latents, actions = torch.cat([last, self._read(clips, length)], dim=1), self._actions(clips, length)
+        if actions is not None:
+            actions = F.pad(actions, (0, 0, 1, 0))  # the last frame, which is given, has none
+        captions = _captions(rng, clips, LAST)
+        return Batch("last", latents, captions, _indices(clips), num_given=1, actions=actions)
 
     def _length(self, bucket: Bucket) -> int:
         """The latent frames of a bucket."""

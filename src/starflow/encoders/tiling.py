@@ -9,6 +9,7 @@ Legend: B batch, t latent frames, f video frames, C channels, h w rows and colum
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from itertools import product
 from math import ceil
 from typing import Any
@@ -41,6 +42,13 @@ class TiledWanDecoder:
         self.num_features: int = vae._cached_conv_counts["decoder"]
         self.head_features: Features = [None] * self.num_features
         self.tile_features: dict[tuple[int, int], Features] = {}
+
+    def copy(self) -> "TiledWanDecoder":
+        """A decoder of the same video, which can go on in another way."""
+        other = copy(self)
+        other.head_features = list(self.head_features)
+        other.tile_features = {corner: list(features) for corner, features in self.tile_features.items()}
+        return other
 
     def __call__(self, hidden: Tensor, *, first_chunk: bool) -> Tensor:
         """`vae.decoder` of the next frames (B, D, t, H, W): (B, C, f, height, width), still in patches."""

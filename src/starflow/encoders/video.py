@@ -7,6 +7,7 @@ Only this file and training use the video layout of diffusers, (B, channels, fra
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
@@ -58,6 +59,13 @@ class WanDecoderStream:
         self.tiled = TiledWanDecoder(vae) if vae.use_tiling else None
         self.features: Features = [None] * vae._cached_conv_counts["decoder"]
         self.started = False
+
+    def copy(self) -> "WanDecoderStream":
+        """A stream of the same video, which can go on in another way. The tensors are shared: none is changed."""
+        other = copy(self)
+        other.features = list(self.features)
+        other.tiled = None if self.tiled is None else self.tiled.copy()
+        return other
 
     def __call__(self, latents: Tensor) -> Tensor:
         """Decode (B, D, t, H, W), not normalised, to (B, 3, f, height, width), not clamped."""
@@ -162,15 +170,15 @@ class VideoCodec:
                 f"this autoencoder cannot make {num_frames} frames: the nearest possible number is "
                 f"{self.nearest_num_frames(num_frames)}"
             )
-        return 1 if self._is_image else 1 + (num_frames - 1) // self.temporal_factor
+        return 1 if self.is_image else 1 + (num_frames - 1) // self.temporal_factor
 
     def largest_num_frames(self, num_frames: int) -> int:
         """The largest number of frames, at most `num_frames`, that the autoencoder can make."""
-        return 1 if self._is_image else num_frames - (num_frames - 1) % self.temporal_factor
+        return 1 if self.is_image else num_frames - (num_frames - 1) % self.temporal_factor
 
     def nearest_num_frames(self, num_frames: int) -> int:
         """The nearest number of frames that the autoencoder can make, 1 + 4k; of two equally near, the larger one."""
-        if self._is_image:
+        if self.is_image:
             return 1
         steps = (2 * max(0, num_frames - 1) + self.temporal_factor) // (2 * self.temporal_factor)
         return 1 + self.temporal_factor * steps
@@ -190,7 +198,7 @@ class VideoCodec:
         onload(self.vae)
         with _without_float16(self.vae):
             video = video.to(get_module_execution_device(self.vae), self.vae.dtype)
-            if self._is_image:
+            if self.is_image:
                 latents = self.vae.encode(video[:, 0]).latent_dist.mode().unsqueeze(1)
             else:
                 moments = wan_moments(self.vae, video.transpose(1, 2), self.temporal_factor)
@@ -215,23 +223,13 @@ class VideoCodec:
         Yields:
             For each latent frame its video frames (B, f, 3, height, width) in [-1, 1], float32: f = 1, then 4 each.
         """
-        stream = None if self._is_image else WanDecoderStream(self.vae)
-        index = 0
+        stream = DecoderStream(self)
         for piece in pieces:
             for frame in piece.split(1, dim=1):
-                onload(self.vae)  # for every frame: the earlier stages may have offloaded it
-                raw = self._denormalise(frame, is_first=index == 0).to(
-                    get_module_execution_device(self.vae), self.vae.dtype
-                )
-                if stream is None:
-                    video = self.vae.decode(raw[:, 0]).sample.unsqueeze(1)
-                else:
-                    video = stream(raw.transpose(1, 2)).transpose(1, 2)
-                yield video.to(self._float(video)).clamp(-1, 1)
-                index += 1
+                yield stream(frame)
 
     @property
-    def _is_image(self) -> bool:
+    def is_image(self) -> bool:
         return isinstance(self.vae, AutoencoderKL)
 
     @staticmethod
@@ -242,7 +240,36 @@ class VideoCodec:
         latents = (latents - self._mean.to(latents)) / self._std.to(latents)
         return torch.cat([latents[:, :1], latents[:, 1:] * self.later_frame_scale], dim=1)
 
-    def _denormalise(self, latents: Tensor, *, is_first: bool) -> Tensor:
+    def denormalise(self, latents: Tensor, *, is_first: bool) -> Tensor:
         if not is_first:
             latents = latents / self.later_frame_scale
         return latents * self._std.to(latents) + self._mean.to(latents)
+
+
+class DecoderStream:
+    """Decodes the latents of clips frame by frame."""
+
+    def __init__(self, codec: VideoCodec) -> None:
+        self.codec = codec
+        self.stream = None if codec.is_image else WanDecoderStream(codec.vae)
+        self.is_first = True
+
+    def copy(self) -> "DecoderStream":
+        """A stream of the same clips, which can go on in another way."""
+        other = copy(self)
+        other.stream = None if self.stream is None else self.stream.copy()
+        return other
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Decode the next frame (B, 1, D, H, W) to its video frames (B, f, 3, height, width) in [-1, 1], float32."""
+        vae = self.codec.vae
+        onload(vae)  # for every frame: the earlier stages may have offloaded it
+        raw = self.codec.denormalise(latents, is_first=self.is_first)
+        raw = raw.to(get_module_execution_device(vae), vae.dtype)
+        self.is_first = False
+        if self.stream is None:
+            video = vae.decode(raw[:, 0]).sample.unsqueeze(1)
+        else:
+            video = self.stream(raw.transpose(1, 2)).transpose(1, 2)
+        return video.to(torch.promote_types(video.dtype, torch.float32)).clamp(-1, 1)

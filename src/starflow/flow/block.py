@@ -8,10 +8,12 @@ each token from the tokens before it:
 
 (TarFlow, arXiv 2412.06329; STARFlow, arXiv 2506.06276.)
 
-Legend: `B` batch, `N` tokens, `D` channels of a token, `M` text tokens, `C` width, `d` head width.
+Legend: `B` batch, `T` latent frames, `N` tokens, `D` channels of a token, `M` text tokens, `E` action features, `C`
+width, `d` head width.
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +37,16 @@ class AffineBlock(nn.Module):
         head_dim: int,
         text_width: int | None = None,
         soft_clip: float = 0.0,
+        action_features: int | None = None,
     ):
-        """`text_width` is the width of the text encodings; None for a block without text."""
+        """`text_width` is the width of the text encodings; None for a block without text. `action_features` is `E`."""
         super().__init__()
         self.soft_clip = soft_clip
         self.sos = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
         self.proj_in = nn.Linear(channels, width)
         self.proj_text = nn.Linear(text_width, width) if text_width is not None else None
         self.transformer = Transformer(width, num_layers, head_dim)
+        self.proj_action = None if action_features is None else action_embedding(action_features, width)
         self.proj_out = nn.Linear(width, 2 * channels)
         # An untrained block is the identity.
         nn.init.zeros_(self.proj_out.weight)
@@ -66,22 +70,42 @@ class AffineBlock(nn.Module):
             raise ValueError("this block takes no text")
         return self.proj_text(text.to(self.proj_text.weight.dtype))
 
-    def predict(self, v: Tensor, rotation: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed_actions(self, actions: Tensor) -> Tensor:
+        """`(B, T, E)` → `(B, T, C)`. Raises ValueError if the block takes no actions."""
+        if self.proj_action is None:
+            raise ValueError("this block takes no actions")
+        return self.proj_action(actions.to(self.proj_action.weight.dtype))
+
+    def predict(
+        self, v: Tensor, rotation: Tensor, text: Tensor | None = None, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `(B, N, D)` of every token of `v` `(B, N, D)`, in one parallel pass.
 
-        `rotation` is `(M + N, d/2)`, text first.
+        `rotation` is `(M + N, d/2)`, text first. The input at the place of a token is the token before it, and the
+        action of the frame `(B, T, E)` that the token itself is in.
         """
         batch = v.shape[0]
         h = self.embed(torch.cat([self.sos.expand(batch, -1, -1).to(v.dtype), v[:, :-1]], dim=1))
+        if actions is not None:
+            h = h + self.embed_actions(actions).repeat_interleave(v.shape[1] // actions.shape[1], dim=1)
         if text is not None:
             h = torch.cat([self.embed_text(text), h], dim=1)
         h = self.transformer(h, rotation, CausalAttend())
         return self.gaussians(h[:, -v.shape[1] :])
 
-    def forward(self, v: Tensor, rotation: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, v: Tensor, rotation: Tensor, text: Tensor | None = None, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Data → noise: `z` and `log_det = -log sigma`, both `(B, N, D)`, elementwise, float32 or wider."""
-        mu, sigma = self.predict(v, rotation, text)
+        mu, sigma = self.predict(v, rotation, text, actions)
         return (at_least_float32(v) - mu) / sigma, -sigma.log()
+
+
+def action_embedding(action_features: int, width: int) -> nn.Linear:
+    """A new embedding, which changes nothing until it is trained."""
+    embedding = nn.Linear(action_features, width, bias=False)
+    nn.init.zeros_(embedding.weight)
+    return embedding
 
 
 class ConditionalGaussians:
@@ -123,6 +147,7 @@ class ConditionalGaussians:
             block.transformer.head_dim,
         )
         self.cache = KeyValueCache(len(layers), shape, cache_dtype or weight.dtype, weight.device)
+        self.action_inputs: Tensor | None = None  # (branches·B, N, C)
         if text is not None:
             both = torch.cat([text, null_text]) if guidance_weight and null_text is not None else text
             self._run(block.embed_text(both))
@@ -131,6 +156,22 @@ class ConditionalGaussians:
         """Drop token `first` and the tokens after it from the cache."""
         self.cache.rewind(min(self.cache.length, self.num_text_tokens + first))
 
+    def set_actions(self, actions: Tensor, frame_tokens: int) -> None:
+        """Set the actions `(B, T, E)` of the first `T` frames. Tokens in the cache keep theirs.
+
+        The unconditional branch has no actions.
+        """
+        embedded = self.block.embed_actions(actions).repeat_interleave(frame_tokens, dim=1)
+        without = torch.zeros_like(embedded)
+        self.action_inputs = torch.cat([embedded, *[without] * (self.branches - 1)])
+
+    def copy(self) -> "ConditionalGaussians":
+        """The same Gaussians with a cache of their own."""
+        other = copy(self)
+        other.cache = copy(self.cache)
+        other.cache.buffer = self.cache.buffer.clone()
+        return other
+
     def _run(self, h: Tensor) -> Tensor:
         """The transformer's output for the tokens after those in the cache. Adds these tokens to the cache."""
         start = self.cache.length
@@ -138,12 +179,12 @@ class ConditionalGaussians:
         self.cache.advance(h.shape[1])
         return h
 
-    def evaluate(self, v: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def evaluate(self, v: Tensor, start: int, stop: int, guidance_weight: float | None = None) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(B, stop - start, D)` of tokens `start … stop - 1` of `v` `(B, N, D)`, given the tokens before.
 
         The cache is first rewound to `start`. Tokens before `start` must not have changed since they were evaluated.
         Tokens before `start` that are not in the cache are evaluated in the same pass. Afterwards the cache holds all
-        tokens before `stop`.
+        tokens before `stop`. `guidance_weight` replaces that of sampling; 0 gives the Gaussians of the model.
         """
         first = min(start, self.cache.length - self.num_text_tokens)
         self.cache.rewind(self.num_text_tokens + first)
@@ -152,8 +193,11 @@ class ConditionalGaussians:
             previous = torch.cat([sos, v[:, : stop - 1]], dim=1)
         else:
             previous = v[:, first - 1 : stop - 1]
-        h = self._run(self.block.embed(previous).repeat(self.branches, 1, 1))
-        return self._guided(h[:, start - first :])
+        h = self.block.embed(previous).repeat(self.branches, 1, 1)
+        if self.action_inputs is not None:
+            h = h + self.action_inputs[:, first:stop]
+        h = self._run(h)
+        return self._guided(h[:, start - first :], self.guidance_weight if guidance_weight is None else guidance_weight)
 
     def evaluate_windows(self, v: Tensor, windows: Sequence[range]) -> tuple[Tensor, Tensor]:
         """`mu, sigma` `(n, D)` of the `n` tokens of all windows, in order. Each sample of `v` `(B, N, D)` has a window.
@@ -169,17 +213,19 @@ class ConditionalGaussians:
         previous = torch.where((tokens == 0)[:, None], self.block.sos[0].to(v.dtype), previous)
         h = self.block.embed(previous[None]).repeat(1, self.branches, 1)
         rows_of_branches = torch.cat([rows + branch * len(v) for branch in range(self.branches)])
+        if self.action_inputs is not None:
+            h = h + self.action_inputs[rows_of_branches, tokens.repeat(self.branches)]
         places = (self.num_text_tokens + tokens).repeat(self.branches)
         attend = RaggedAttend(self.cache, rows_of_branches, places, offsets.repeat(self.branches), h.dtype)
         h = self.block.transformer(h, self.rotation[places], attend)
         self.cache.length = attend.end
-        mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0])
+        mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0], self.guidance_weight)
         return mu[0], sigma[0]
 
-    def _guided(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def _guided(self, h: Tensor, guidance_weight: float) -> tuple[Tensor, Tensor]:
         """The transformer's output of all branches → `mu, sigma` of the samples."""
         mu, sigma = self.block.gaussians(h)
-        return guide(*_split(mu, sigma), self.guidance_weight) if self.guidance_weight else (mu, sigma)
+        return guide(*_split(mu, sigma), guidance_weight) if self.branches == 2 else (mu, sigma)
 
 
 def packed(windows: Sequence[range], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ Legend: as in `starflow.flow.denoiser`; `h` heads, `d` head width.
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import cast
 
 import torch
@@ -32,16 +33,19 @@ def stream_predictions(
     Yields:
         Latents and predictions `(B, t, D, H, W)` of the frames that are ready, each frame once and in order.
     """
-    stream: _DenoiserStream | None = None
+    stream: DenoiserStream | None = None
     for piece in pieces:
-        stream = stream or _DenoiserStream(denoiser, piece, text)
+        stream = stream or DenoiserStream(denoiser, piece, text)
         yield from stream(piece, is_last=False)
     if stream is not None:
         yield from stream(piece[:, :0], is_last=True)
 
 
-class _DenoiserStream:
+class DenoiserStream:
+    """The denoiser of one video that comes in pieces."""
+
     def __init__(self, denoiser: CausalDenoiser, like: Tensor, text: Tensor | None) -> None:
+        """`like` are latents of the shape `(B, t, D, H, W)` of the pieces, `text` is `(B, M, text width)`."""
         self.denoiser = denoiser
         self.num_seen = 0
         self.waiting = like[:, :0]  # latents whose prediction is not ready
@@ -59,7 +63,14 @@ class _DenoiserStream:
             for layer in denoiser.transformer.layers
         ]
 
+    def copy(self) -> "DenoiserStream":
+        """A stream of the same video, which can go on in another way. The tensors are shared: none is changed."""
+        other = copy(self)
+        other.layers = [copy(layer) for layer in self.layers]
+        return other
+
     def __call__(self, piece: Tensor, *, is_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Latents and predictions `(B, t, D, H, W)` of the frames that are ready, none if there are no such frames."""
         h, rotation = self.denoiser.embed(piece, self.num_seen)
         if self.text is not None:  # before the first piece
             h, rotation = torch.cat([self.text[0], h], dim=1), torch.cat([self.text[1], rotation])

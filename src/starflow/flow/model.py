@@ -14,12 +14,12 @@ data → noise.
 Source: STARFlow-V, arXiv 2511.20462; STARFlow, arXiv 2506.06276; TarFlow, arXiv 2412.06329.
 
 Legend: `B` batch, `T` latent frames, `H W` latent rows and columns, `N = T·H·W` tokens, `D` latent channels,
-`M` text tokens.
+`M` text tokens, `E` action features.
 Inside the flow, latents have their channels last: `(B, T, H, W, D)`. An image is a video of one frame.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -27,7 +27,8 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from starflow.flow.block import AffineBlock, ConditionalGaussians
+from starflow.flow.actions import ActionSpace
+from starflow.flow.block import AffineBlock, ConditionalGaussians, action_embedding
 from starflow.flow.rope import check_head_dim, grid_positions, rotations, text_positions
 from starflow.flow.transformer import at_least_float32
 
@@ -63,6 +64,7 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text_width: int = 2048,
         position_length: float = 32,
         soft_clip: float = 4.0,
+        action_space: Mapping[str, Any] | None = None,
     ):
         """
         Args:
@@ -75,6 +77,7 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
             text_width: width of the text encodings.
             position_length: `L`, the side in tokens of the square grid of training. Rows and columns are scaled to it.
             soft_clip: `c` of `c·tanh(·/c)`, which limits the predictions of a block; 0 for no limit.
+            action_space: `ActionSpace.to_config` of the actions that the deep block takes; None for none.
 
         Raises:
             ValueError: a width is not a multiple of `head_dim`, or the rotary positions cannot split `head_dim`.
@@ -85,7 +88,8 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
             AffineBlock(latent_channels, shallow_width, layers, head_dim, soft_clip=soft_clip)
             for layers in shallow_layers
         ]
-        deep = AffineBlock(latent_channels, deep_width, deep_layers, head_dim, text_width, soft_clip)
+        num_features = None if action_space is None else ActionSpace.from_config(action_space).num_features
+        deep = AffineBlock(latent_channels, deep_width, deep_layers, head_dim, text_width, soft_clip, num_features)
         self.blocks = nn.ModuleList([*shallow, deep])
         self.head_dim = head_dim
         self.position_length = position_length
@@ -104,6 +108,18 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
     def shallow(self) -> list[AffineBlock]:
         """The blocks within a frame, from data to noise."""
         return list(self.blocks[:-1])  # type: ignore[arg-type]
+
+    @property
+    def action_space(self) -> ActionSpace | None:
+        """The actions that the model takes; None if it takes none."""
+        space = self.config["action_space"]
+        return None if space is None else ActionSpace.from_config(space)
+
+    def add_actions(self, space: ActionSpace) -> None:
+        """Let the model take actions. Their embedding is new: it changes nothing until it is trained."""
+        self.register_to_config(action_space=space.to_config())
+        weight = self.deep.proj_in.weight
+        self.deep.proj_action = action_embedding(space.num_features, weight.shape[0]).to(weight)
 
     # --- token order -------------------------------------------------------------------------------------------------
 
@@ -141,36 +157,48 @@ class StarFlow(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
     # --- data → noise ------------------------------------------------------------------------------------------------
 
-    def run_block(self, index: int, x: Tensor, text: Tensor | None = None) -> BlockOutput:
-        """Run block `index` on `x` `(B, T, H, W, D)`, data → noise. Only the deep block takes `text`."""
+    def run_block(
+        self, index: int, x: Tensor, text: Tensor | None = None, actions: Tensor | None = None
+    ) -> BlockOutput:
+        """Run block `index` on `x` `(B, T, H, W, D)`, data → noise. Only the deep block takes `text` and `actions`."""
         grid = (x.shape[1], x.shape[2], x.shape[3])
         rotation = self.rotation(index, grid, 0 if text is None else text.shape[1])
-        z, log_det = self.blocks[index](self.to_tokens(x, index), rotation, text)
+        z, log_det = self.blocks[index](self.to_tokens(x, index), rotation, text, actions)
         return BlockOutput(self.from_tokens(z, index, grid), self.from_tokens(log_det, index, grid))
 
-    def run_blocks(self, x: Tensor, text: Tensor) -> Iterator[BlockOutput]:
+    def run_blocks(self, x: Tensor, text: Tensor, actions: Tensor | None = None) -> Iterator[BlockOutput]:
         """Run the blocks one by one on `x` `(B, T, H, W, D)`, from data to noise."""
         for index, block in enumerate(self.blocks):
-            output = self.run_block(index, x, text if block is self.deep else None)
+            output = self.run_block(index, x, text, actions) if block is self.deep else self.run_block(index, x)
             yield output
             x = output.hidden
 
-    def encode(self, x: Tensor, text: Tensor) -> Encoded:
+    def encode(self, x: Tensor, text: Tensor, actions: Tensor | None = None) -> Encoded:
         """Data → noise: latents `(B, T, D, H, W)` and text encodings `(B, M, text width)` → `z` and `log_det`.
 
-        Raises ValueError if the latents' channels are not the model's.
+        `actions` `(B, T, E)` are the features of each latent frame's action (`ActionSpace.features`).
+        Raises ValueError if the latents' channels are not the model's, or the model takes no such actions.
         """
         if x.ndim != 5 or x.shape[2] != self.config["latent_channels"]:
             raise ValueError(f"expected latents (B, T, {self.config['latent_channels']}, H, W), not {tuple(x.shape)}")
+        if actions is not None:
+            self._check_actions(actions, x)
         hidden = x.permute(0, 1, 3, 4, 2)
         total = torch.zeros_like(at_least_float32(hidden))
-        for output in self.run_blocks(hidden, text):
+        for output in self.run_blocks(hidden, text, actions):
             hidden, total = output.hidden, total + output.log_det
         return Encoded(hidden.permute(0, 1, 4, 2, 3), total.permute(0, 1, 4, 2, 3))
 
-    def forward(self, x: Tensor, text: Tensor) -> Encoded:
+    def forward(self, x: Tensor, text: Tensor, actions: Tensor | None = None) -> Encoded:
         """`encode`."""
-        return self.encode(x, text)
+        return self.encode(x, text, actions)
+
+    def _check_actions(self, actions: Tensor, x: Tensor) -> None:
+        space = self.action_space
+        expected = None if space is None else (*x.shape[:2], space.num_features)
+        if actions.shape != expected:
+            wanted = "no actions" if expected is None else f"action features {expected}"
+            raise ValueError(f"expected {wanted}, not {tuple(actions.shape)}")
 
     def encode_shallow(self, x: Tensor) -> Tensor:
         """Latents `(B, T, D, H, W)` → `u` `(B, T, H, W, D)`, the input of the deep block. Frames are independent."""

@@ -18,13 +18,14 @@ from math import log, sqrt
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from starflow.errors import UsageError
 from starflow.flow.loss import add_noise, negative_log_likelihood
 from starflow.flow.model import Encoded, StarFlow
 from starflow.flow.transformer import at_least_float32
+from starflow.pipeline.actions import encode_actions
 from starflow.pipeline.inputs import encode_clips
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.solvers import require_finite
@@ -97,6 +98,7 @@ def log_likelihood(
     clip: NDArray[np.uint8],
     prompts: Sequence[str],
     *,
+    actions: ArrayLike | None = None,
     noise_samples: int = 1,
     seed: int = 0,
 ) -> list[Likelihood]:
@@ -106,11 +108,13 @@ def log_likelihood(
         pipeline: the model.
         clip: `(F, height, width, 3)`, RGB, at the model's frame rate.
         prompts: captions; the empty one gives the unconditional likelihood.
+        actions: of a player, as in `starflow.pipeline.options.Options`, for a model that takes them.
         noise_samples: `K`, the number of draws of the noise.
         seed: the seed of the noise.
 
     Raises:
-        UsageError: there is no caption or no draw, or the VAE cannot encode a clip of this size or length.
+        UsageError: there is no caption or no draw, or the VAE cannot encode a clip of this size or length,
+            or the actions are none of the model's.
         StarflowError: a likelihood is not finite.
     """
     if not prompts or noise_samples < 1:
@@ -118,6 +122,7 @@ def log_likelihood(
     flow, noise_std = pipeline.flow, pipeline.config.noise_std
     latents = encode_clips(pipeline.codec, [clip], (clip.shape[1], clip.shape[2])).to(flow.device)
     texts = pipeline.encode_prompt(prompts, caption_fps(pipeline, latents)).split(1)
+    features = encode_actions(flow, pipeline.codec, actions, 1, len(clip))
     generator = torch.Generator().manual_seed(seed)
     deep: list[list[Tensor]] = [[] for _ in prompts]
     shallow: list[Tensor] = []
@@ -128,7 +133,7 @@ def log_likelihood(
             u, log_det = shallow_log_det(flow, x)
             shallow.append(log_det)
             for draws, text in zip(deep, texts, strict=True):
-                draws.append(deep_log_likelihood(flow, u, text))
+                draws.append(deep_log_likelihood(flow, u, text, features))
                 bar.update()
     return [Likelihood(_on_cpu(draws), _on_cpu(shallow), latents.numel()) for draws in deep]
 
@@ -160,9 +165,12 @@ def shallow_log_det(flow: StarFlow, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def deep_log_likelihood(flow: StarFlow, u: Tensor, text: Tensor) -> Tensor:
-    """`log p(u_t | u_<t, text)` of each token `(B, T, H, W)`: `u` `(B, T, H, W, D)`, `text` `(B, M, text width)`."""
-    z, log_det = flow.run_block(flow.num_blocks - 1, u, text)
+def deep_log_likelihood(flow: StarFlow, u: Tensor, text: Tensor, actions: Tensor | None = None) -> Tensor:
+    """`log p(u_t | u_<t, text, actions)` of each token `(B, T, H, W)`.
+
+    `u` is `(B, T, H, W, D)`, `text` is `(B, M, text width)`, and `actions` are features `(B, T, E)`.
+    """
+    z, log_det = flow.run_block(flow.num_blocks - 1, u, text, actions)
     return -negative_log_likelihood(Encoded(z, log_det)).sum(dim=-1)
 
 

@@ -14,6 +14,7 @@ from starflow.sampling.names import ON_UNCONVERGED, SAMPLERS
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike
 
     from starflow.pipeline.pictures import Picture, VideoClip
 
@@ -113,6 +114,12 @@ class Options:
     last_image: "Picture | Sequence[Picture] | None" = option("The last frame.")
     video: "VideoClip | Sequence[VideoClip] | None" = option("A clip to edit; the prompt is the instruction.")
     extend: "VideoClip | Sequence[VideoClip] | None" = option("A clip to continue; num_frames counts it too.")
+
+    actions: "ArrayLike | None" = option(
+        "What the player does: an action (F, A) for each frame, or (B, F, A). That of a frame led to it; that of the "
+        "first frame is ignored. They set num_frames.",
+        default="none",
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -30,6 +30,7 @@ from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.guidance import weight_of
 from starflow.flow.loss import add_noise
 from starflow.flow.model import StarFlow
+from starflow.pipeline.actions import encode_actions, num_action_frames
 from starflow.pipeline.callback import TENSOR_INPUTS, check_tensor_inputs, replace_frame
 from starflow.pipeline.checks import (
     check_components,
@@ -42,9 +43,10 @@ from starflow.pipeline.checks import (
 from starflow.pipeline.inputs import Given, encode_given
 from starflow.pipeline.lora import LoraMixin
 from starflow.pipeline.options import Options
+from starflow.pipeline.session import Session
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
-from starflow.sampling.solvers import require_finite
+from starflow.sampling.solvers import Solvers, require_finite
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
 from starflow.weights.hub import HUB_OPTIONS, only_local_if_unreachable
@@ -239,17 +241,17 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
         asked: Any = Options.parse(options).with_defaults(self.config)  # options with a default are not None
         check_components(self.vae, self.text_encoder, self.flow, self.denoiser)  # they may have been replaced
         prompts = checked_prompts(prompt)
-        self._warn_of_unknown_words(prompts)
+        self.warn_of_unknown_words(prompts)
         size = (asked.height, asked.width)
         given = encode_given(self.codec, asked, len(prompts))
         prompts = [each for each in prompts for _ in range(asked.num_videos_per_prompt or 1)]
         check_generator(asked.generator, len(prompts))
-        num_frames = self._num_frames(asked.num_frames, given)
+        num_frames = self._num_frames(asked, given)
         warn_of_unusual(asked, num_frames, self.config)
         shape = self.codec.latent_shape(len(prompts), num_frames, *size)
         rolling_window = self._rolling_window(shape[1], given, asked.context)
-        if given is not None:
-            shape = (shape[0], shape[1] + given.num_hidden, *shape[2:])
+        num_hidden = 0 if given is None else given.num_hidden
+        shape = (shape[0], shape[1] + num_hidden, *shape[2:])
         noise = self._noise(shape, asked)
         prefix = None
         if given is not None:
@@ -265,20 +267,25 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
             null_text=self.encode_prompt([""], fps, size).expand_as(text) if weight else None,
             guidance_weight=weight,
             later_text=None if rolling_window.size is None else self.encode_prompt(later_prompts, fps, size),
+            actions=encode_actions(self.flow, self.codec, asked.actions, len(prompts), num_frames, num_hidden),
             prefix=prefix,
             rolling_window=rolling_window,
-            solvers=solvers_named(
-                asked.sampler,
-                tolerance=asked.tolerance,
-                block_size=self.config.block_size,
-                shallow_block_size=self.config.shallow_block_size,
-                max_sweeps=asked.max_sweeps,
-                on_unconverged=asked.on_unconverged or "warn",
-            ),
+            solvers=self.solvers(asked),
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
 
-    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
+    def solvers(self, asked: Any) -> Solvers:
+        """The solvers that options with defaults ask for."""
+        return solvers_named(
+            asked.sampler,
+            tolerance=asked.tolerance,
+            block_size=self.config.block_size,
+            shallow_block_size=self.config.shallow_block_size,
+            max_sweeps=asked.max_sweeps,
+            on_unconverged=asked.on_unconverged or "warn",
+        )
+
+    def warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
         """Log the words that no caption of training had; each word once."""
         words = dict.fromkeys(word for prompt in prompts for word in unknown_words(self.tokenizer, prompt))
         if new := [word for word in words if word not in self._unknown_words]:
@@ -308,8 +315,13 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
             raise UsageError(f"latents must have the shape {shape}, not {tuple(asked.latents.shape)}")
         return asked.latents.to(self._execution_device)
 
-    def _num_frames(self, num_frames: int | None, given: Given | None) -> int:
-        """The length of the video: by default, that of the edited clip, or that of training after the given frames."""
+    def _num_frames(self, asked: Options, given: Given | None) -> int:
+        """The length of the video: by default, that of the edited clip or of the actions, or that of training after
+        the given frames.
+        """
+        num_frames = asked.num_frames
+        if asked.actions is not None and num_frames is None:
+            num_frames = num_action_frames(asked.actions)
         if given is None:
             return self.config.num_frames if num_frames is None else num_frames
         if given.marker == VIDEO_TO_VIDEO:
@@ -322,14 +334,18 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
 
     def _rolling_window(self, num_latent_frames: int, given: Given | None, context: int | None) -> RollingWindow:
         """The rolling window of a video longer than in training: it is as long as a video of training."""
-        size = self.codec.num_latent_frames(self.config.num_frames)
-        if num_latent_frames <= size:
+        if num_latent_frames <= self.codec.num_latent_frames(self.config.num_frames):
             return RollingWindow()
         if given is not None and given.num_hidden:
             raise UsageError(
                 f"with a video to edit or a last frame, a video has at most the {self.config.num_frames} frames that "
                 "this model was trained on: ask for fewer, or cut the source"
             )
+        return self.rolling_window(context)
+
+    def rolling_window(self, context: int | None = None) -> RollingWindow:
+        """A rolling window as long as a video of training, which keeps `context` latent frames."""
+        size = self.codec.num_latent_frames(self.config.num_frames)
         return RollingWindow(size, round(CONTEXT_SHARE * size) if context is None else context)
 
     def denoise(self, latents: Tensor, text: Tensor) -> Tensor:
@@ -339,7 +355,9 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
         noisy = plan.clock("sampling", sampled(self.flow, plan.sampling, frames_at_once, on_frame))
-        clean = denoised(self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text)
+        clean = denoised(
+            self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text, plan.sampling.actions
+        )
         return restored(plan.clock("denoising", clean), plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
@@ -416,6 +434,21 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
         pieces = self.make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan, self._lock)
+
+    def session(self, prompt: str = "", **options: Any) -> Session:
+        """Start a video that a player continues step by step: see `Session`.
+
+        Args:
+            prompt: a caption; empty for none.
+            options: `image`, the first frame, or `clip`, the first frames, and with it their `actions` `(F, A)`; or
+                none of them, and the first frame is generated. `max_rewind` (32) is how many steps can be undone. Of
+                `Options`: `generator`, `height`, `width`, `fps`, `guidance_scale`, `sampler`, `tolerance`,
+                `max_sweeps`, `on_unconverged`, `context`.
+
+        Raises:
+            TypeError, UsageError, StarflowError: as in `__call__`; also if the model has no denoiser or is of images.
+        """
+        return Session(self, prompt, **options)
 
     @torch.inference_mode(False)  # a stream that began in it may be read on outside of it
     def make(

@@ -5,7 +5,7 @@
     restored   clean latents replace those of given frames; hidden frames are dropped
 
 Legend: `B` prompts, `T` latent frames, `t` some latent frames, `K` given latent frames, `D` latent channels, `H W`
-latent rows and columns, `M` text tokens.
+latent rows and columns, `M` text tokens, `E` action features.
 """
 
 import time
@@ -88,16 +88,22 @@ def sampled(flow: StarFlow, plan: Plan, frames_at_once: int, on_frame: FrameCall
 
 
 def denoised(
-    flow: StarFlow, denoiser: CausalDenoiser | None, noise_std: float, pieces: Iterable[Tensor], text: Tensor
+    flow: StarFlow,
+    denoiser: CausalDenoiser | None,
+    noise_std: float,
+    pieces: Iterable[Tensor],
+    text: Tensor,
+    actions: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Latents `(B, t, D, H, W)` at noise level `noise_std` → clean latents.
 
-    A model without a denoiser uses the flow's score, for which the whole video must be sampled first.
+    A model without a denoiser uses the flow's score, for which the whole video must be sampled first. The score is
+    given `actions` `(B, T, E)`; the denoiser is not.
     """
     if denoiser is None:
         x = torch.cat(list(pieces), dim=1)
         onload(flow)
-        yield denoise_by_score(flow, x, text, noise_std)
+        yield denoise_by_score(flow, x, text, noise_std, None if actions is None else actions[:, : x.shape[1]])
         return
     for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
         yield require_finite(tweedie(x, prediction, noise_std), "the denoised video")
@@ -166,16 +172,19 @@ class VideoStream:
         self.close()
 
 
-def denoise_by_score(flow: StarFlow, x: Tensor, text: Tensor, noise_std: float) -> Tensor:
+def denoise_by_score(
+    flow: StarFlow, x: Tensor, text: Tensor, noise_std: float, actions: Tensor | None = None
+) -> Tensor:
     """Denoise `x` `(B, T, D, H, W)` by the score of the flow: `x - noise_std² · ∇(-log p(x))`.
 
     Samples are denoised one after the other, so that the activations for the backward pass are those of one sample.
     The weights must not have been made under `torch.inference_mode`, which allows no gradients.
     """
     clean = []
-    for video, its_text in zip(x.split(1), text.split(1), strict=True):
+    for index, (video, its_text) in enumerate(zip(x.split(1), text.split(1), strict=True)):
         with torch.inference_mode(False), torch.enable_grad():
             noisy = video.detach().clone().requires_grad_()
-            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text.clone())), noisy)
+            its_actions = None if actions is None else actions[index, None].clone()
+            (grad,) = torch.autograd.grad(flow_loss(flow.encode(noisy, its_text.clone(), its_actions)), noisy)
         clean.append(tweedie(video, score_prediction(grad, noise_std), noise_std))
     return torch.cat(clean)

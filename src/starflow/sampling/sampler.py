@@ -3,7 +3,7 @@
 `sample` is the inverse of `StarFlow.encode`. A `Plan` has its inputs.
 
 Legend: `B` batch, `T` latent frames, `K` given latent frames, `t` some latent frames, `H W` latent rows and columns,
-`D` latent channels, `M` text tokens.
+`D` latent channels, `M` text tokens, `E` action features.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -68,6 +68,7 @@ class Plan:
         guidance_weight: `w` of `starflow.flow.guidance.guide`, in the deep block only.
         later_text: the captions' encodings after the rolling window has left the first frame; None for `text`. If
             `on_frame` replaces `text` or `later_text` by another tensor, later frames are sampled given that one.
+        actions: `(B, T, E)`, the features of each latent frame's action; None for none.
         prefix: `(B, K, D, H, W)`, the first `K < T` latent frames, at the noise level of training.
         rolling_window: for videos longer than in training.
         solvers: how the deep block and the shallow blocks are inverted.
@@ -82,6 +83,7 @@ class Plan:
     null_text: Tensor | None = None
     guidance_weight: float = 0.0
     later_text: Tensor | None = None
+    actions: Tensor | None = None
     prefix: Tensor | None = None
     rolling_window: RollingWindow = RollingWindow()
     solvers: Solvers = DEFAULT_SOLVERS
@@ -199,6 +201,8 @@ def deep_frames(flow: StarFlow, plan: Plan) -> Generator[Tensor]:
         if text is not cached_text:  # otherwise the cache keeps the text
             gaussians = flow.conditional(deep, batch, grid, text, plan.null_text, plan.guidance_weight)
             cached_text = text
+        if plan.actions is not None:
+            gaussians.set_actions(plan.actions[:, origin:end], height * width)
         for frame in _settled_frames(flow, gaussians, noise[:, origin:end], u[:, origin:end], known, plan):
             yield u[:, origin + frame : origin + frame + 1]
             if plan.text_at(origin) is not text:

@@ -127,6 +127,7 @@ class DenoiserModelConfig:
     width: int = 192
     num_layers: int = 4
     window: int = 10
+    temporal_causal: int = 2  # 1: no look-ahead, for a model that is played
 
 
 @dataclass
@@ -186,6 +187,7 @@ class FlowTrainConfig:
     batch_size: int = 32  # of a micro step
     tasks: TaskWeights = field(default_factory=TaskWeights)
     caption_dropout: float = 0.1
+    action_dropout: float = 0.1  # of clips with actions; half of them with the caption, if both shares are equal
     short_clips: float = 0.0  # share of the batches with short clips: see `starflow.data.tasks`
     auxiliary_loss: str | None = None  # a name: see `starflow.train.auxiliary`
     auxiliary_weight: float = 1.0  # of its nats, relative to those of the clip

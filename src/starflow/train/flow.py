@@ -47,7 +47,7 @@ from starflow.train.processes import is_main, num_processes, rank, training_proc
 from starflow.train.state import Trained, TrainState, create_state
 
 # The first and last layers, which AdamW trains instead of Muon.
-NOT_MUON = ("proj_in", "proj_text", "proj_out", "sos")
+NOT_MUON = ("proj_in", "proj_text", "proj_action", "proj_out", "sos")
 NUM_PREVIEWS = 4
 
 Model = TypeVar("Model", StarFlow, CausalDenoiser)
@@ -89,7 +89,7 @@ class FlowStep:
 
         with autocast(self.loop):
             text = self._encode(batch)
-            encoded = self.flow(noisy, text)
+            encoded = self.flow(noisy, text, None if batch.actions is None else batch.actions.to(noisy.device))
             auxiliary = self._auxiliary_nats(batch, noisy.detach(), text)
         loss = training_loss(encoded, noise_std, batch.num_given)
         auxiliary_loss = self.auxiliary_weight * noise_std / NOISE_UNIT * auxiliary.sum() / num_elements
@@ -174,7 +174,13 @@ def _train_flow(config: FlowTrainConfig, resume: bool) -> Path:
         show_progress=is_main(),
     )
     mixture = Mixture(
-        cache, config.tasks, config.batch_size, config.short_clips, config.caption_dropout, config.loop.seed
+        cache,
+        config.tasks,
+        config.batch_size,
+        config.short_clips,
+        config.caption_dropout,
+        config.loop.seed,
+        action_dropout=config.action_dropout,
     )
     for line in (describe_tasks(mixture), *mixture.small_buckets()):
         tqdm.write(line)

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from starflow.config import save_config
+from starflow.data.clip import action_space
 from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
 from starflow.data.latents import LatentCache
@@ -33,7 +34,7 @@ from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import LoraConfig, LoraTrainConfig
 from starflow.train.flow import FlowStep, describe_tasks, fast_attention, preview_prompts, write_preview
 from starflow.train.loop import resume_or_start, seed_everything, train
-from starflow.train.models import NEEDED
+from starflow.train.models import NEEDED, require_actions
 from starflow.train.parallelize import checkpoint_activations
 from starflow.train.state import Trained, TrainState, create_state
 
@@ -54,6 +55,7 @@ def train_lora(config: LoraTrainConfig, *, resume: bool = False) -> Path:
     seed_everything(config.loop.seed)
     source = build_source(config.data)
     pipeline = load_base(config)
+    require_actions(pipeline.flow, action_space(source))
     settings = pipeline.config
     clip_format = ClipFormat(settings.num_frames, settings.fps, settings.height, settings.width)
     cache = open_latent_cache(Path(config.latents or output / "latents"), source, pipeline.codec, clip_format)

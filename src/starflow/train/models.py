@@ -28,6 +28,7 @@ from starflow.encoders.text import (
 from starflow.encoders.video import VideoCodec
 from starflow.encoders.vocabulary import add_words
 from starflow.errors import UsageError
+from starflow.flow.actions import ActionSpace
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -88,6 +89,9 @@ def build_pipeline(
     else:
         flow, denoiser = new_networks(config, settings, codec, text_encoder.config.d_model)
     _check_widths(config, flow, text_encoder, codec)
+    if cache.action_space is not None and flow.action_space is None:
+        flow.add_actions(cache.action_space)
+    require_actions(flow, cache.action_space)
     add_words(tokenizer, (text for clip in cache.clips for text in _texts(clip)))
     for module, is_trained in ((flow, True), (denoiser, True), (text_encoder, config.train_text_encoder)):
         if module is None:
@@ -147,7 +151,8 @@ def new_networks(
         config.flow.head_dim,
         text_width,
         position_length,
-        window=config.denoiser.window,
+        config.denoiser.temporal_causal,
+        config.denoiser.window,
     )
     return flow, denoiser
 
@@ -162,6 +167,13 @@ def save_model(pipeline: StarFlowPipeline, folder: Path) -> None:
         if isinstance(part, ModelMixin):
             part.register_to_config(_name_or_path="")  # a local path
     StarFlowPipeline(**parts).save_pretrained(folder)
+
+
+def require_actions(flow: StarFlow, space: ActionSpace | None) -> None:
+    """Raise UsageError if clips have actions, and the flow takes none or others."""
+    if space is not None and flow.action_space != space:
+        taken = "no actions" if flow.action_space is None else f"the actions {flow.action_space}"
+        raise UsageError(f"the model takes {taken}, but the clips have {space}")
 
 
 def _check_widths(config: FlowTrainConfig, flow: StarFlow, text_encoder: T5EncoderModel, codec: VideoCodec) -> None:
