@@ -2,8 +2,8 @@
 
     python recipes/big-buck-bunny/film.py FOLDER
 
-writes FOLDER/train and FOLDER/test: a clip of each shot in `shots.jsonl`, and its caption beside it. The film comes with
-the source package of moviepy 2.2.1 (58 MB), which pip downloads; nothing of the package is installed or run.
+writes FOLDER/train and FOLDER/test: a clip of each shot in `shots.jsonl`, and its caption beside it. The film comes
+with the source package of moviepy 2.2.1 (58 MB), which pip downloads. Nothing of the package is installed.
 
 Big Buck Bunny is (c) copyright 2008, Blender Foundation / www.bigbuckbunny.org, licensed under CC BY 3.0.
 """

@@ -2,10 +2,10 @@
 
     python recipes/big-buck-bunny/nearest.py GENERATED TRAIN TEST OUT
 
-compares the frames of the clips in the folder GENERATED with every frame of the training clips by PSNR, and so the frames
-of the held-out clips in TEST, which the model cannot have learnt by heart. Frames that were copied are as near to a
-training frame as reconstructions are to their originals. Writes OUT/nearest.json and OUT/nearest.png, whose upper row
-has generated frames and whose lower row the nearest training frames.
+finds the most similar training frame, by PSNR, of frames of the clips in the folder GENERATED. It does the same for the
+held-out clips in TEST, which the model cannot have learnt by heart. A frame that was copied is as near to a training
+frame as reconstructions are to their originals. Writes OUT/nearest.json and OUT/nearest.png: generated frames in the
+upper row, the nearest training frames below.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHOWN = 10
 
 
 def frames_of(folder: Path, fps: float, most: int | None = None) -> Tensor:
-    """Frames of all clips in a folder at about a rate, `(N, height, width, 3)`, at most so many of each, spread evenly."""
+    """Frames of all clips in a folder at about `fps`, `(N, height, width, 3)`; of each clip at most `most`, spread."""
     frames = []
     for file in sorted(folder.glob("*.mp4")):
         video, own = read_video(file)
@@ -69,7 +69,9 @@ def main() -> None:
     with atomic_write(arguments.out / "nearest.json") as temporary:
         temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     shown = np.linspace(0, len(generated) - 1, min(SHOWN, len(generated))).round().astype(int)
-    rows = [np.concatenate(list(frames), axis=1) for frames in (generated[shown].numpy(), training[places[shown]].numpy())]
+    rows = [
+        np.concatenate(list(frames), axis=1) for frames in (generated[shown].numpy(), training[places[shown]].numpy())
+    ]
     with atomic_write(arguments.out / "nearest.png") as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary, format="png")
     print(json.dumps(figures))
