@@ -35,7 +35,7 @@ async function refresh() {
     if (videos.some(isActive)) delay = QUICK;
     notify(await api.whyNotReady());
   } catch (error) {
-    if (error.status === 401) askForKey();
+    if (error.status === 401 && !find("key-dialog").open) find("key-dialog").showModal();
     notify(error.status === 0 ? `${error.message} Trying again…` : error.message);
   }
   clearTimeout(timer);
@@ -63,13 +63,12 @@ async function start() {
 }
 
 function select(video) {
-  location.hash = video.id; // which refreshes
-  show(find("stage"));
+  location.hash = video.id; // shows it
 }
 
 function measure(clip) {
   setAddress("");
-  show(find("stage"));
+  showStage();
   return stage.measureClip(clip);
 }
 
@@ -90,12 +89,17 @@ function notify(message) {
   find("notice").hidden = !message;
 }
 
-function show(element) {
-  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  element.scrollIntoView({ block: "nearest", behavior: isCalm ? "auto" : "smooth" });
+/** Bring the stage into view, if only its end or less can be seen. */
+function showStage() {
+  const { top } = find("stage").getBoundingClientRect();
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  if (top < 0 || top > innerHeight / 2) find("stage").scrollIntoView({ behavior });
 }
 
-addEventListener("hashchange", refresh);
+addEventListener("hashchange", () => {
+  showStage();
+  refresh();
+});
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 find("more").addEventListener("click", () => {
   count += PAGE;
