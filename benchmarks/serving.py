@@ -34,7 +34,7 @@ from websockets.asyncio.client import connect
 from harness import new_parser, positive, run, write_results
 
 PROMPT = "a red circle orbits"
-POLL_SECONDS = 0.2
+POLL_SECONDS = 1.0
 START_SECONDS = 300
 DELAYS = (0.0, 1.0)  # of a player, after the first chunk
 SERVING = " at http://"

@@ -1,6 +1,7 @@
 """From a request to a job in the queue: decide, decode what is uploaded, add."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,19 @@ async def add_video(
     Raises:
         ApiError, StarflowError: the client asks for what cannot be made, or the queue is full.
     """
-    owner = request.scope["state"]["owner"]
+    owner, digest = request.scope["state"]["owner"], body.digest
     key = request.headers.get("idempotency-key") if kind == "video" else None
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise ApiError(400, f"Idempotency-Key may have 1 to {MAX_IDEMPOTENCY_KEY} characters", code="invalid_value")
-    digest = body.digest
     if (earlier := await run_in_threadpool(server.store.find_idempotent, owner, key)) is not None:
         return _same(earlier, digest)
     server.decisions.check_model(asked.model)
     options = server.decisions.options(asked)
-    wanted = {name: _wanted(server, name, options) for name in TASKS}
-    job_id = new_id()
-    try:
-        references = {name: getattr(asked, name) for name in TASKS}
+    references = {name: getattr(asked, name) for name in TASKS}
+    with _new_job(server) as job_id:
+        wanted = {name: _wanted(server, name, options) for name in TASKS}
         given = await _decode_all(server, owner, job_id, body, references, wanted)
         settings = server.decisions.video(asked, given) | {"realtime": realtime}
-        source = next((each.id for each in references.values() if each is not None), None)
         job = Job(
             id=job_id,
             kind=kind,
@@ -71,13 +69,12 @@ async def add_video(
             batch_key=None if realtime else batch_key(settings),
             idempotency_key=key,
             digest=digest,
-            source_id=source,
+            source_id=next((each.id for each in references.values() if each is not None), None),
         )
         added = await _add(server, job)
-    except BaseException:
+    if added.id != job_id:  # an equal request was faster
         remove(server.settings.folder(job_id))
-        raise
-    return _same(added, digest) if added.id != job_id else added
+    return _same(added, digest)
 
 
 async def add_score(server: Server, request: HTTPConnection, asked: ScoreRequest, body: Body) -> Job:
@@ -97,8 +94,7 @@ async def add_score(server: Server, request: HTTPConnection, asked: ScoreRequest
         codec.temporal_factor,
         max_frames=config.num_frames,
     )
-    job_id = new_id("score")
-    try:
+    with _new_job(server, "score") as job_id:
         given = await _decode_all(server, owner, job_id, body, {"video": asked.video}, {"video": wanted})
         if not given:
             raise ApiError(400, "give the clip as `video`", param="video", code="missing")
@@ -106,20 +102,33 @@ async def add_score(server: Server, request: HTTPConnection, asked: ScoreRequest
             shortest = 1 + codec.temporal_factor
             message = f"the clip is too short: the model needs {shortest} frames at {config.fps:g} fps"
             raise ApiError(400, message, param="video", code="invalid_value")
-        settings = {
-            "model": server.settings.model_id,
-            "prompts": asked.prompt,
-            "noise_samples": asked.noise_samples,
-            "seed": asked.seed,
-            "fps": config.fps,
-        }
-        request_id = request.scope["state"]["request_id"]
         job = Job(
-            id=job_id, kind="score", owner=owner, request_id=request_id, prompt=asked.prompt[0], settings=settings
+            id=job_id,
+            kind="score",
+            owner=owner,
+            request_id=request.scope["state"]["request_id"],
+            prompt=asked.prompt[0],
+            settings={
+                "model": server.settings.model_id,
+                "prompts": asked.prompt,
+                "noise_samples": asked.noise_samples,
+                "seed": asked.seed,
+                "fps": config.fps,
+            },
         )
         return await _add(server, job)
+
+
+@contextmanager
+def _new_job(server: Server, kind: str = "video") -> Iterator[str]:
+    """The id of a job to be added, with a folder, which an exception removes."""
+    job_id = new_id(kind)
+    folder = server.settings.folder(job_id)
+    try:
+        folder.mkdir(parents=True)
+        yield job_id
     except BaseException:
-        remove(server.settings.folder(job_id))
+        remove(folder)
         raise
 
 
@@ -131,7 +140,6 @@ def _same(earlier: Job, digest: str) -> Job:
 
 
 async def _add(server: Server, job: Job) -> Job:
-    server.settings.folder(job.id).mkdir(parents=True, exist_ok=True)
     try:
         return await run_in_threadpool(server.store.add, job, server.settings.limits.queued)
     except QueueFull:
