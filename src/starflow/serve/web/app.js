@@ -21,15 +21,17 @@ const stage = new Stage({
   edit: (video) => form.startFrom(video, "video_reference"),
 });
 const cards = new History();
-let [model, count, timer] = [null, PAGE, 0];
+let [model, count, looks, timer] = [null, PAGE, 0, 0];
 
 /** Show the videos of now, and look again later. */
 async function refresh() {
+  const look = ++looks;
   let delay = SLOW;
   try {
     if (model === null) await start();
     const { videos, hasMore } = await api.listVideos(count);
     const selected = await selectedOf(videos);
+    if (look !== looks) return; // a later look knows more
     stage.show(selected);
     cards.show(videos, selected?.id, hasMore);
     if (videos.some(isActive)) delay = QUICK;
@@ -63,7 +65,8 @@ async function start() {
 }
 
 function select(video) {
-  location.hash = video.id; // shows it
+  stage.show(video);
+  location.hash = video.id;
 }
 
 function measure(clip) {
@@ -92,8 +95,7 @@ function notify(message) {
 /** Bring the stage into view, if only its end or less can be seen. */
 function showStage() {
   const { top } = find("stage").getBoundingClientRect();
-  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
-  if (top < 0 || top > innerHeight / 2) find("stage").scrollIntoView({ behavior });
+  if (top < 0 || top > innerHeight / 2) find("stage").scrollIntoView();
 }
 
 addEventListener("hashchange", () => {
