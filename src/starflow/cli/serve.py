@@ -133,7 +133,9 @@ def serve(
     def announce(url: str) -> None:
         say(f"serving {settings.model_id} at {url}")
         if opens_page:
-            Thread(target=open_page, args=(url,), daemon=True).start()  # a browser of the terminal would keep us waiting
+            Thread(
+                target=open_page, args=(url,), daemon=True
+            ).start()  # a browser of the terminal would keep us waiting
 
     listen(settings, announce)
 
