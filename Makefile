@@ -1,5 +1,5 @@
 # make demo    a video from a sentence, in a fresh environment: demo.mp4 and demo.png
-# make serve   an HTTP API that makes videos, at http://127.0.0.1:8000
+# make serve   a page and an HTTP API that make videos, at http://127.0.0.1:8000
 # make test    lint, types, import rules and tests
 # make clean   remove the environment and all generated files
 #

@@ -59,3 +59,26 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path):
     log_text = (tmp_path / "log").read_text()
     assert "Traceback" not in log_text
     assert "KeyboardInterrupt" not in log_text
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_the_page_is_opened_once_the_server_listens(
+    has_browser: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or has_browser)
+    monkeypatch.setattr("starflow.serve.run.listen", lambda settings, announce: announce("http://127.0.0.1:1"))
+    output = ""
+
+    def has_said(text: str) -> bool:
+        nonlocal output
+        output += "".join(capsys.readouterr())
+        return text in output
+
+    assert run(["serve", "--data-dir", str(tmp_path), "--device", "cpu"]) == 0
+    assert opened == []
+    assert run(["serve", "--data-dir", str(tmp_path), "--device", "cpu", "--open"]) == 0
+    until(lambda: opened == ["http://127.0.0.1:1"])
+    assert has_said("serving toyworld at http://127.0.0.1:1")
+    if not has_browser:
+        until(lambda: has_said("no browser was found: open http://127.0.0.1:1 yourself"))

@@ -71,7 +71,7 @@ def test_what_clients_send_by_habit_is_accepted_and_named(client: Client):
     ("fields", "param", "message"),
     [
         ({"prompt": " "}, "prompt", "should match pattern"),
-        ({"size": "big"}, None, "'big' is not a size"),
+        ({"size": "big"}, "size", "'big' is not a size"),
         ({"size": "4096x4096"}, "size", "a frame may have"),
         ({"seconds": -1}, "seconds", "greater than 0"),
         ({"seconds": 1e9}, "seconds", "a video may last 3600 s here"),

@@ -1,6 +1,8 @@
 """`starflow serve`: an HTTP API that makes videos."""
 
+import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
@@ -63,6 +65,7 @@ DEFAULT_DATA = "starflow-data"
     show_default=True,
     help="Space for finished videos; the oldest are removed.",
 )
+@click.option("--open", "opens_page", is_flag=True, help="Open the page in the browser.")
 @generation_options("num_frames", "fps", "guidance_scale", "tolerance")
 def serve(
     model: str,
@@ -83,14 +86,15 @@ def serve(
     rate_limit: int,
     keep_days: float,
     keep_gib: float,
+    opens_page: bool,
     **options: Any,
 ) -> None:
-    """Serve an HTTP API that makes videos, in the shape of OpenAI's /v1/videos.
+    """Serve a page and an HTTP API that make videos. The API has the shape of OpenAI's /v1/videos.
 
     The generation options replace the model's settings where a client sends none.
 
     \b
-    starflow serve
+    starflow serve --open
     starflow serve --model starflow-v-7b --dtype bfloat16 --workers 2
     starflow serve --host 0.0.0.0 --api-key-file keys.txt --allow-host videos.example.org
     """
@@ -126,4 +130,17 @@ def serve(
 
     from starflow.serve.run import listen
 
-    listen(settings, say)
+    def announce(url: str) -> None:
+        say(f"serving {settings.model_id} at {url}")
+        if opens_page:
+            Thread(
+                target=open_page, args=(url,), daemon=True
+            ).start()  # a browser of the terminal would keep us waiting
+
+    listen(settings, announce)
+
+
+def open_page(url: str) -> None:
+    """Open the page in the user's browser, or say that there is none."""
+    if not webbrowser.open(url):
+        say(f"no browser was found: open {url} yourself")

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
 from starflow import __version__
-from starflow.serve import others, realtime, videos
+from starflow.serve import others, page, realtime, videos
 from starflow.serve.errors import add_error_handlers
 from starflow.serve.processes import choose_imports
 from starflow.serve.schema import ErrorBody
@@ -49,6 +49,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.include_router(others.router, responses=ERRORS)  # before /v1/videos/{video_id}
     app.include_router(videos.router, responses=ERRORS)
     app.include_router(realtime.router)
+    app.include_router(page.router)
     if settings.origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(Security, settings=settings)

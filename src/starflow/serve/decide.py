@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from starflow.errors import UsageError
 from starflow.media.sizes import parse_size
 from starflow.pipeline.options import Options
 from starflow.pipeline.pipeline import StarFlowPipeline
@@ -70,9 +71,17 @@ class Decisions:
         """The options of generation, before the length is known."""
         asked: dict[str, Any] = {name: getattr(request, name) for name in CLIENT_OPTIONS}
         if request.size is not None:
-            asked["width"], asked["height"] = parse_size(request.size)
-            self.model.codec.latent_shape(1, 1, asked["height"], asked["width"])
+            asked["width"], asked["height"] = self._size(request.size)
         return self._options({name: value for name, value in asked.items() if value is not None})
+
+    def _size(self, size: str) -> tuple[int, int]:
+        """The width and height of a size that the model can make."""
+        try:
+            width, height = parse_size(size)
+            self.model.codec.latent_shape(1, 1, height, width)
+        except UsageError as error:
+            raise ApiError(400, str(error), param="size", code="invalid_value") from error
+        return width, height
 
     def _options(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {**self.settings.options, **asked}

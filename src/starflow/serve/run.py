@@ -14,8 +14,8 @@ SECONDS_TO_STOP = 5
 SECONDS_TO_KEEP_CONNECTIONS = 75  # longer than clients keep those that they do not use
 
 
-def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM. `say` is told the address.
+def listen(settings: ServeSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM. `announce` is given the URL, which connections can wait at from then on.
 
     Raises StarflowError if the address cannot be used, and as `create_app`.
     """
@@ -23,7 +23,7 @@ def listen(settings: ServeSettings, say: Callable[[str], None]) -> None:
         app = create_app(settings)
         log_as_json()
         host, port = listener.getsockname()[:2]
-        say(f"serving {settings.model_id} at http://{f'[{host}]' if ':' in host else host}:{port}")
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         config = uvicorn.Config(
             app,
             log_config=None,

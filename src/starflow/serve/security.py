@@ -20,7 +20,7 @@ from starflow.serve.settings import LOOPBACK, ServeSettings
 logger = logging.getLogger(__name__)
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-OPEN_PATHS = ("/health", "/ready")
+OPEN_PATHS = re.compile("/health|/ready|/|/page/.*")  # the page asks for a key itself
 MIN_KEY_LENGTH = 16
 KEY_PROTOCOL = "openai-insecure-api-key."  # how browsers, which send no headers, give the key of a WebSocket
 SECURITY_HEADERS = {
@@ -117,7 +117,7 @@ class Security:
         is_safe = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         if not is_safe and not self._is_allowed_origin(headers):
             raise ApiError(403, "requests from other web pages are not allowed: see --allow-origin", code="origin")
-        is_open = scope["path"] in OPEN_PATHS or (scope["type"] == "http" and scope["method"] == "OPTIONS")
+        is_open = OPEN_PATHS.fullmatch(scope["path"]) or (scope["type"] == "http" and scope["method"] == "OPTIONS")
         scope["state"]["owner"] = owner = "" if is_open else self._owner(headers)
         if self.settings.keys and not is_safe and (wait := self._rate.wait(owner)):
             raise ApiError(429, "too many requests with this key", code="rate_limit_exceeded", wait=int(wait) + 1)
