@@ -9,7 +9,7 @@ from starflow.errors import UsageError
 from starflow.serve.security import RateLimit, read_keys
 from starflow.serve.settings import ServeSettings
 
-ANN, BOB = "ann-has-this-secret-key", "bob-has-another-secret-key"
+ANN, BOB, EVE = "ann-has-this-secret-key", "bob-has-another-secret-key", "eve-asks-too-often-key"
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -20,7 +20,7 @@ def bearer(key: str) -> dict[str, str]:
 def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("guarded")
     keys = folder / "keys.txt"
-    keys.write_text(f"# keys\nann {ANN}\nbob {BOB}  # a comment\n")
+    keys.write_text(f"# keys\nann {ANN}\nbob {BOB}  # a comment\neve {EVE}\n")
     limits = {"requests_per_minute": 12, "upload_bytes": 100_000}
     settings = settings_for(
         tiny_model, folder / "data", keys=read_keys(keys), origins=("https://page.example",), limits=limits
@@ -52,7 +52,7 @@ def test_a_key_sees_its_own_videos_only(guarded: Client):
 
 
 def test_requests_are_limited_for_each_key(guarded: Client):
-    statuses = [guarded.post("/v1/videos", content=b"x", headers=bearer(BOB)) for _ in range(15)]
+    statuses = [guarded.post("/v1/videos", content=b"x", headers=bearer(EVE)) for _ in range(15)]
     assert statuses[-1].status_code == 429
     assert statuses[-1].json()["error"]["type"] == "rate_limit_error"
     assert 1 <= int(statuses[-1].headers["Retry-After"]) <= 6
