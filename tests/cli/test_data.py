@@ -73,6 +73,9 @@ def test_check_needs_no_config(config: Path, capfd: pytest.CaptureFixture[str]):
     assert run(["data", "check", str(config.parent / "clips"), "--json", "--workers", "0"]) == 0
     about = json.loads(capfd.readouterr().out)
     assert about["videos"] == 4 and about["buckets"] is None and len(about["left_out"]) == 1
+    assert about["long_captions"] is None
+    assert run(["data", "check", str(config.parent / "clips"), "--workers", "0"]) == 0
+    assert "captions longer than the text encoder takes: not checked, as" in capfd.readouterr().out
 
 
 def test_what_was_encoded_is_not_encoded_again_by_training(

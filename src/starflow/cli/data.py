@@ -149,7 +149,9 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")
 
 
-def _listed(title: str, items: list[str]) -> list[str]:
+def _listed(title: str, items: list[str] | None) -> list[str]:
+    if items is None:
+        return [f"{title}: not checked, as there is no text encoder yet; --config names one"]
     more = [f"  … and {len(items) - LISTED} more: --json lists all"] if len(items) > LISTED else []
     return [f"{title}: {len(items) or 'none'}", *(f"  {item}" for item in items[:LISTED]), *more]
 

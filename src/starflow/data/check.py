@@ -63,14 +63,14 @@ class Report:
         clips: those that can be read.
         left_out: what cannot be used, each with the reason.
         duplicates: clips with the same frames as an earlier one.
-        long_captions: captions that the text encoder cuts off.
+        long_captions: captions that the text encoder cuts off; None if it is not known.
         buckets: the number of excerpts in each bucket; None without a format.
     """
 
     clips: list[CheckedClip]
     left_out: list[str]
     duplicates: list[str]
-    long_captions: list[str]
+    long_captions: list[str] | None
     buckets: dict[Bucket, int] | None
 
     @property
@@ -126,7 +126,7 @@ def check_source(
         clips,
         reasons,
         _duplicates(clips),
-        [] if cut_off is None else _long_captions(clips, cut_off),
+        None if cut_off is None else _long_captions(clips, cut_off),
         None if clip_format is None else {bucket: found[bucket] for bucket in clip_format.buckets},
     )
 
