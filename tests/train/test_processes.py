@@ -169,9 +169,11 @@ def test_a_signal_to_one_process_saves_and_ends_all_and_a_killed_process_ends_th
     told = (tmp_path / "0.out").read_text()
     (saved,) = list_checkpoints(folder / "stopped" / "checkpoints")[-1:]
     assert f"interrupted: saved step {int(saved.name[-8:])} in " in told
+    time.sleep(1)  # TensorBoard orders the files of runs by the second in which they began
     assert stopped_run(folder, tmp_path, "stopped", 1, "SIGKILL", 0.3) == [1, -9]
     message = "process 0 of 2: error: another process has stopped or does not answer: see its messages"
     assert message in (tmp_path / "0.err").read_text()
+    time.sleep(1)  # TensorBoard orders the files of runs by the second in which they began
     assert run(["train", *arguments(folder, "stopped")]) == 0
     assert_same_run(folder, "stopped")
 
