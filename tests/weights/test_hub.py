@@ -12,7 +12,7 @@ from huggingface_hub import constants, errors
 
 from starflow.errors import StarflowError
 from starflow.weights import hub
-from starflow.weights.hub import hub_file, is_reachable, say_download
+from starflow.weights.hub import hub_file, is_reachable, say_download, say_weights
 
 RESPONSE = SimpleNamespace(headers={}, request=None)
 
@@ -85,3 +85,21 @@ def test_the_size_of_a_download_is_said_first(free, fits, monkeypatch, tmp_path,
     info.will_download = False
     say_download("owner/name", "big.pth", copies=1)
     assert caplog.text == ""
+
+
+def test_the_size_of_a_component_is_that_of_its_files_that_are_missing(monkeypatch, tmp_path, caplog):
+    asked = []
+
+    def snapshot_download(repository: str, *, allow_patterns: str, dry_run: bool) -> list[SimpleNamespace]:
+        asked.append((repository, allow_patterns, dry_run))
+        return [SimpleNamespace(will_download=missing, file_size=int(1.4e9)) for missing in (True, True, False)]
+
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    say_weights("owner/name", "vae")
+    assert asked == [("owner/name", "vae/*.safetensors", True)]
+    assert "downloading owner/name/vae takes 2.8 GB" in caplog.text
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: SimpleNamespace(free=2e9))
+    with pytest.raises(StarflowError, match=r"2\.8 GB .* only 2\.0 GB are free"):
+        say_weights("owner/name")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starflow.errors import StarflowError, UsageError
-from starflow.weights.hub import hub_file, only_local_if_unreachable
+from starflow.weights.hub import hub_file, only_local_if_unreachable, say_weights
 
 if TYPE_CHECKING:
     import torch
@@ -174,6 +174,8 @@ def _load(name: str, component: Component, dtype: "torch.dtype | None", hub: Map
     from transformers import AutoTokenizer, T5EncoderModel
 
     reachable = hub if component.is_local else only_local_if_unreachable(hub)
+    if not component.is_local and not hub:  # with options, the files may go elsewhere
+        say_weights(component.source, component.subfolder)
     place = {**reachable, **({"subfolder": component.subfolder} if component.subfolder else {})}
     if name != "text_encoder":
         return {name: AutoModel.from_pretrained(component.source, torch_dtype=dtype, **place)}

@@ -2,12 +2,15 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starflow.errors import StarflowError
+
+if TYPE_CHECKING:
+    from huggingface_hub.file_download import DryRunFileInfo
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def say_download(repository: str, filename: str, copies: int) -> None:
 
     Raises StarflowError if the disk has no space for it and, with `copies`, for what is made from it.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     if not is_reachable():
         return
@@ -47,12 +50,35 @@ def say_download(repository: str, filename: str, copies: int) -> None:
         info = hf_hub_download(repository, filename, dry_run=True)
     except Exception:  # the download fails for the same reason, and says it
         return
-    if not info.will_download or info.file_size is None:
+    _say_size(f"{filename} of {repository}", [info], copies)
+
+
+def say_weights(repository: str, subfolder: str = "") -> None:
+    """Log the size of the safetensors files of a repository or of a folder in it, if they will be downloaded.
+
+    Raises StarflowError if the disk has no space for them.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not is_reachable():
+        return
+    try:
+        infos = snapshot_download(repository, allow_patterns=str(Path(subfolder, "*.safetensors")), dry_run=True)
+    except Exception:  # the download fails for the same reason, and says it
+        return
+    _say_size(f"{repository}/{subfolder}" if subfolder else repository, infos, copies=0)
+
+
+def _say_size(what: str, infos: "Sequence[DryRunFileInfo]", copies: int) -> None:
+    from huggingface_hub import constants
+
+    size = sum(info.file_size or 0 for info in infos if info.will_download)
+    if not size:
         return
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
-    needed, free = info.file_size * (1 + copies), shutil.disk_usage(cache).free
-    sizes = f"downloading {filename} of {repository} takes {info.file_size / 1e9:.1f} GB in {cache}"
+    needed, free = size * (1 + copies), shutil.disk_usage(cache).free
+    sizes = f"downloading {what} takes {size / 1e9:.1f} GB in {cache}"
     if copies:
         sizes += f", and {needed / 1e9:.1f} GB with the converted model"
     if free < needed:
