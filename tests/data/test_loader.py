@@ -124,12 +124,7 @@ def test_processes_read_the_same_clips_ahead(caplog: pytest.LogCaptureFixture):
     for start in (0, 3, 6, 3):  # forward, and back
         assert torch.equal(shared.excerpts(start, 3, 3), alone.excerpts(start, 3, 3))
     assert torch.equal(shared.excerpts(3, 2, 5), alone.excerpts(3, 2, 5))
+    for start in range(0, 90, 6):  # every other batch, as one of two processes that train together
+        shared.excerpts(start, 3, 3)
+    assert len(shared._ahead) < 30
     assert caplog.messages.count("left out: clip-1.mp4 is corrupt") == 2  # once by each loader
-
-
-def test_ranks_have_different_clips_that_follow_each_other():
-    source = Counting([10] * 20)
-    alone = loader(source).excerpts(0, 12, 3)
-    ranks = [loader(source, rank=rank, world_size=2) for rank in range(2)]
-    batches = [ranks[rank].excerpts(start, 3, 3) for start in (0, 3) for rank in range(2)]
-    assert torch.equal(torch.cat(batches), alone)

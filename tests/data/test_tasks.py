@@ -117,14 +117,6 @@ def test_captions_are_dropped_at_the_given_rate():
     assert 0.25 < sum(dropped) / len(dropped) < 0.35
 
 
-def test_processes_have_different_batches_that_follow_each_other():
-    alone = Mixture(CACHE, TaskWeights(), 8)
-    for rank in range(3):
-        shared = Mixture(CACHE, TaskWeights(), 8, rank=rank, world_size=3)
-        for number in range(4):
-            assert shared.batch(number).captions == alone.batch(3 * number + rank).captions
-
-
 class CacheOfGame(Cache):
     """The same clips with actions, but for clip 0: `1 + frame` in the first of two features, in every frame."""
 

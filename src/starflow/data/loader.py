@@ -56,7 +56,6 @@ class ClipLoader:
         height, width: size in pixels that frames are scaled and cropped to.
         seed: of the order of the clips, and of the places of the excerpts in them.
         num_workers: processes that read the next clips while this one does something else; 0: none.
-        rank, world_size: of this process among those that train together. Each has its own clips.
     """
 
     def __init__(
@@ -69,11 +68,8 @@ class ClipLoader:
         width: int,
         seed: int = 0,
         num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
-        self.fps, self.indices = fps, indices
-        self.num_workers, self.rank, self.world_size = num_workers, rank, world_size
+        self.fps, self.indices, self.num_workers = fps, indices, num_workers
         self._reader = _ExcerptReader(source, indices, fps, (height, width), seed)
         self._workers = start_workers(num_workers, self._reader) if num_workers else None
         self._ahead: dict[_Request, Future[_Excerpt]] = {}
@@ -83,8 +79,7 @@ class ClipLoader:
     def excerpts(self, start: int, count: int, num_frames: int) -> Tensor:
         """The clips at the positions `start` to `start + count - 1` of training: (count, num_frames, 3, height, width).
 
-        The positions are those of this process; with several, every batch of `count` clips is followed by those of the
-        other processes. Of each clip that is longer than `num_frames` an excerpt, which begins at a random frame. A
+        Of each clip that is longer than `num_frames` an excerpt, which begins at a random frame. A
         clip that is left out is replaced by the next one in the sequence of epochs.
 
         Raises:
@@ -112,16 +107,17 @@ class ClipLoader:
         num_batches = 1 + ceil(AHEAD * self.num_workers / count)
         batches = [self._batch(start + number * count, count, num_frames) for number in range(num_batches)]
         with self._lock:
-            for request in [request for request in self._ahead if request.num_frames != num_frames]:
-                self._ahead.pop(request).cancel()  # of an earlier phase of training
+            oldest = start - num_batches * count  # what was not asked for until then is another process's, or past
+            for request in list(self._ahead):
+                if request.num_frames != num_frames or request.position < oldest:
+                    self._ahead.pop(request).cancel()
             for request in chain(*batches):
                 if request not in self._ahead:
                     self._ahead[request] = workers.submit(_ExcerptReader.excerpt, request)
             return [self._ahead.pop(request) for request in batches[0]]
 
     def _batch(self, start: int, count: int, num_frames: int) -> "list[_Request]":
-        first = start * self.world_size + self.rank * count
-        return [_Request(position, num_frames) for position in range(first, first + count)]
+        return [_Request(position, num_frames) for position in range(start, start + count)]
 
     def _frames(self, excerpt: "_Excerpt", num_frames: int) -> Tensor:
         frames, reasons = excerpt

@@ -141,8 +141,6 @@ class Mixture:
         short_clips: float = 0.0,
         caption_dropout: float = 0.1,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         action_dropout: float = 0.1,
     ) -> None:
         """
@@ -154,7 +152,6 @@ class Mixture:
                 frames, where captions matter most. They have half as many clips more.
             caption_dropout: share of the captions that are dropped, for guidance.
             seed: of the batches.
-            rank, world_size: of this process among those that train together. Each has its own batches.
             action_dropout: share of the clips whose actions are dropped, for guidance: half of them with the caption,
                 if both shares are equal.
 
@@ -164,7 +161,6 @@ class Mixture:
         self.cache, self.length, self.batch_size = cache, cache.num_latent_frames, batch_size
         self.short_clips, self.seed = short_clips, seed
         self.caption_dropout, self.action_dropout = caption_dropout, action_dropout
-        self.rank, self.world_size = rank, world_size
         videos = [clip for clip in cache.clips if clip.bucket.num_frames > 1 and self.length > 1]
         self.material: dict[Task, dict[Bucket, Material]] = {
             "text_to_video": _by_bucket((clip, 0, clip.bucket) for clip in videos),
@@ -176,8 +172,8 @@ class Mixture:
         self.shares = task_shares(weights, {task: _number(buckets) for task, buckets in self.material.items()})
 
     def batch(self, number: int) -> Batch:
-        """Batch `number` of this process, number `number`·`world_size` + `rank` of all; it is always the same."""
-        rng = np.random.default_rng([self.seed, number * self.world_size + self.rank])
+        """Batch number `number`, which is always the same."""
+        rng = np.random.default_rng([self.seed, number])
         make: dict[Task, Callable[[np.random.Generator, Bucket], Batch]] = {
             "text_to_video": self._text_to_video,
             "image": self._image,
