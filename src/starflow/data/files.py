@@ -1,6 +1,7 @@
 """Files on disk with captions, whatever lists them: the common part of `folder` and `table`."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -27,15 +28,15 @@ class Listing(NamedTuple):
     left_out: list[str]
 
 
-class CaptionedFiles:
+class CaptionedFiles(ABC):
     """A source of clips (`ClipSource`, `FileSource`) of the files that `listing` finds, read once."""
 
     kind: ClassVar[str]  # for the fingerprint
 
-    @cached_property
+    @property
+    @abstractmethod
     def listing(self) -> Listing:
         """The files, and what is left out."""
-        raise NotImplementedError
 
     @property
     def files(self) -> list[CaptionedFile]:
