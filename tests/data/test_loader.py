@@ -1,5 +1,5 @@
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -128,3 +128,26 @@ def test_processes_read_the_same_clips_ahead(caplog: pytest.LogCaptureFixture):
         shared.excerpts(start, 3, 3)
     assert len(shared._ahead) < 30
     assert caplog.messages.count("left out: clip-1.mp4 is corrupt") == 2  # once by each loader
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_marks_are_cut_and_scaled_with_the_frames(num_workers: int):
+    video = moving_noise(12, 32, 48)
+    marked = Clip(video, FPS, ["a"], marks=video[..., 0])  # so that marks are to be where the red is
+    source = ClipList([marked])
+    size = {"fps": FPS, "height": 16, "width": 16}
+    clips, marks = ClipLoader(source, range(1), num_workers=num_workers, **size).marked_excerpts(0, 2, 5)
+    assert clips.shape == (2, 5, 3, 16, 16) and marks is not None and marks.shape == (2, 5, 1, 16, 16)
+    torch.testing.assert_close(2 * marks - 1, clips[:, :, :1], rtol=0, atol=1e-5)
+    assert marks[0].unique().numel() > 2
+
+    mixed = ClipList([marked, replace(marked, marks=None)])
+    assert ClipLoader(mixed, range(2), **size).marked_excerpts(0, 2, 5)[1] is None
+
+
+def test_marks_are_resampled_with_the_frames():
+    video = moving_noise(12)
+    source = ClipList([Clip(video, FPS, ["a"], marks=video[..., 0])])
+    clips, marks = ClipLoader(source, range(1), fps=FPS / 2, height=32, width=32).marked_excerpts(0, 1, 5)
+    assert marks is not None
+    torch.testing.assert_close(2 * marks - 1, clips[:, :, :1], rtol=0, atol=1e-5)

@@ -2,6 +2,8 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from starflow.config import load_config, save_config
+from starflow.data.loader import ClipLoader
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError, UsageError
 from starflow.media.frames import Frames
@@ -16,6 +19,8 @@ from starflow.media.video import write_video
 from starflow.train import vae as vae_training
 from starflow.train.config import LoopConfig, OptimizerConfig, Phase, VAELossConfig, VAEModelConfig, VAETrainConfig
 from starflow.train.vae import (
+    NoisyAutoencoder,
+    VAEStep,
     build_vae,
     evaluate,
     film_strip,
@@ -127,6 +132,25 @@ def test_training_on_a_folder_of_clips_improves_the_reconstruction_of_a_held_out
     assert psnr[1] > psnr[0] + 3  # 11 and 15 dB; the mean of the training clips has 11
     latents = VideoCodec(AutoencoderKLWan.from_pretrained(folder)).encode(torch.zeros(1, 5, 3, 48, 32))
     assert latents.shape == (1, 2, 2, 3, 2)
+
+
+def test_marked_pixels_weigh_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clips: Path):
+    marks = torch.zeros(2, 5, 1, 48, 32)
+    marks[..., :8, :] = 1
+    frames = torch.zeros(2, 5, 3, 48, 32)
+    used = []
+    monkeypatch.setattr(
+        vae_training, "reconstruction_loss", lambda *given: used.append(given[2]) or reconstruction_loss(*given)
+    )
+    configuration = folder_config(tmp_path / "run", clips)
+    configuration.loss.mark_weight = 20
+    loader = SimpleNamespace(marked_excerpts=lambda *which: (frames, marks))
+    step = VAEStep(NoisyAutoencoder(build_vae(MODEL), 0.0), cast(ClipLoader, loader), configuration)
+    step(0, 0, 1.0)
+    torch.testing.assert_close(used[0], 1 + 19 * marks.transpose(1, 2))
+
+    with pytest.raises(UsageError, match="mark_weight needs a source that marks"):
+        train_vae(configuration)
 
 
 class TestData:

@@ -107,6 +107,7 @@ def test_the_command_records_what_is_missing_and_leaves_no_other_file(
     clip = source[1]
     assert (len(source), clip.fps, clip.video.shape, clip.actions.shape) == (3, FPS, (6, 64, 64, 3), (6, 3))
     assert source.action_space == ACTION_SPACE
+    assert clip.marks.shape == (6, 64, 64) and clip.marks.any()
     before = source.fingerprint
     (tmp_path / "episodes" / "take_cover-000000.safetensors").unlink()
     assert build_source({"source": "episodes", "path": "episodes"}).fingerprint != before

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from starflow.errors import UsageError
@@ -37,6 +38,8 @@ class Clip:
         name: of the clip in messages, such as its file.
         actions: `(F, A)`, what the player did between the frame before and each frame, in the `action_space` of the
             source; the first row is ignored. None for a clip without a player.
+        marks: uint8 `(F, height, width)`, the share of each pixel that something small but important covers, such as a
+            monster; 255 is all of it. An autoencoder may give such pixels a larger weight in its loss.
     """
 
     video: Frames
@@ -46,6 +49,7 @@ class Clip:
     edits: Sequence[Edit] = ()
     name: str = ""
     actions: NDArray[Any] | None = None
+    marks: NDArray[np.uint8] | None = None
 
 
 class ClipSource(Protocol):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starflow.data.clip import ClipSource
+from starflow.data.clip import Clip, ClipSource
 from starflow.data.mixture import clip_weights
 from starflow.data.reading import open_clip
 from starflow.data.workers import AHEAD, Workers, result_of, start_workers
@@ -85,11 +85,22 @@ class ClipLoader:
         Raises:
             StarflowError: no clip has `num_frames` frames.
         """
+        return self.marked_excerpts(start, count, num_frames)[0]
+
+    def marked_excerpts(self, start: int, count: int, num_frames: int) -> tuple[Tensor, Tensor | None]:
+        """The clips of `excerpts`, and their marks (count, num_frames, 1, height, width) in [0, 1].
+
+        The marks are None if a clip has none.
+        """
         if self._workers is None:
             read = [self._reader.excerpt(request) for request in self._batch(start, count, num_frames)]
         else:
             read = [result_of(future) for future in self._ask(self._workers, start, count, num_frames)]
-        return torch.stack([self._frames(excerpt, num_frames) for excerpt in read])
+        frames = [self._frames(excerpt, num_frames) for excerpt in read]
+        clips = torch.stack([to_tensor(each[..., :3].numpy()) for each in frames])
+        if any(each.shape[-1] == 3 for each in frames):
+            return clips, None
+        return clips, torch.stack([each[:, None, :, :, 3] for each in frames]).float() / 255
 
     def beginning(self, index: int, num_frames: int) -> Tensor | None:
         """The first frames of the source's clip `index`, at most `num_frames`: (F, 3, height, width).
@@ -98,7 +109,7 @@ class ClipLoader:
         """
         frames, reasons = self._reader.beginning(index, num_frames)
         self._tell(reasons)
-        return None if frames is None else to_tensor(frames.numpy())
+        return None if frames is None else to_tensor(frames[..., :3].numpy())
 
     def _ask(
         self, workers: "Workers[_ExcerptReader]", start: int, count: int, num_frames: int
@@ -128,7 +139,7 @@ class ClipLoader:
                 f"none of the {len(self.indices)} clips can be read and has {num_frames} frames{rate}: train on fewer "
                 "frames or longer clips"
             )
-        return to_tensor(frames.numpy())
+        return frames
 
     def _tell(self, reasons: list[str]) -> None:
         for reason in reasons:
@@ -145,7 +156,10 @@ class _Request(NamedTuple):
 
 
 class _Excerpt(NamedTuple):
-    """Frames, uint8 `(F, height, width, 3)`, or None, and why clips were left out on the way there."""
+    """Frames, uint8 `(F, height, width, 3)`, or None, and why clips were left out on the way there.
+
+    The marks of a clip that has some are a fourth channel of its frames.
+    """
 
     frames: Tensor | None
     reasons: list[str]
@@ -201,12 +215,15 @@ class _ExcerptReader:
                 length = clip.num_frames()
                 if length >= min_frames:
                     first = 0 if rng is None else int(rng.integers(length - min_frames + 1))
-                    return torch.from_numpy(
-                        clip.read(first / (clip.fps or 1), max_frames or min_frames, self.size).video
-                    )
+                    return _channels(clip.read(first / (clip.fps or 1), max_frames or min_frames, self.size))
             reason = f"{clip.name} is too short: {length} of {min_frames} frames"
         except StarflowError as error:
             length, reason = 0, str(error)
         self.left_out[index] = length, reason
         reasons.append(reason)
         return None
+
+
+def _channels(clip: Clip) -> Tensor:
+    video = torch.from_numpy(clip.video)
+    return video if clip.marks is None else torch.cat([video, torch.from_numpy(clip.marks)[..., None]], dim=-1)

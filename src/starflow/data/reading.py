@@ -10,6 +10,7 @@ from math import ceil
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starflow.data.clip import Clip, ClipFile, ClipSource, FileSource, locate
 from starflow.data.shots import find_shots
@@ -116,14 +117,21 @@ class _InMemory:
         video = fit_frames(self.clip.video[first : first + num_frames], *size)
         actions = None if self.clip.actions is None else self.clip.actions[first : first + num_frames]
         edits = () if start else self.clip.edits
-        return replace(self.clip, video=video, actions=actions, edits=edits, name=_name(self.name, start))
+        marks = None if self.clip.marks is None else _fit_marks(self.clip.marks[first : first + num_frames], size)
+        name = _name(self.name, start)
+        return replace(self.clip, video=video, actions=actions, edits=edits, marks=marks, name=name)
+
+
+def _fit_marks(marks: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return fit_frames(np.repeat(marks[..., None], 3, axis=-1), *size)[..., 0]
 
 
 def _resampled(clip: Clip, fps: float) -> Clip:
     if clip.actions is not None:
         raise StarflowError(f"{clip.name}: a clip with actions is not resampled: set the rate to {clip.fps:g} fps")
     edits = [replace(edit, video=resample(edit.video, clip.fps, fps)) for edit in clip.edits]
-    return replace(clip, video=resample(clip.video, clip.fps, fps), fps=fps, edits=edits)
+    marks = None if clip.marks is None else resample(clip.marks, clip.fps, fps)
+    return replace(clip, video=resample(clip.video, clip.fps, fps), fps=fps, edits=edits, marks=marks)
 
 
 def _name(name: str, start: float) -> str:

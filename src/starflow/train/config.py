@@ -81,6 +81,7 @@ class VAELossConfig:
     """Mean squared error of the pixels, Kullback-Leibler term, and noise on the latents in training."""
 
     pixel_weights: str | None = None  # the name of a weighting of the pixels: see `starflow.train.pixel_weights`
+    mark_weight: float | None = None  # weight of the pixels that the source marks; that of the others is 1
     kl_weight: float = 1e-5
     latent_noise: float = 0.05  # largest standard deviation relative to the latents'; that of a clip is uniform from 0
 

@@ -136,7 +136,7 @@ class VAEStep:
         phase, num_clips = phase_at(config.phases, step)
         position = num_clips * loop.accumulation + micro_step * phase.batch_size
         start = time.perf_counter()
-        clips = self.clips.excerpts(position, phase.batch_size, phase.num_frames)
+        clips, marks = self.clips.marked_excerpts(position, phase.batch_size, phase.num_frames)
         data_seconds = time.perf_counter() - start
         video = clips.transpose(1, 2).to(loop.device)
         is_odd = (step * loop.accumulation + micro_step) % 2 == 1
@@ -144,7 +144,7 @@ class VAEStep:
             mean, reconstruction = self.model(
                 video, micro_generator(loop, step, micro_step), config.excerpt_frames if is_odd else None
             )
-        weights = None if self.pixel_weights is None else self.pixel_weights(video)
+        weights = self._weights(video, marks)
         kl = 0.5 * mean.square().mean()  # to N(0, I), for a posterior of fixed variance, up to a constant
         loss = reconstruction_loss(reconstruction, video, weights) + config.loss.kl_weight * kl
         (scale * loss).backward()
@@ -156,6 +156,17 @@ class VAEStep:
             "clips": float(len(video)),
             "data_seconds": data_seconds,
         }
+
+    def _weights(self, video: Tensor, marks: Tensor | None) -> Tensor | None:
+        """The weights (B, 1, F, height, width) of the pixels of a video. `marks` are (B, F, 1, height, width)."""
+        mark_weight = self.config.loss.mark_weight
+        weights = None if self.pixel_weights is None else self.pixel_weights(video)
+        if mark_weight is None:
+            return weights
+        if marks is None:
+            raise UsageError("loss.mark_weight needs a source that marks pixels: leave it out")
+        raised = 1 + (mark_weight - 1) * marks.transpose(1, 2).to(video.device)
+        return raised if weights is None else weights * raised
 
 
 def phase_at(phases: list[Phase], step: int) -> tuple[Phase, int]:

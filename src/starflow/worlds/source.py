@@ -1,4 +1,4 @@
-"""Recorded episodes as a source of clips with actions, and the weights of their monsters."""
+"""Recorded episodes as a source of clips with actions, on which the monsters are marked."""
 
 import hashlib
 from dataclasses import dataclass
@@ -46,4 +46,6 @@ class Episodes:
         """The episode, read from its file. Raises StarflowError if it is damaged."""
         file = self.files[index]
         episode = load_episode(file)
-        return Clip(episode.frames, FPS, [episode.caption], actions=episode.actions, name=str(file))
+        return Clip(
+            episode.frames, FPS, [episode.caption], actions=episode.actions, marks=episode.monsters, name=str(file)
+        )
