@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_sources import ClipList, moving_noise
+from starflow.data.buckets import Bucket
 from starflow.data.clip import Clip
 from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
@@ -209,7 +210,7 @@ class GameBatches:
         latents = torch.randn(8, 3, 4, 2, 2, generator=generator) * 0.1
         latents += (2 * choices - 1)[..., None, None] * torch.tensor([0, 1, 1])[:, None, None, None]
         actions = self.SPACE.features(choices) * torch.tensor([[0], [1], [1]])
-        return Batch("text_to_video", latents, ["a game"] * 8, [0] * 8, actions=actions)
+        return Batch("text_to_video", Bucket(5, 16, 16), latents, ["a game"] * 8, [0] * 8, actions=actions)
 
 
 def test_training_learns_what_actions_do(tmp_path: Path):
