@@ -21,14 +21,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from starflow.data.buckets import Bucket
 from starflow.data.clip import ClipSource, action_space
 from starflow.data.fitting import ClipFormat
 from starflow.data.mixture import clip_weights
-from starflow.data.shards import open_shard, weights_digest
+from starflow.data.shards import mapped_shard, open_shard, weights_digest
 from starflow.encoders.video import VideoCodec
 
 FORMAT = 5  # version of the files
@@ -77,12 +76,12 @@ class Shards:
 
     Attributes:
         records: what was made with this autoencoder and format, by the identity of the source's clip.
-        files: the open shard of each record.
+        files: the shard of each record.
         stale: how many clips were made with anything else, by the difference.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
-    files: dict[str, safe_open] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     stale: dict[str, int] = field(default_factory=dict)
 
 
@@ -90,13 +89,13 @@ def read_shards(folder: Path, made_with: dict[str, Any]) -> Shards:
     """The shards of a folder. Raises StarflowError if one is damaged."""
     shards = Shards()
     for path in sorted(folder.glob(f"{KIND}-*.safetensors")):
-        file, about = open_shard(path)
+        _, about = open_shard(path)
         if difference := _difference(about["made_with"], made_with):
             shards.stale[difference] = shards.stale.get(difference, 0) + len(about["records"])
             continue
         records = {record["identity"]: Record(**record) for record in about["records"]}
         shards.records |= records
-        shards.files |= dict.fromkeys(records, file)
+        shards.files |= dict.fromkeys(records, path)
     return shards
 
 
@@ -159,7 +158,7 @@ class LatentCache:
         """
         stop = None if length is None else start + length
         identity = clip.key.partition(".")[0]
-        return self._files[identity].get_slice(f"{clip.key}.{name}")[start:stop].float()
+        return mapped_shard(self._files[identity]).get_slice(f"{clip.key}.{name}")[start:stop].float()
 
     def grid(self, bucket: Bucket) -> tuple[int, int, int]:
         """`T`, `H` and `W` of a clip of a bucket."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
 
+OPEN_SHARDS = 1000  # at once: a process may map only some ten thousand files
 ENCODING_TIMEOUT = timedelta(days=30)  # for other processes, which may be encoding millions of clips
 
 
@@ -29,6 +31,12 @@ def open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
         return file, json.loads(metadata.get("about", '{"made_with": {}, "records": []}'))
     except (SafetensorError, json.JSONDecodeError) as error:
         raise StarflowError(f"{path} is damaged ({error}): remove it, and its content will be encoded again") from error
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def mapped_shard(path: Path) -> safe_open:
+    """The memory-mapped tensors of a shard, which stays open while it is among the last that were used."""
+    return open_shard(path)[0]
 
 
 def write_shard(folder: Path, kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> Path:

@@ -14,13 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.data.shards import open_shard, wait_for_all, weights_digest, write_shard
+from starflow.data.shards import mapped_shard, open_shard, wait_for_all, weights_digest, write_shard
 from starflow.errors import StarflowError
 
 Item = TypeVar("Item")
@@ -50,7 +49,7 @@ class TextCache:
         settings = {"precision": str(encoder.dtype), "heads": encoder.config.num_heads}
         encoder_digest = weights_digest(settings, encoder.state_dict().items())
         self._made_with = {"format": FORMAT, "text_encoder": encoder_digest}
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, Path] = {}
         self._read_shards()
 
     def _read_shards(self) -> None:
@@ -58,7 +57,7 @@ class TextCache:
         for path in sorted(self.folder.glob(f"{KIND}-*.safetensors")):
             file, about = open_shard(path)
             if about["made_with"] == self._made_with:
-                self._files |= dict.fromkeys(file.keys(), file)
+                self._files |= dict.fromkeys(file.keys(), path)
             else:
                 self.num_stale += len(file.keys())
 
@@ -87,7 +86,7 @@ class TextCache:
     def read(self, texts: Sequence[str]) -> Tensor:
         """The encodings `(B, M, width)` of texts, zero at padding, as `encode_text` gives them."""
         names = [_name(ids) for ids in self._tokens(texts)]
-        encoded = pad_sequence([self._files[name].get_tensor(name) for name in names], batch_first=True)
+        encoded = pad_sequence([mapped_shard(self._files[name]).get_tensor(name) for name in names], batch_first=True)
         return torch.nn.functional.pad(encoded, (0, 0, 0, self.max_tokens - encoded.shape[1]))
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
