@@ -1,4 +1,5 @@
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ from starflow.train.config import (
     PipelineConfig,
     TextModelConfig,
 )
-from starflow.train.flow import FlowStep, describe_tasks, train_flow, write_preview
+from starflow.train.flow import FlowStep, train_flow, write_preview
+from starflow.train.flow_data import describe_tasks
 from starflow.train.loop import micro_generator, optimizer_step
 from starflow.train.models import new_networks, require_actions
 from starflow.train.state import Trained, create_state
@@ -159,6 +161,14 @@ def test_forward_hooks_of_the_flow_and_the_denoiser_are_called(step: FlowStep):
     for hook in hooks:
         hook.remove()
     assert called == ["StarFlow", "CausalDenoiser"]
+
+
+def test_losses_are_logged_by_task_and_by_bucket(step: FlowStep):
+    metrics, task = run(step), step.mixture.batch(0).task
+    bucket = "1x32x32" if task == "image" else "9x32x32"
+    for name in ("loss", "nats_per_dim"):
+        assert metrics[f"{name}/{task}"] == metrics[f"{name}/{bucket}"] == metrics[name]
+    assert metrics[f"bits_per_dim/{bucket}"] == pytest.approx(metrics["nats_per_dim"] / math.log(2))
 
 
 def test_frozen_parts_get_no_gradient_and_their_losses_are_left_out(pipeline: StarFlowPipeline, cache: LatentCache):

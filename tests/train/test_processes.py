@@ -183,6 +183,15 @@ def test_sharded_muon_is_the_whole_muon_to_the_last_bit(tmp_path: Path):
         torch.testing.assert_close(sharded, plain, rtol=0, atol=0)
 
 
+@pytest.mark.slow
+def test_compiled_layers_that_are_sharded_give_the_same_gradients(tmp_path: Path):
+    assert run_processes(2, shared_work.compiled_gradients, tmp_path, log=tmp_path) == [0, 0]
+    for rank in range(2):
+        plain, compiled = torch.load(tmp_path / f"{rank}.pth")
+        assert all(gradient.abs().sum() > 0 for gradient in plain.values())
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)
+
+
 def test_two_processes_train_an_autoencoder_like_one(tmp_path: Path):
     config = VAETrainConfig(
         output=str(tmp_path / "single"),

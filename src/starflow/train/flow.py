@@ -65,9 +65,9 @@ class FlowStep:
         pipeline: StarFlowPipeline,
         mixture: Mixture,
         loop: LoopConfig,
-        texts: TextCache | None = None,
         auxiliary: AuxiliaryLoss | None = None,
         auxiliary_weight: float = 1.0,
+        texts: TextCache | None = None,
     ):
         self.flow, self.denoiser = pipeline.flow, pipeline.denoiser if is_trained(pipeline.denoiser) else None
         self.pipeline, self.mixture, self.loop, self.texts = pipeline, mixture, loop, texts
@@ -177,7 +177,7 @@ def _train_flow(config: FlowTrainConfig, resume: bool) -> Path:
     auxiliary = None
     if config.auxiliary_loss is not None:
         auxiliary = build_auxiliary_loss(config.auxiliary_loss, pipeline.flow, source)
-    step = FlowStep(pipeline, mixture, config.loop, texts, auxiliary, config.auxiliary_weight)
+    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight, texts)
     state = _create_state(pipeline, auxiliary, config)
     resume_or_start(state, output, resume)
     if is_main():

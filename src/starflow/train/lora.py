@@ -60,7 +60,7 @@ def _train_lora(config: LoraTrainConfig, resume: bool) -> Path:
     mixture = open_mixture(config, source, opened)
     texts = open_texts(config, mixture, pipeline.config, pipeline.tokenizer, pipeline.text_encoder)
     add_adapter(pipeline.flow, config)
-    step = FlowStep(pipeline, mixture, config.loop, texts)
+    step = FlowStep(pipeline, mixture, config.loop, texts=texts)
     state = create_state({"flow": Trained(pipeline.flow, config.optimizer)}, config.loop, config.parallel)
     resume_or_start(state, output, resume)
     if is_main():
