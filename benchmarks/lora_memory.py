@@ -16,12 +16,14 @@ import torch
 
 from starflow.encoders.video import VideoCodec
 from starflow.flow.loss import training_loss
-from starflow.flow.transformer import MATRICES
+from starflow.flow.transformer import MATRICES, Layer
 from starflow.hardware.architecture import Architecture, load_architecture
 from starflow.hardware.live_bytes import LiveBytes
 from starflow.hardware.memory import GIB, Request, estimate_memory
 from starflow.train.config import LoraConfig, LoraTrainConfig
 from starflow.train.lora import add_adapter
+from starflow.train.parallelize import checkpoint_activations
+from starflow.train.state import trained_parameters
 
 COPIES = 4  # of the adapter: the parameters, their moving average, two moments; the gradients are counted as they live
 
@@ -31,15 +33,16 @@ def working_bytes(model: str, rank: int, num_frames: int, *, checkpointing: bool
     architecture = load_architecture(model)
     settings, codec, flow = architecture.settings, VideoCodec(architecture.vae), architecture.flow
     torch.nn.Module.to(flow.requires_grad_(False), torch.bfloat16)  # the `to` of diffusers warns about casts
-    config = LoraTrainConfig(init=model, activation_checkpointing=checkpointing, lora=LoraConfig(rank=rank))
-    adapter = add_adapter(flow, config)
+    add_adapter(flow, LoraTrainConfig(init=model, lora=LoraConfig(rank=rank)))
+    if checkpointing:
+        checkpoint_activations([layer for layer in flow.modules() if isinstance(layer, Layer)], "full")
     shape = codec.latent_shape(1, num_frames, settings["height"], settings["width"])
     with torch.device("meta"):
         noisy = torch.empty(shape)
         text = torch.empty(1, settings["max_text_tokens"], flow.config["text_width"], dtype=torch.bfloat16)
     with LiveBytes() as live:
         training_loss(flow(noisy, text), settings["noise_std"]).backward()
-    return sum(parameter.nbytes for parameter in adapter), live.peak
+    return sum(parameter.nbytes for parameter in trained_parameters(flow)), live.peak
 
 
 def weight_bytes(architecture: Architecture, *, int8: bool) -> int:

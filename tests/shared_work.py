@@ -26,6 +26,7 @@ from starflow.sampling.solvers import sequential
 from starflow.train import loop
 from starflow.train.config import LoopConfig, OptimizerConfig, ParallelConfig
 from starflow.train.muon import Muon
+from starflow.train.parallelize import parallelize as parallelize_training
 from starflow.train.processes import training_processes
 from starflow.train.state import Trained, create_state, parameter_groups, whole
 from tiny_pipeline import LATENT_CHANNELS, TEXT_WIDTH, tiny_pipeline
@@ -150,3 +151,21 @@ def muon_steps(folder: Path) -> None:
                 optimizer.step()
             weights.append([whole(parameter.detach()) for parameter in parameters])
         torch.save(weights, folder / f"{os.environ['RANK']}.pth")
+
+
+def compiled_gradients(folder: Path) -> None:
+    """Save the gradients of a sharded flow, with its layers as they are and compiled."""
+    torch.set_num_threads(1)
+    with training_processes("cpu"):
+        found = []
+        for is_compiled in (False, True):
+            torch.manual_seed(0)
+            flow = StarFlow(4, [1], 1, HEAD_DIM, HEAD_DIM, HEAD_DIM, TEXT_WIDTH, position_length=2)
+            randomize(flow, dtype=flow.dtype).requires_grad_()
+            loop_config = LoopConfig(num_steps=1, decay_steps=0, bf16=False)
+            parallelize_training(flow, loop_config, ParallelConfig("fsdp", compile=is_compiled))
+            torch.manual_seed(int(os.environ["RANK"]))
+            encoded = flow(torch.randn(2, 3, 4, 2, 2), torch.randn(2, 5, TEXT_WIDTH))
+            (encoded.z.square().mean() - encoded.log_det.mean()).backward()
+            found.append({name: whole(each.grad) for name, each in flow.named_parameters()})
+        torch.save(found, folder / f"{os.environ['RANK']}.pth")

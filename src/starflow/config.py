@@ -21,14 +21,7 @@ def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = 
             value has the wrong type, or a required value is missing.
     """
     schema = OmegaConf.structured(cls)
-    try:
-        file_values = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UsageError(f"no config file at {path}") from None
-    except (YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} as YAML: {error}") from None
-    if not isinstance(file_values, DictConfig):
-        raise UsageError(f"{path} must hold `key: value` lines, not a list")
+    file_values = _read(path)
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise UsageError(f"cannot read the override {override!r}: write key=value, such as seed=1")
@@ -41,9 +34,30 @@ def load_config(cls: type[Config], path: str | Path, overrides: Sequence[str] = 
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 
 
+def config_class(path: str | Path, classes: Sequence[type[Config]]) -> type[Config]:
+    """Which of several dataclasses a YAML file is for: the first of those that know most of its keys.
+
+    Raises UsageError if the file is missing or is not YAML.
+    """
+    given = {str(key) for key in _read(path)}
+    return min(classes, key=lambda cls: len(given - set(OmegaConf.structured(cls))))
+
+
 def save_config(config: object, path: str | Path) -> None:
     """Write a configuration dataclass as YAML that `load_config` can read."""
     OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _read(path: str | Path) -> DictConfig:
+    try:
+        values = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UsageError(f"no config file at {path}") from None
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path} as YAML: {error}") from None
+    if not isinstance(values, DictConfig):
+        raise UsageError(f"{path} must hold `key: value` lines, not a list")
+    return values
 
 
 def _dotlist(overrides: Sequence[str]) -> DictConfig:

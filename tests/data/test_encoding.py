@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from clip_sources import ClipList, moving_noise, write_clip
-from starflow.data import encoding
+from starflow.data import encoding, shards
 from starflow.data.clip import Clip, ClipSource, Edit
 from starflow.data.encoding import encode_source, open_latent_cache
 from starflow.data.fitting import ClipFormat
@@ -242,8 +242,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path, codec: VideoCodec, monkeypatch:
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(encoding, "save_file", full)
-    with pytest.raises(StarflowError, match=r"cannot write latents to .*: I/O error: No space left on device"):
+    monkeypatch.setattr(shards, "save_file", full)
+    with pytest.raises(StarflowError, match=r"cannot write clips to .*: I/O error: No space left on device"):
         open_cache(tmp_path, codec)
 
 

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from clip_sources import write_clip
+from starflow.data import files
 from starflow.data.folder import ClipFolder
 from starflow.errors import StarflowError, UsageError
+from starflow.media.reading import Video, open_video
 
 
 @pytest.fixture
@@ -70,3 +72,22 @@ def test_an_identity_changes_with_the_file_and_its_caption_only(folder: Path):
     assert len(after) == 3
     assert before[0] == after.identity(0)
     assert before[1] != after.identity(1)
+
+
+def test_a_file_is_looked_at_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_clip(tmp_path / "0.mp4", "a", 5, 32, 48, 8)
+    looked_at: list[Path] = []
+
+    def counted(path: Path) -> Video:
+        looked_at.append(path)
+        return open_video(path)
+
+    monkeypatch.setattr(files, "open_video", counted)
+    source = ClipFolder(str(tmp_path))
+    for _ in range(3):
+        with source.open(0) as clip:
+            assert clip.video.height == 32
+    assert len(looked_at) == 1
+    write_clip(tmp_path / "0.mp4", "a", 5, 48, 48, 8)
+    with source.open(0) as clip:
+        assert clip.video.height == 48

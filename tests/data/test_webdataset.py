@@ -1,4 +1,7 @@
+import gc
 import json
+import pickle
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -111,6 +114,38 @@ def test_a_corrupt_clip_is_named_by_its_shard(tmp_path: Path):
 def test_no_shard_or_store_is_a_usage_error(tmp_path: Path, name: str):
     with pytest.raises(UsageError, match=r"no shard at|cannot open"):
         WebDataset(name if "://" in name else str(tmp_path / name))
+
+
+def test_memory_does_not_grow_with_the_number_of_clips(tmp_path: Path):
+    def bytes_kept(number: int) -> int:
+        files = {f"{index}.{kind}": b"a caption of some length" for index in range(number) for kind in ("mp4", "txt")}
+        (tmp_path / f"{number}.tar").write_bytes(shard(files))
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        source = WebDataset(str(tmp_path / f"{number}.tar"))
+        assert len(source.members) == number
+        assert [source.members[index].name for index in (0, number - 1)] == ["0.mp4", f"{number - 1}.mp4"]
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    bytes_kept(10)
+    tracemalloc.start()
+    try:
+        few, many = bytes_kept(100), bytes_kept(2100)
+    finally:
+        tracemalloc.stop()
+    assert many - few < 2000  # less than a byte for each clip
+
+
+def test_a_copy_in_another_process_reads_the_same_index(folder: Path):
+    source = WebDataset(str(folder / "000.tar"))
+    index = source.members.folder
+    assert len(pickle.dumps(source)) < 1000
+    assert list(pickle.loads(pickle.dumps(source)).members) == list(source.members)
+    assert index.exists()
+    del source
+    gc.collect()
+    assert not index.exists()
 
 
 def test_a_store_that_fails_is_no_fault_of_the_clips(folder: Path, monkeypatch: pytest.MonkeyPatch):

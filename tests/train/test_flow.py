@@ -1,4 +1,5 @@
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from clip_sources import ClipList, moving_noise
+from starflow.data.buckets import Bucket
 from starflow.data.clip import Clip
 from starflow.data.encoding import open_latent_cache
 from starflow.data.fitting import ClipFormat
@@ -31,7 +33,8 @@ from starflow.train.config import (
     PipelineConfig,
     TextModelConfig,
 )
-from starflow.train.flow import FlowStep, describe_tasks, train_flow, write_preview
+from starflow.train.flow import FlowStep, train_flow, write_preview
+from starflow.train.flow_data import describe_tasks
 from starflow.train.loop import micro_generator, optimizer_step
 from starflow.train.models import new_networks, require_actions
 from starflow.train.state import Trained, create_state
@@ -160,6 +163,14 @@ def test_forward_hooks_of_the_flow_and_the_denoiser_are_called(step: FlowStep):
     assert called == ["StarFlow", "CausalDenoiser"]
 
 
+def test_losses_are_logged_by_task_and_by_bucket(step: FlowStep):
+    metrics, task = run(step), step.mixture.batch(0).task
+    bucket = "1x32x32" if task == "image" else "9x32x32"
+    for name in ("loss", "nats_per_dim"):
+        assert metrics[f"{name}/{task}"] == metrics[f"{name}/{bucket}"] == metrics[name]
+    assert metrics[f"bits_per_dim/{bucket}"] == pytest.approx(metrics["nats_per_dim"] / math.log(2))
+
+
 def test_frozen_parts_get_no_gradient_and_their_losses_are_left_out(pipeline: StarFlowPipeline, cache: LatentCache):
     frozen = copy.deepcopy(pipeline)
     for module in (frozen.flow, frozen.denoiser, frozen.text_encoder):
@@ -209,7 +220,7 @@ class GameBatches:
         latents = torch.randn(8, 3, 4, 2, 2, generator=generator) * 0.1
         latents += (2 * choices - 1)[..., None, None] * torch.tensor([0, 1, 1])[:, None, None, None]
         actions = self.SPACE.features(choices) * torch.tensor([[0], [1], [1]])
-        return Batch("text_to_video", latents, ["a game"] * 8, [0] * 8, actions=actions)
+        return Batch("text_to_video", Bucket(5, 16, 16), latents, ["a game"] * 8, [0] * 8, actions=actions)
 
 
 def test_training_learns_what_actions_do(tmp_path: Path):

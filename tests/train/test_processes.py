@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 
 import shared_work
@@ -23,6 +24,8 @@ from starflow.train.config import (
     FlowModelConfig,
     FlowTrainConfig,
     LoopConfig,
+    LoraConfig,
+    LoraTrainConfig,
     OptimizerConfig,
     Phase,
     PipelineConfig,
@@ -30,7 +33,7 @@ from starflow.train.config import (
     VAEModelConfig,
     VAETrainConfig,
 )
-from tiny_pipeline import tiny_vae
+from tiny_pipeline import tiny_pipeline, tiny_vae
 
 NUM_STEPS = 20
 STRATEGIES = {
@@ -109,6 +112,31 @@ def assert_same_run(folder: Path, name: str) -> None:
         torch.testing.assert_close(got, wanted, rtol=2e-2, atol=1e-3)  # saved in bfloat16
 
 
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a config for a LoRA of 20 steps, and a single process's run of it in `single`."""
+    folder = tmp_path_factory.mktemp("lora")
+    torch.manual_seed(0)
+    tiny_pipeline().save_pretrained(folder / "base")
+    config = LoraTrainConfig(
+        output=str(folder / "single"),
+        latents=str(folder / "latents"),
+        init=str(folder / "base"),
+        data={"source": "toyworld", "num_clips": 4},
+        batch_size=2,
+        lora=LoraConfig(rank=2, dropout=0.1),
+        optimizer=OptimizerConfig(lr=1e-2),
+        loop=LoopConfig(NUM_STEPS, decay_steps=5, warmup_steps=5, accumulation=2, bf16=False, log_every=1),
+    )
+    save_config(config, folder / "config.yaml")
+    assert run(["train", *lora_arguments(folder, "single")]) == 0
+    return folder
+
+
+def lora_arguments(folder: Path, name: str, *more: str) -> list[str]:
+    return ["lora", str(folder / "config.yaml"), "-o", str(folder / name), *more]
+
+
 def num_shards(run_folder: Path) -> set[int]:
     return {len(list(path.glob("*.safetensors"))) for path in list_checkpoints(run_folder / "checkpoints")}
 
@@ -129,11 +157,39 @@ def test_a_run_moves_from_four_processes_to_two_and_to_one(folder: Path, tmp_pat
     assert_same_run(folder, "moved")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "precision"), [("ddp", "float32"), pytest.param("fsdp", "bfloat16", marks=pytest.mark.slow)]
+)
+def test_two_processes_train_a_lora_like_one(lora: Path, tmp_path: Path, strategy: str, precision: str):
+    more = [f"parallel.strategy={strategy}", "parallel.activation_checkpointing=full", f"base_precision={precision}"]
+    single = "single"
+    if precision != "float32":
+        single = precision
+        assert run(["train", *lora_arguments(lora, single, *more)]) == 0
+    told = train_in_processes(2, tmp_path, *lora_arguments(lora, strategy, *more))
+    assert told.count("trained LoRA: ") == told.count("try it: ") == 1
+    one = losses(lora / single)
+    assert max(one) - min(one) > 0.1
+    assert losses(lora / strategy) == pytest.approx(one, abs=1e-5 if precision == "float32" else 1e-2)
+    name = "final/pytorch_lora_weights.safetensors"
+    wanted, got = (load_file(lora / each / name) for each in (single, strategy))
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-4 if precision == "float32" else 1e-2)
+
+
 def test_sharded_muon_is_the_whole_muon_to_the_last_bit(tmp_path: Path):
     assert run_processes(2, shared_work.muon_steps, tmp_path, log=tmp_path) == [0, 0]
     for rank in range(2):
         sharded, plain = torch.load(tmp_path / f"{rank}.pth")
         torch.testing.assert_close(sharded, plain, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_compiled_layers_that_are_sharded_give_the_same_gradients(tmp_path: Path):
+    assert run_processes(2, shared_work.compiled_gradients, tmp_path, log=tmp_path) == [0, 0]
+    for rank in range(2):
+        plain, compiled = torch.load(tmp_path / f"{rank}.pth")
+        assert all(gradient.abs().sum() > 0 for gradient in plain.values())
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_two_processes_train_an_autoencoder_like_one(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from starflow.cli.quiet import hide_loading_bars
 if TYPE_CHECKING:
     from starflow.data.check import Report
     from starflow.data.clip import ClipSource
-    from starflow.train.config import FlowTrainConfig
+    from starflow.train.config import FlowTrainConfig, LoraTrainConfig
 
 LISTED = 20  # lines of each list in the text of a report; JSON has them all
 WORKERS_HELP = "Processes that decode clips; 0: none. [default: one for each CPU core, at most 8; none for few clips]"
@@ -71,8 +72,9 @@ def check(source: str, config: str | None, sheet: Path | None, as_json: bool, wo
 def encode(source: str, output: Path, config: str | None, model: str, device: str | None, workers: int | None) -> None:
     """Encode the clips of SOURCE to latents, so that training starts at once with latents=OUTPUT.
 
-    It can be interrupted at any moment, and goes on where it was. A clip whose file, caption, format or autoencoder has
-    changed is encoded again; the others are not. Several processes share the work.
+    With a config whose text encoder is frozen, as for a LoRA, the captions are encoded too. The command can be
+    interrupted at any moment, and goes on where it was. A clip whose file, caption, format or autoencoder has changed
+    is encoded again; the others are not. Several processes share the work.
 
     \b
     starflow data encode clips/ -o latents/ --config mine.yaml
@@ -80,26 +82,21 @@ def encode(source: str, output: Path, config: str | None, model: str, device: st
     """
     require_extra("train")
     hide_loading_bars()
-    from starflow.data.encoding import encode_source, tell_left_out
-    from starflow.hardware.ranks import Rank
-    from starflow.train.flow_data import open_format
+    from starflow.train.config import LoraTrainConfig
+    from starflow.train.flow_data import open_format, open_mixture, open_texts
+    from starflow.train.models import load_text
+    from starflow.train.processes import training_processes
 
-    rank = Rank.of_this_process()
     clips, loaded = _source(source), _config(config, model)
-    loaded.loop.device = rank.device(device or loaded.loop.device)
-    opened = open_format(loaded)
-    left_out = encode_source(
-        output,
-        clips,
-        opened.codec,
-        opened.clip_format,
-        num_workers=_num_workers(workers, len(clips)),
-        rank=rank.rank,
-        world_size=rank.size,
-        show_progress=rank.rank == 0,
-    )
-    name = f"left_out-{rank.rank}.txt" if rank.size > 1 else "left_out.txt"
-    tell_left_out(left_out, output / name)
+    loaded.latents, loaded.data_workers = str(output), _num_workers(workers, len(clips))
+    loaded.loop.device = device or loaded.loop.device
+    with training_processes(loaded.loop.device):
+        opened = open_format(loaded)
+        mixture = open_mixture(loaded, clips, opened)
+        text = load_text(loaded, opened.init)
+        if text is not None and (isinstance(loaded, LoraTrainConfig) or not loaded.train_text_encoder):
+            tokenizer, encoder = text
+            open_texts(loaded, mixture, opened.settings, tokenizer, encoder.to(loaded.loop.device))
     say(f"latents: {output}; train with latents={output}")
 
 
@@ -109,13 +106,14 @@ def _source(source: str) -> "ClipSource":
     return build_source(source_config(source))
 
 
-def _config(path: str | None, model: str | None = None) -> "FlowTrainConfig":
-    """The training config; without one, that of fine-tuning a model."""
-    from starflow.config import load_config
-    from starflow.train.config import FlowTrainConfig, LoopConfig
+def _config(path: str | None, model: str | None = None) -> "FlowTrainConfig | LoraTrainConfig":
+    """The config of a flow or a LoRA; without a path, that of fine-tuning a model."""
+    from starflow.config import config_class, load_config
+    from starflow.train.config import FlowTrainConfig, LoopConfig, LoraTrainConfig
 
+    classes: Sequence[type[FlowTrainConfig | LoraTrainConfig]] = (FlowTrainConfig, LoraTrainConfig)
     if path is not None:
-        return load_config(FlowTrainConfig, path)
+        return load_config(config_class(path, classes), path)
     return FlowTrainConfig(output="", data={}, init=model, loop=LoopConfig(num_steps=0, decay_steps=0))
 
 

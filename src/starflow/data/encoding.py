@@ -4,7 +4,6 @@ Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from starflow.data.clip import Clip, ClipSource, action_space, clip_identity, left_out
 from starflow.data.fitting import ClipFormat, Excerpt, find_excerpts, fit_clip, read_excerpt
-from starflow.data.latents import LatentCache, Record, Shards, origin, read_shards
+from starflow.data.latents import KIND, LatentCache, Record, Shards, origin, read_shards
+from starflow.data.shards import wait_for_all, write_shard
 from starflow.data.workers import workers
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
@@ -73,8 +71,7 @@ def open_latent_cache(
         world_size=world_size,
         show_progress=show_progress,
     )
-    if world_size > 1:
-        torch.distributed.barrier()
+    wait_for_all(world_size)
     shards = read_shards(folder, origin(codec, clip_format))
     cache = LatentCache(shards, source, identities(source), codec, clip_format)
     cache.left_out[:0] = left_out(source)
@@ -96,12 +93,8 @@ def encode_source(
     rank: int = 0,
     world_size: int = 1,
     show_progress: bool = True,
-) -> list[str]:
-    """Encode the share of this process of the clips that a cache lacks, as `open_latent_cache` does.
-
-    Returns:
-        Why clips of this share are left out, now or by an earlier run.
-    """
+) -> None:
+    """Encode the share of this process of the clips that a cache lacks, as `open_latent_cache` does."""
     for bucket in clip_format.buckets:
         codec.latent_shape(1, *bucket)  # raises UsageError
     made_with = origin(codec, clip_format)
@@ -124,9 +117,6 @@ def encode_source(
             writer.add(names[index], excerpts)
             progress.update()
         writer.finish()
-    records = shards.records | {record.identity: record for record in writer.written}
-    reasons = [reason for name in share for reason in records[name].left_out]
-    return [*left_out(source), *reasons] if rank == 0 else reasons
 
 
 def describe_changes(folder: Path, shards: Shards, names: Sequence[str], num_missing: int) -> Iterator[str]:
@@ -230,7 +220,6 @@ class _Writer:
 
     def __init__(self, folder: Path, codec: VideoCodec, made_with: dict[str, Any]) -> None:
         self.folder, self.codec, self.made_with = folder, codec, made_with
-        self.written: list[Record] = []
         self._records: list[Record] = []  # encoded, not yet written
         self._latents: dict[str, Tensor] = {}
         self._waiting: list[Record] = []  # not yet encoded
@@ -276,14 +265,7 @@ class _Writer:
 
     def _write(self) -> None:
         records = [asdict(record) for record in self._records]
-        about = json.dumps({"made_with": self.made_with, "records": records})
-        name = hashlib.sha256(about.encode()).hexdigest()[:16]
-        with atomic_write(self.folder / f"clips-{name}.safetensors") as temporary:
-            try:
-                save_file(self._latents, temporary, {"about": about})
-            except SafetensorError as error:
-                raise StarflowError(f"cannot write latents to {self.folder}: {error}") from error
-        self.written += self._records
+        write_shard(self.folder, KIND, self._latents, {"made_with": self.made_with, "records": records})
         self._records, self._latents = [], {}
 
 

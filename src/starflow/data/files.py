@@ -4,14 +4,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from starflow.data.clip import Clip, ClipFile
+from starflow.media.reading import Video
 from starflow.media.video import open_video, read_video
 
 HASHED_BYTES = 2**16  # of the beginning of each file
+REMEMBERED = 10_000  # files whose size, rate and length are remembered
 
 
 class CaptionedFile(NamedTuple):
@@ -77,7 +79,21 @@ class CaptionedFiles(ABC):
     def open(self, index: int) -> Iterator[ClipFile]:
         """See `FileSource`."""
         path, captions = self.files[index]
-        yield ClipFile(open_video(path), captions, str(path))
+        yield ClipFile(_open(path), captions, str(path))
+
+
+def _open(path: Path) -> Video:
+    """What a file shows. To find out, frames must be decoded, so it is remembered from epoch to epoch."""
+    if not path.is_file():
+        return open_video(path)  # raises StarflowError
+    about = path.stat()
+    return opened(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def opened(path: Path, size: int, modified: int) -> Video:
+    """What the file of this size and time of change shows."""
+    return open_video(path)
 
 
 def _identity(file: CaptionedFile) -> str:

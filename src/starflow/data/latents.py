@@ -15,25 +15,23 @@ costs only what is new. Latents of an earlier source or autoencoder stay until t
 Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from starflow.data.buckets import Bucket
 from starflow.data.clip import ClipSource, action_space
 from starflow.data.fitting import ClipFormat
 from starflow.data.mixture import clip_weights
+from starflow.data.shards import mapped_shard, open_shard, weights_digest
 from starflow.encoders.video import VideoCodec
-from starflow.errors import StarflowError
 
 FORMAT = 5  # version of the files
-SHARDS = "clips-*.safetensors"
+KIND = "clips"
 WORDS = {"format": "by another version", "vae": "with another autoencoder"}
 
 
@@ -78,26 +76,26 @@ class Shards:
 
     Attributes:
         records: what was made with this autoencoder and format, by the identity of the source's clip.
-        files: the open shard of each record.
+        files: the shard of each record.
         stale: how many clips were made with anything else, by the difference.
     """
 
     records: dict[str, Record] = field(default_factory=dict)
-    files: dict[str, safe_open] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
     stale: dict[str, int] = field(default_factory=dict)
 
 
 def read_shards(folder: Path, made_with: dict[str, Any]) -> Shards:
     """The shards of a folder. Raises StarflowError if one is damaged."""
     shards = Shards()
-    for path in sorted(folder.glob(SHARDS)):
-        file, about = _open_shard(path)
+    for path in sorted(folder.glob(f"{KIND}-*.safetensors")):
+        _, about = open_shard(path)
         if difference := _difference(about["made_with"], made_with):
             shards.stale[difference] = shards.stale.get(difference, 0) + len(about["records"])
             continue
         records = {record["identity"]: Record(**record) for record in about["records"]}
         shards.records |= records
-        shards.files |= dict.fromkeys(records, file)
+        shards.files |= dict.fromkeys(records, path)
     return shards
 
 
@@ -110,13 +108,8 @@ def vae_digest(codec: VideoCodec) -> str:
     """A digest of the settings, the normalisation and the weights of the encoder."""
     settings = {name: value for name, value in codec.vae.config.items() if not name.startswith("_")}
     settings["later_frame_scale"] = codec.later_frame_scale
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(codec.vae.state_dict().items()):
-        if name.startswith(("decoder.", "post_quant_conv.")):
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = codec.vae.state_dict().items()
+    return weights_digest(settings, (each for each in weights if not each[0].startswith(("decoder.", "post_quant"))))
 
 
 class LatentCache:
@@ -165,21 +158,12 @@ class LatentCache:
         """
         stop = None if length is None else start + length
         identity = clip.key.partition(".")[0]
-        return self._files[identity].get_slice(f"{clip.key}.{name}")[start:stop].float()
+        return mapped_shard(self._files[identity]).get_slice(f"{clip.key}.{name}")[start:stop].float()
 
     def grid(self, bucket: Bucket) -> tuple[int, int, int]:
         """`T`, `H` and `W` of a clip of a bucket."""
         _, frames, _, rows, columns = self.codec.latent_shape(1, *bucket)
         return frames, rows, columns
-
-
-def _open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
-    try:
-        file = safe_open(path, framework="pt")
-        metadata = file.metadata() or {}
-        return file, json.loads(metadata.get("about", '{"made_with": {}, "records": []}'))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise StarflowError(f"{path} is damaged ({error}): remove it, and its clips will be encoded again") from error
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starflow.data.clip import Clip, ClipSource
+from starflow.data.clip import Clip, ClipSource, SharedSource
 from starflow.data.mixture import clip_weights
 from starflow.data.reading import open_clip
 from starflow.data.workers import AHEAD, Workers, result_of, start_workers
@@ -170,8 +170,10 @@ class _ExcerptReader:
 
     def __init__(self, source: ClipSource, indices: range, fps: float, size: tuple[int, int], seed: int) -> None:
         self.source, self.indices, self.fps, self.size, self.seed = source, indices, fps, size, seed
-        weights = np.array(clip_weights(source, [1] * len(source)))[indices.start : indices.stop]
-        self.probabilities = None if (weights == weights[:1]).all() else weights / weights.sum()
+        self.probabilities: NDArray[np.float64] | None = None  # None: all clips are equally likely
+        if isinstance(source, SharedSource):
+            weights = np.array(clip_weights(source, [1] * len(source)))[indices.start : indices.stop]
+            self.probabilities = None if (weights == weights[:1]).all() else weights / weights.sum()
         self.left_out: dict[int, tuple[int, str]] = {}  # number of frames of what was left out, 0 if unreadable; reason
 
     def excerpt(self, request: _Request) -> _Excerpt:

@@ -15,7 +15,7 @@ action features.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
@@ -46,6 +46,7 @@ NO_MATERIAL: dict[Task, str] = {
     "video_to_video": "no clip has an edit",
     "last": "no clip is as long as the model's",
 }
+MARKERS: dict[Task, str] = {"extend": EXTEND, "last": LAST}
 SHORT_LENGTH = 2  # latent frames: the first, and one that shows motion
 
 
@@ -66,6 +67,7 @@ class Batch:
 
     Attributes:
         task: of all clips of the batch.
+        bucket: of all clips of the batch; it has one frame for pictures.
         latents: clean, float32 `(B, T, D, H, W)`; the first `num_given` frames are given, and have no loss.
         captions: with the task's marker, not yet wrapped; an empty text if dropped.
         indices: of the clips in the source.
@@ -77,6 +79,7 @@ class Batch:
     """
 
     task: Task
+    bucket: Bucket
     latents: Tensor
     captions: list[str]
     indices: list[int]
@@ -182,8 +185,17 @@ class Mixture:
             "last": self._last,
         }
         task = list(self.shares)[rng.choice(len(self.shares), p=list(self.shares.values()))]
-        batch = make[task](rng, self._draw_bucket(rng, task))
+        bucket = self._draw_bucket(rng, task)
+        batch = make[task](rng, bucket)
         return self._dropped(batch, rng.random(len(batch.captions)))
+
+    def captions(self) -> Iterator[tuple[Bucket, list[str]]]:
+        """All captions that batches of a bucket can have, with their markers. A bucket of one frame is of pictures."""
+        for task in self.shares:
+            for bucket, material in self.material[task].items():
+                yield bucket, [""]  # dropped
+                for clip, edit in zip(material.clips, material.edits, strict=True):
+                    yield bucket, marked_captions(task, clip, edit)
 
     def _actions(self, clips: list[CachedClip], length: int, starts: Sequence[int] | None = None) -> Tensor | None:
         """Features `(B, length, E)` from a frame of each clip on; zero for clips without actions."""
@@ -245,21 +257,20 @@ class Mixture:
     def _text_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         length, size = self._length_and_size(rng, "text_to_video", bucket)
         clips = self._draw(rng, "text_to_video", bucket, size)
-        captions, actions = _captions(rng, clips), self._actions(clips, length)
-        return Batch("text_to_video", self._read(clips, length), captions, _indices(clips), actions=actions)
+        captions, actions = _captions(rng, "text_to_video", clips), self._actions(clips, length)
+        return Batch("text_to_video", bucket, self._read(clips, length), captions, _indices(clips), actions=actions)
 
     def _image(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         clips = self._draw(rng, "image", bucket, self.size_of_batch("image", bucket))
-        captions = [_choice(rng, clip.image_captions) for clip in clips]
-        return Batch("image", self._read(clips, 1), captions, _indices(clips))
+        return Batch("image", bucket, self._read(clips, 1), _captions(rng, "image", clips), _indices(clips))
 
     def _extend(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         clips = self._draw(rng, "extend", bucket, self.size_of_batch("extend", bucket))
         length = self._length(bucket)
         starts = [int(rng.integers(1, clip.num_latent_frames - length + 1)) for clip in clips]
         excerpts = [self.cache.read(clip, "clip", start, length) for clip, start in zip(clips, starts, strict=True)]
-        captions, actions = _captions(rng, clips, EXTEND), self._actions(clips, length, starts)
-        return Batch("extend", torch.stack(excerpts), captions, _indices(clips), actions=actions)
+        captions, actions = _captions(rng, "extend", clips), self._actions(clips, length, starts)
+        return Batch("extend", bucket, torch.stack(excerpts), captions, _indices(clips), actions=actions)
 
     def _video_to_video(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         length, size = self._length_and_size(rng, "video_to_video", bucket)
@@ -268,8 +279,8 @@ class Mixture:
         edited = torch.stack([self.cache.read(clip, f"edit.{j}", length=length) for clip, j in drawn])
         num_given = self._length(bucket)
         latents = torch.cat([self._read(clips, num_given), edited], dim=1)
-        captions = [VIDEO_TO_VIDEO + clip.instructions[j] for clip, j in drawn]
-        return Batch("video_to_video", latents, captions, _indices(clips), edits, num_given=num_given)
+        captions = [caption for clip, j in drawn for caption in marked_captions("video_to_video", clip, j)]
+        return Batch("video_to_video", bucket, latents, captions, _indices(clips), edits, num_given=num_given)
 
     def _last(self, rng: np.random.Generator, bucket: Bucket) -> Batch:
         clips = self._draw(rng, "last", bucket, self.size_of_batch("last", bucket))
@@ -278,8 +289,8 @@ class Mixture:
         latents, actions = torch.cat([last, self._read(clips, length)], dim=1), self._actions(clips, length)
         if actions is not None:
             actions = F.pad(actions, (0, 0, 1, 0))  # the last frame, which is given, has none
-        captions = _captions(rng, clips, LAST)
-        return Batch("last", latents, captions, _indices(clips), num_given=1, actions=actions)
+        captions = _captions(rng, "last", clips)
+        return Batch("last", bucket, latents, captions, _indices(clips), num_given=1, actions=actions)
 
     def _length(self, bucket: Bucket) -> int:
         """The latent frames of a bucket."""
@@ -331,12 +342,17 @@ def _number(buckets: Mapping[Bucket, Material]) -> int:
     return sum(len(material.clips) for material in buckets.values())
 
 
-def _choice(rng: np.random.Generator, captions: list[str]) -> str:
-    return captions[int(rng.integers(len(captions)))]
+def marked_captions(task: Task, clip: CachedClip, edit: int = 0) -> list[str]:
+    """The captions that a clip can have in a task, with the task's marker. `edit` is the number of its edit."""
+    if task == "video_to_video":
+        return [VIDEO_TO_VIDEO + clip.instructions[edit]]
+    captions = clip.image_captions if task == "image" else clip.captions
+    return [MARKERS.get(task, "") + caption for caption in captions]
 
 
-def _captions(rng: np.random.Generator, clips: list[CachedClip], marker: str = "") -> list[str]:
-    return [marker + _choice(rng, clip.captions) for clip in clips]
+def _captions(rng: np.random.Generator, task: Task, clips: list[CachedClip]) -> list[str]:
+    choices = [marked_captions(task, clip) for clip in clips]
+    return [captions[int(rng.integers(len(captions)))] for captions in choices]
 
 
 def _indices(clips: list[CachedClip]) -> list[int]:

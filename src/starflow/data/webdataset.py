@@ -1,9 +1,9 @@
 """WebDataset shards: tar files of clips and captions, on disk or in any store that fsspec reads (S3, GCS, HTTP, …).
 
 The files of a sample have names that differ after the first dot only: `0001.mp4`, and `0001.txt` or `0001.json`. The
-headers and captions of a shard are read once. Clips are read alone, each by its range of bytes, so the loader shuffles
-them, shares them among processes and resumes at any place, as it does with files. A clip lies in a temporary file only
-while it is decoded.
+headers and captions of a shard are read once, into an index on disk. Clips are read alone, each by its range of bytes,
+so the loader shuffles them, shares them among processes and resumes at any place, as it does with files. A clip lies in
+a temporary file only while it is decoded.
 
 Needs the extra `webdataset`, and for a store fsspec's package for it, such as s3fs.
 """
@@ -15,14 +15,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from shutil import rmtree
+from typing import Any
+from weakref import finalize
 
 from starflow.data.clip import Clip, ClipFile
 from starflow.data.folder import VIDEO_EXTENSIONS, decode_text
 from starflow.data.table import CAPTION_COLUMNS, captions_of
+from starflow.data.tar_index import Content, Member, TarIndex
 from starflow.errors import StarflowError, UsageError
 from starflow.media.reading import IMAGE_EXTENSIONS
 from starflow.media.video import open_video, read_video
@@ -30,25 +33,6 @@ from starflow.media.video import open_video, read_video
 MEDIA_EXTENSIONS = VIDEO_EXTENSIONS | IMAGE_EXTENSIONS
 CAPTION_EXTENSIONS = {".txt", ".json", *(f".{name}" for name in CAPTION_COLUMNS)}
 THREADS = 8  # shards whose headers are read at once
-
-
-class Member(NamedTuple):
-    """A clip in a shard: the address of the shard, its name there, and its bytes."""
-
-    shard: str
-    name: str
-    offset: int
-    size: int
-    modified: float
-    captions: list[str]
-
-
-@dataclass(frozen=True)
-class Index:
-    """The clips of a shard that can be used, and a line with the reason for each that cannot."""
-
-    members: list[Member] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -69,24 +53,24 @@ class WebDataset:
             raise UsageError(f"{self.shards} holds no clip with a caption, such as 0001.mp4 and 0001.txt{reasons}")
 
     @cached_property
-    def _indices(self) -> list[Index]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(read_index, expand(self.shards)))
-
-    @cached_property
-    def members(self) -> list[Member]:
+    def members(self) -> TarIndex:
         """The clips."""
-        return [member for index in self._indices for member in index.members]
+        with ThreadPoolExecutor(THREADS) as pool:
+            index = TarIndex.write(pool.map(read_shard, expand(self.shards)))
+        finalize(self, rmtree, index.folder)
+        return index
 
-    @cached_property
+    @property
     def left_out(self) -> list[str]:
         """What cannot be used, each with the reason."""
-        return [line for index in self._indices for line in index.left_out]
+        return self.members.left_out()
 
     @property
     def fingerprint(self) -> str:
         """A digest of the identities of the clips."""
-        digest = hashlib.sha256("".join(map(self.identity, range(len(self)))).encode())
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(self.identity(index).encode())
         return f"webdataset {digest.hexdigest()[:16]}"
 
     def identity(self, index: int) -> str:
@@ -168,7 +152,7 @@ def reading(shard: str) -> Iterator[tuple[Any, str]]:
         raise OSError(f"the store does not answer for {shard}: {' '.join(str(error).split())}") from error
 
 
-def read_index(shard: str) -> Index:
+def read_shard(shard: str) -> Content:
     """The clips of a shard. What is unreadable or has no caption is left out. Raises as `reading`."""
     members: list[tarfile.TarInfo] = []
     texts: dict[str, bytes] = {}
@@ -195,14 +179,14 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _sorted_out(
     shard: str, shard_size: int, members: Iterable[tarfile.TarInfo], texts: Mapping[str, bytes], left_out: list[str]
-) -> Index:
+) -> Content:
     captions: dict[str, list[str]] = {}
     for name, content in texts.items():
         try:
             captions.setdefault(_key(name), []).extend(_captions(name, content))
         except ValueError:
             left_out.append(f"{shard}/{name}: it is not UTF-8 text, or not JSON")
-    index = Index([], left_out)
+    found = Content([], left_out)
     owners: dict[str, str] = {}
     for member in members:
         key = _key(member.name)
@@ -216,11 +200,11 @@ def _sorted_out(
         elif member.offset_data + member.size > shard_size:
             reason = "the shard is cut off there"
         if reason is not None:
-            index.left_out.append(f"{shard}/{member.name}: {reason}")
+            found.left_out.append(f"{shard}/{member.name}: {reason}")
             continue
         place = member.offset_data, member.size, float(member.mtime)
-        index.members.append(Member(shard, member.name, *place, captions[key]))
-    return index
+        found.members.append(Member(shard, member.name, *place, captions[key]))
+    return found
 
 
 def _key(name: str) -> str:

@@ -79,7 +79,9 @@ def workers(number: int, reader: Reader) -> Iterator[Workers[Reader] | ThisProce
 def start_workers(number: int, reader: Reader) -> Workers[Reader]:
     """Processes that end with this one. They do not copy its memory."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["starflow.data.check", "starflow.data.encoding", "starflow.data.loader"])
+    context.set_forkserver_preload(
+        ["starflow.lean", "starflow.data.check", "starflow.data.encoding", "starflow.data.loader"]
+    )
     return Workers(ProcessPoolExecutor(number, context, initializer=_start, initargs=(reader,)), number)
 
 

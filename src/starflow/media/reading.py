@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,10 @@ class _Container(Video):
     origin: float = 0.0  # time stamp of the first frame, in seconds
 
     def last_time(self) -> float:
+        return self._last_time
+
+    @cached_property
+    def _last_time(self) -> float:
         if self.is_image:
             return 0.0
         with corrupt_is_an_error(self.path):

@@ -9,7 +9,7 @@ MODULES = ("starflow.serve.worker", "starflow.serve.decoding")
 
 def choose_imports(*, quantized: bool) -> None:
     """Say what the first process imports, before it starts: more if weights are stored quantized."""
-    CONTEXT.set_forkserver_preload([*MODULES] if quantized else ["starflow.serve.lean", *MODULES])
+    CONTEXT.set_forkserver_preload([*MODULES] if quantized else ["starflow.lean", *MODULES])
 
 
 def set_when_parent_dies(event: Event) -> None:

@@ -4,8 +4,8 @@
                               state.json           the step, and the size of each file
 
 The tensors of a parameter are, for example, `scale.bias` (its value), `ema.scale.bias` (its moving average) and
-`optimizer.scale.bias.exp_avg` (a part of its optimizer state). Any number of processes can read a checkpoint, with any
-sharding.
+`optimizer.scale.bias.exp_avg` (a part of its optimizer state). Frozen parameters are left out. Any number of processes
+can read a checkpoint, with any sharding.
 
 It is written in the background under a temporary name, and gets its name when all processes have written their files. A
 folder whose files are not those of its `state.json` is damaged, for example by a full disk, and does not count.
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from starflow.errors import StarflowError
 from starflow.media.files import TEMPORARY, atomic_write, remove
 from starflow.train.processes import is_main, num_processes
-from starflow.train.state import TrainState
+from starflow.train.state import TrainState, named_trained_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def load_checkpoint(state: TrainState, path: Path) -> None:
 def _named_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
     for module_name, module in state.modules.items():
         averages = state.ema[module_name].shadow_params
-        for (key, parameter), average in zip(module.named_parameters(), averages, strict=True):
+        for (key, parameter), average in zip(named_trained_parameters(module), averages, strict=True):
             name = f"{module_name}.{key}"
             yield name, parameter.detach()
             yield f"ema.{name}", average

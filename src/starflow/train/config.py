@@ -165,7 +165,27 @@ class PipelineConfig:
 
 
 @dataclass
-class FlowTrainConfig:
+class ClipsConfig:
+    """The keys that `starflow train flow` and `starflow train lora` share: the clips, the batches, and the loop."""
+
+    output: str = MISSING  # folder of the run: its checkpoints, its log, and what was trained in `final`
+    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
+    frames: str = "head"  # which frames of a clip are used: head, uniform, chunks or random; see `ClipFormat`
+    shots: bool = False  # whether files are cut into shots first; needs the extra `shots`
+    buckets: BucketConfig = field(default_factory=BucketConfig)
+    data_workers: int = 0  # processes that read clips while latents are encoded; 0: the training process reads them
+    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
+    batch_size: int = 8  # of a micro step
+    tasks: TaskWeights = field(default_factory=TaskWeights)
+    caption_dropout: float = 0.1
+    action_dropout: float = 0.1  # of clips with actions; half of them with the caption, if both shares are equal
+    short_clips: float = 0.0  # share of the batches with short clips: see `starflow.data.tasks`
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+
+@dataclass
+class FlowTrainConfig(ClipsConfig):
     """The keys of `starflow train flow`.
 
     With `init`, training starts from all parts and settings of that model; the config changes some of them. Without
@@ -173,23 +193,12 @@ class FlowTrainConfig:
     `text` are the sizes of the new networks.
     """
 
-    output: str = MISSING  # folder of the run: its checkpoints, its log, and the trained model in `final`
-    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
-    frames: str = "head"  # which frames of a clip are used: head, uniform, chunks or random; see `ClipFormat`
-    shots: bool = False  # whether files are cut into shots first; needs the extra `shots`
-    buckets: BucketConfig = field(default_factory=BucketConfig)
-    data_workers: int = 0  # processes that read clips while latents are encoded; 0: the training process reads them
-    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str | None = None  # model to start from: a name, a folder or a hub id
     vae: str | None = None  # folder of a trained autoencoder, or Wan-AI/Wan2.2-TI2V-5B-Diffusers/vae
     text_encoder: str | None = None  # folder of a trained text encoder and its tokenizer, or google/flan-t5-xl
     train_text_encoder: bool = True
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     batch_size: int = 32  # of a micro step
-    tasks: TaskWeights = field(default_factory=TaskWeights)
-    caption_dropout: float = 0.1
-    action_dropout: float = 0.1  # of clips with actions; half of them with the caption, if both shares are equal
-    short_clips: float = 0.0  # share of the batches with short clips: see `starflow.data.tasks`
     auxiliary_loss: str | None = None  # a name: see `starflow.train.auxiliary`
     auxiliary_weight: float = 1.0  # of its nats, relative to those of the clip
     flow: FlowModelConfig = field(default_factory=FlowModelConfig)
@@ -197,8 +206,6 @@ class FlowTrainConfig:
     text: TextModelConfig = field(default_factory=TextModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     denoiser_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 @dataclass
@@ -213,25 +220,17 @@ class LoraConfig:
 
 
 @dataclass
-class LoraTrainConfig:
+class LoraTrainConfig(ClipsConfig):
     """The keys of `starflow train lora`. The model `init` is frozen, and an adapter of its flow is trained.
 
     None: the setting of the model. An adapter that was trained at another size can be used at any size.
     """
 
-    output: str = MISSING  # folder of the run: its checkpoints, its log, and the trained adapter in `final`
-    data: dict[str, Any] = MISSING  # a source of clips and its arguments: see `starflow.data.sources`
-    latents: str | None = None  # folder of the latent cache; None: `latents` in the folder of the run
     init: str = MISSING  # model to adapt: a name, a folder or a hub id
-    base_precision: str = "float32"  # of the frozen weights: see `starflow.train.lora.BASE_PRECISIONS`
-    activation_checkpointing: bool = False  # less memory, for about a third more time
+    base_precision: str = "float32"  # of the frozen weights: see `starflow.train.models.BASE_PRECISIONS`
     num_frames: int | None = None  # of the clips in training
     fps: float | None = None
     height: int | None = None
     width: int | None = None
-    batch_size: int = 8  # of a micro step
-    tasks: TaskWeights = field(default_factory=TaskWeights)
-    caption_dropout: float = 0.1
     lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)

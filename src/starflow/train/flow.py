@@ -24,10 +24,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from starflow.config import save_config
-from starflow.data.encoding import open_latent_cache
 from starflow.data.latents import LatentCache
 from starflow.data.sources import build_source
-from starflow.data.tasks import DEFAULT_WEIGHTS, Batch, Mixture
+from starflow.data.tasks import Batch, Mixture
+from starflow.data.texts import TextCache
 from starflow.encoders.text import T5_EMBEDDINGS, encode_text, wrap_captions
 from starflow.errors import StarflowError
 from starflow.flow.denoiser import CausalDenoiser
@@ -39,11 +39,11 @@ from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.auxiliary import AuxiliaryLoss, build_auxiliary_loss
 from starflow.train.config import FlowTrainConfig, LoopConfig
-from starflow.train.flow_data import open_format
+from starflow.train.flow_data import open_format, open_mixture, open_texts
 from starflow.train.log import add_video
 from starflow.train.loop import autocast, micro_generator, resume_or_start, seed_everything, train
 from starflow.train.models import build_pipeline, save_model
-from starflow.train.processes import is_main, num_processes, rank, training_processes
+from starflow.train.processes import is_main, training_processes
 from starflow.train.state import Trained, TrainState, create_state
 
 # The first and last layers, which AdamW trains instead of Muon.
@@ -57,6 +57,7 @@ class FlowStep:
     """A training step: the loss of the flow on noisy latents; its gradient there is the target of the denoiser.
 
     The denoiser and the text encoder are trained unless they are frozen: if a parameter of theirs requires a gradient.
+    `texts` are the encodings of a frozen text encoder. Without them, it encodes the captions of each batch anew.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class FlowStep:
         loop: LoopConfig,
         auxiliary: AuxiliaryLoss | None = None,
         auxiliary_weight: float = 1.0,
+        texts: TextCache | None = None,
     ):
         self.flow, self.denoiser = pipeline.flow, pipeline.denoiser if is_trained(pipeline.denoiser) else None
-        self.pipeline, self.mixture, self.loop = pipeline, mixture, loop
+        self.pipeline, self.mixture, self.loop, self.texts = pipeline, mixture, loop, texts
         self.auxiliary, self.auxiliary_weight = auxiliary, auxiliary_weight
         self.flops = TrainingFlops(
             _without_weights(self.flow, self.flow.deep.proj_in.weight.requires_grad),  # which adapters leave alone
@@ -99,9 +101,11 @@ class FlowStep:
         metrics = {
             "loss": loss.item(),
             "nats_per_dim": nats,
-            f"nats_per_dim/{batch.task}": nats,
-            f"bits_per_dim/{batch.task}": nats / log(2),
-            f"loss/{batch.task}": loss.item(),
+            **{
+                f"{name}/{part}": value
+                for part in (batch.task, "x".join(map(str, batch.bucket)))
+                for name, value in (("loss", loss.item()), ("nats_per_dim", nats), ("bits_per_dim", nats / log(2)))
+            },
             "clips": float(len(noisy)),
             "tokens": float(noisy.numel() // noisy.shape[2]),
             "flops": float(self.flops(noisy, text)),
@@ -124,6 +128,8 @@ class FlowStep:
         fps = 0 if batch.is_image else model.config.fps
         size = model.codec.video_size(batch.latents)
         wrapped = wrap_captions(batch.captions, model.config, fps, size)
+        if self.texts is not None:
+            return self.texts.read(wrapped).to(model.flow.device)
         with torch.set_grad_enabled(is_trained(model.text_encoder)):
             return encode_text(model.tokenizer, model.text_encoder, wrapped, model.config.max_text_tokens)
 
@@ -162,39 +168,22 @@ def _train_flow(config: FlowTrainConfig, resume: bool) -> Path:
     output, device = Path(config.output), config.loop.device
     seed_everything(config.loop.seed)
     source = build_source(config.data)
-    init, settings, codec, clip_format = open_format(config)
-    cache = open_latent_cache(
-        Path(config.latents or output / "latents"),
-        source,
-        codec,
-        clip_format,
-        num_workers=config.data_workers,
-        rank=rank(),
-        world_size=num_processes(),
-        show_progress=is_main(),
-    )
-    mixture = Mixture(
-        cache,
-        config.tasks,
-        config.batch_size,
-        config.short_clips,
-        config.caption_dropout,
-        config.loop.seed,
-        action_dropout=config.action_dropout,
-    )
-    for line in (describe_tasks(mixture), *mixture.small_buckets()):
-        tqdm.write(line)
-    pipeline = build_pipeline(config, settings, codec, init, cache)
+    opened = open_format(config)
+    mixture = open_mixture(config, source, opened)
+    pipeline = build_pipeline(config, opened.settings, opened.codec, opened.init, mixture.cache)
+    texts = None
+    if not config.train_text_encoder:
+        texts = open_texts(config, mixture, opened.settings, pipeline.tokenizer, pipeline.text_encoder)
     auxiliary = None
     if config.auxiliary_loss is not None:
         auxiliary = build_auxiliary_loss(config.auxiliary_loss, pipeline.flow, source)
-    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight)
+    step = FlowStep(pipeline, mixture, config.loop, auxiliary, config.auxiliary_weight, texts)
     state = _create_state(pipeline, auxiliary, config)
     resume_or_start(state, output, resume)
     if is_main():
         with atomic_write(output / "config.yaml") as temporary:
             save_config(config, temporary)
-    prompts = preview_prompts(cache)
+    prompts = preview_prompts(mixture.cache)
 
     def preview(modules: Mapping[str, nn.Module], writer: SummaryWriter, step: int) -> None:
         write_preview(with_modules(pipeline, modules), prompts, writer, output / "previews", step)
@@ -217,13 +206,6 @@ def fast_attention(device: str) -> AbstractContextManager[None]:
 def preview_prompts(cache: LatentCache) -> list[str]:
     """A caption of each of the first clips."""
     return [clip.captions[0] for clip in cache.clips[:NUM_PREVIEWS]]
-
-
-def describe_tasks(mixture: Mixture) -> str:
-    """One line for the terminal: the share of each task, and the tasks that are not trained."""
-    shares = ", ".join(f"{task} {share:.0%}" for task, share in mixture.shares.items())
-    without = [task for task in DEFAULT_WEIGHTS if task not in mixture.shares]
-    return f"tasks: {shares}" + (f"; not trained: {', '.join(without)}" if without else "")
 
 
 def _create_state(pipeline: StarFlowPipeline, auxiliary: AuxiliaryLoss | None, config: FlowTrainConfig) -> TrainState:

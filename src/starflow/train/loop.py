@@ -32,7 +32,7 @@ from starflow.train.config import LoopConfig
 from starflow.train.log import SUMMED, Log
 from starflow.train.parallelize import set_gradient_sync
 from starflow.train.processes import gather, is_main, num_processes, rank, was_restarted
-from starflow.train.state import TrainState, whole
+from starflow.train.state import TrainState, trained_parameters, whole
 
 
 class TrainingStep(Protocol):
@@ -159,7 +159,7 @@ def optimizer_step(state: TrainState, step_function: TrainingStep, config: LoopC
     state.optimizer.zero_grad()
     state.schedule.step()
     for name, module in state.modules.items():
-        state.ema[name].step(module.parameters())
+        state.ema[name].step(trained_parameters(module))
     state.step += 1
     return metrics | {"skipped": float(skip)}
 

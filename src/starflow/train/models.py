@@ -1,4 +1,4 @@
-"""The model of `starflow train flow`: started from another model or with new networks, and saved."""
+"""The models of `starflow train flow` and `starflow train lora`: loaded or with new networks, and saved."""
 
 import copy
 from collections.abc import Iterator
@@ -31,11 +31,13 @@ from starflow.errors import UsageError
 from starflow.flow.actions import ActionSpace
 from starflow.flow.denoiser import CausalDenoiser
 from starflow.flow.model import StarFlow
+from starflow.hardware.quantization import quantization_config
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.train.config import FlowTrainConfig, PipelineConfig
+from starflow.train.config import ClipsConfig, FlowTrainConfig, LoraTrainConfig, PipelineConfig
 from starflow.weights.components import KNOWN_CONFIGS, Component, load_components
 
 NEEDED = ("num_frames", "fps", "height", "width")  # settings without a default
+BASE_PRECISIONS = ("float32", "bfloat16", "int8")  # of the frozen weights of a LoRA
 
 
 def pipeline_settings(config: PipelineConfig, init: StarFlowPipeline | None) -> FrozenDict:
@@ -67,6 +69,44 @@ def load_vae(config: FlowTrainConfig, init: StarFlowPipeline | None) -> Autoenco
     return vae.requires_grad_(False).eval().to(config.loop.device)
 
 
+def load_text(
+    config: ClipsConfig, init: StarFlowPipeline | None
+) -> tuple[PreTrainedTokenizerBase, T5EncoderModel] | None:
+    """The tokenizer and the text encoder of the config, or else those of `init`; None if they are to be trained."""
+    name = config.text_encoder if isinstance(config, FlowTrainConfig) else None
+    if name in KNOWN_CONFIGS:
+        loaded = load_components({"_components": {"text_encoder": name}}, torch.float32)
+        return loaded["tokenizer"], loaded["text_encoder"]
+    if name is not None:
+        return load_text_encoder(name)
+    return None if init is None else (init.tokenizer, init.text_encoder)
+
+
+def load_base(config: LoraTrainConfig) -> StarFlowPipeline:
+    """The frozen model of a LoRA on its device, with the size and the rate of the clips in training as its settings.
+
+    The autoencoder is in float32, because the latents are cached for other runs too.
+
+    Raises UsageError for an unknown precision, StarflowError if the model does not load.
+    """
+    precision, device = config.base_precision, config.loop.device
+    if precision not in BASE_PRECISIONS:
+        raise UsageError(f"unknown base_precision {precision!r}: choose {', '.join(BASE_PRECISIONS)}")
+    options: dict[str, Any] = {}
+    if precision == "int8":
+        options["quantization_config"] = quantization_config(precision, device)
+    default = torch.float32 if precision == "float32" else torch.bfloat16
+    dtype = {"vae": torch.float32, "default": default}
+    pipeline = StarFlowPipeline.from_pretrained(config.init, dtype=dtype, **options)
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    given = {name: value for name in NEEDED if (value := getattr(config, name)) is not None}
+    pipeline.register_to_config(**given)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
 def build_pipeline(
     config: FlowTrainConfig, settings: FrozenDict, codec: VideoCodec, init: StarFlowPipeline | None, cache: LatentCache
 ) -> StarFlowPipeline:
@@ -74,13 +114,9 @@ def build_pipeline(
 
     Raises UsageError if the parts do not fit together.
     """
-    if config.text_encoder in KNOWN_CONFIGS:
-        loaded = load_components({"_components": {"text_encoder": config.text_encoder}}, torch.float32)
-        tokenizer, text_encoder = loaded["tokenizer"], loaded["text_encoder"]
-    elif config.text_encoder is not None:
-        tokenizer, text_encoder = load_text_encoder(config.text_encoder)
-    elif init is not None:
-        tokenizer, text_encoder = init.tokenizer, init.text_encoder
+    text = load_text(config, init)
+    if text is not None:
+        tokenizer, text_encoder = text
     else:
         tokenizer = build_tokenizer(cache, settings, config.text.vocab_size)
         text_encoder = tiny_text_encoder(len(tokenizer), config.text.width, config.text.num_layers)

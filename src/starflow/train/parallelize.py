@@ -66,17 +66,20 @@ def parallelize(module: nn.Module, loop: LoopConfig, parallel: ParallelConfig) -
     if parallel.compile:
         for layer in layers:
             layer.compile()
-    if num_processes() == 1:
+    if num_processes() == 1 or parallel.strategy == "ddp":
         module.to(loop.device)
+    if num_processes() == 1:
         return
+    # With ddp, frozen weights need no communication. So they may have formats that cannot be divided, such as int8.
+    ignored = {each for each in module.parameters() if not each.requires_grad and parallel.strategy == "ddp"}
     dtype = torch.bfloat16 if loop.bf16 else None
     # The inputs are not cast, because the affine maps of the flow compute in float32.
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = build_mesh(loop.device, parallel)
-    for parameter in module.parameters():
+    for parameter in set(module.parameters()) - ignored:
         parameter.data = parameter.data.contiguous()  # FSDP takes no other memory layout
     for part in (*layers, module):
-        fully_shard(part, mesh=mesh, mp_policy=precision)
+        fully_shard(part, mesh=mesh, mp_policy=precision, ignored_params=ignored)
 
 
 def checkpoint_activations(layers: Iterable[nn.Module], kind: str) -> None:

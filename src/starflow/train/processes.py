@@ -17,7 +17,6 @@ from starflow.hardware.ranks import Rank, joined
 Value = TypeVar("Value")
 
 TIMEOUT = timedelta(hours=1)  # for another process, which may be making a preview
-FIRST_TIMEOUT = timedelta(days=30)  # for process 0, which may be encoding all clips
 
 
 @contextmanager
@@ -64,20 +63,6 @@ def gather(value: Value) -> list[Value]:
     values: list[Value | None] = [None] * num_processes()
     dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
-
-
-@contextmanager
-def main_first() -> Iterator[None]:
-    """A context that process 0 runs before the others, so that they find the files that it has written."""
-    if num_processes() == 1:
-        yield
-        return
-    group = dist.new_group(backend="gloo", timeout=FIRST_TIMEOUT)
-    if not is_main():
-        dist.barrier(group)
-    yield
-    if is_main():
-        dist.barrier(group)
 
 
 def was_restarted() -> bool:

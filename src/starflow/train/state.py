@@ -1,7 +1,7 @@
 """The state of a training run: trained modules, their moving averages, the optimizer and the schedule."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class TrainState:
     """The state of a run between two steps. All random numbers follow from the seed and the step."""
 
     modules: dict[str, nn.Module]
-    ema: dict[str, EMAModel]  # moving averages of the parameters, by module
+    ema: dict[str, EMAModel]  # moving averages of the trained parameters, by module
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     architecture: dict[str, nn.Module]  # the modules on the meta device, as they were before `parallelize`
@@ -42,14 +42,15 @@ class TrainState:
     def averaged(self) -> dict[str, nn.Module]:
         """Copies of the modules, in evaluation mode, whose weights are the moving averages.
 
-        Without sharding, they share the memory of the averages. With sharding, all processes must call this together;
-        process 0 gets the whole modules, and the others get none.
+        Without sharding, they share the memory of the averages and of the frozen weights. With sharding, all processes
+        must call this together; process 0 gets the whole modules, and the others get none.
         """
         copies = {}
-        for name, module in self.architecture.items():
-            averages = [whole(average) for average in self.ema[name].shadow_params]
+        for name, module in self.modules.items():
+            averages = iter(self.ema[name].shadow_params)
+            values = [whole(next(averages) if each.requires_grad else each) for each in module.parameters()]
             if is_main():
-                copies[name] = with_parameters(module, averages).eval()
+                copies[name] = with_parameters(self.architecture[name], values).eval()
         return copies
 
 
@@ -85,7 +86,7 @@ def create_state(
         min_lr_ratio=loop.final_lr_factor,
     )
     # `EMAModel` ignores buffers, but no trained module has any. Its option `foreach` fails on sharded parameters.
-    ema = {name: EMAModel(module.parameters(), decay=loop.ema_decay) for name, module in modules.items()}
+    ema = {name: EMAModel(trained_parameters(module), decay=loop.ema_decay) for name, module in modules.items()}
     return TrainState(modules, ema, optimizer, schedule, architecture)
 
 
@@ -99,9 +100,7 @@ def parameter_groups(
     """
     adamw: list[nn.Parameter] = []
     muon: list[nn.Parameter] = []
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
+    for key, parameter in named_trained_parameters(module):
         is_hidden = parameter.ndim >= 2 and 1 < parameter.shape[0] < parameter.numel()
         use_muon = config.muon_lr > 0 and is_hidden and not set(not_muon) & set(key.split("."))
         (muon if use_muon else adamw).append(parameter)
@@ -114,9 +113,21 @@ def parameter_groups(
     return [group | common for group in groups if group["params"]]
 
 
+def named_trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of a module that are not frozen, with their names."""
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that are not frozen."""
+    return [parameter for _, parameter in named_trained_parameters(module)]
+
+
 def on_meta(module: nn.Module) -> nn.Module:
     """A copy of a module without weights, on the meta device."""
-    return with_parameters(module, [torch.empty_like(each, device="meta") for each in module.parameters()])
+    # Not `empty_like`: a quantized weight would be a tensor of several parts.
+    empty = [torch.empty(each.shape, dtype=each.dtype, device="meta") for each in module.parameters()]
+    return with_parameters(module, empty)
 
 
 def with_parameters(module: nn.Module, parameters: Collection[Tensor]) -> nn.Module:

@@ -3,6 +3,7 @@ import torch
 
 from clip_sources import ClipList
 from invertible_maps import randomize
+from starflow.data.buckets import Bucket
 from starflow.data.tasks import Batch
 from starflow.errors import UsageError
 from starflow.flow.model import StarFlow
@@ -61,7 +62,9 @@ SOURCE = Toyworld(8, edited=1.0)
 
 
 def batch_of(task: str, num_given: int = 0, dropped: tuple[bool, ...] = (False, False)) -> Batch:
-    return Batch(task, torch.randn(2, num_given + 1, 4, 4, 4), ["", ""], [3, 5], [], num_given, list(dropped))
+    return Batch(
+        task, Bucket(1, 8, 8), torch.randn(2, num_given + 1, 4, 4, 4), ["", ""], [3, 5], [], num_given, list(dropped)
+    )
 
 
 @pytest.mark.parametrize(("task", "num_given"), [("text_to_video", 0), ("video_to_video", 2), ("last", 1)])
