@@ -1,4 +1,4 @@
-"""Importing this module imports what the processes of a server need, without what only quantized weights need."""
+"""Importing this module imports what the processes of a server need, without what quantized weights or LoRA need."""
 
 from starflow.startup import import_libraries
 

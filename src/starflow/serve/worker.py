@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Event
@@ -18,7 +18,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from sqlalchemy.exc import SQLAlchemyError
 
 from starflow.errors import StarflowError
-from starflow.hardware.placement import place
+from starflow.hardware.placement import place, use_device
 from starflow.media.files import remove
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.serve.database import Job
@@ -56,10 +56,22 @@ def run_worker(settings: ServeSettings, server: str, device: str, reports: Conne
 
 
 def load(settings: ServeSettings, device: str) -> StarFlowPipeline:
-    """The model on its device. Raises StarflowError."""
-    pipeline = StarFlowPipeline.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype))
+    """The model on its device, with the adapters that clients may use. Raises StarflowError."""
+    on_device = use_device(device)
+    pipeline = settings.fitting.load(settings.model, on_device, settings.dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return place(pipeline, device)
+    for name, source in settings.loras.items():
+        pipeline.load_lora_weights(source, name)
+    return place(pipeline, on_device, settings.fitting.offload)
+
+
+def use_lora(pipeline: StarFlowPipeline, lora: Mapping[str, Any] | None) -> None:
+    """Activate one of the adapters that are loaded, with its scale; None for the model without any."""
+    if lora is not None:
+        pipeline.enable_lora()
+        pipeline.set_adapters(lora["name"], lora["scale"])
+    elif hasattr(pipeline.flow, "peft_config"):
+        pipeline.disable_lora()
 
 
 class Worker:
@@ -98,6 +110,7 @@ class Worker:
         folders = [self.settings.folder(job.id) for job in jobs]
         with Watch(self._store, self.name, jobs, self._stopping) as watch:
             try:
+                use_lora(self.pipeline, jobs[0].settings.get("lora"))
                 if jobs[0].kind == "score":
                     result, stages = score(self.pipeline, jobs[0], folders[0]), {}
                 else:
