@@ -1,5 +1,6 @@
 """Processes are killed at bad moments; no job that was accepted is lost, and none is made twice."""
 
+import io
 import os
 import random
 import signal
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
-from server_helpers import MANY_FRAMES, Client, separate_server, serving, settings_for, until
+from server_helpers import MANY_FRAMES, PROMPT, Client, separate_server, serving, settings_for, until
 
 
 def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_path: Path):
@@ -30,6 +32,24 @@ def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_p
         assert "2 times" in failed["error"]["message"]
         assert "signal 9" in failed["error"]["message"]
         assert client.wait(following)["status"] == "completed"
+
+
+def test_a_job_that_is_taken_from_a_slow_worker_keeps_what_was_given(client: Client):
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(picture, "PNG")
+
+    def make(num_frames: int) -> dict:
+        fields = {"prompt": PROMPT, "seed": "1", "num_frames": str(num_frames)}
+        return client.post("/v1/videos", data=fields, files={"input_reference": picture.getvalue()}).json()
+
+    video = client.wait(make(401), "in_progress")
+    store = client.server.store
+    store.worker_died(store.get(video["id"]).worker, "it did not answer")
+    assert client.wait(video)["status"] == "completed"
+    assert store.get(video["id"]).attempts == 2
+    undisturbed = client.wait(make(401))
+    first, second = (client.get(f"/v1/videos/{each['id']}/content").content for each in (video, undisturbed))
+    assert first == second
 
 
 def test_jobs_survive_an_orderly_stop(tiny_model: Path, tmp_path: Path):

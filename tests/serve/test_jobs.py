@@ -141,6 +141,16 @@ def test_a_cancelled_job_is_lost_to_its_worker(store: JobStore):
     assert ended.expires_at == pytest.approx(ended.completed_at + KEEP)
 
 
+def test_a_job_may_be_ended_again_by_its_worker_which_did_not_get_the_answer(store: JobStore):
+    added = store.add(job(), 10)
+    store.claim("worker")
+    assert store.finish("worker", added.id, "completed")
+    assert store.finish("worker", added.id, "completed")
+    assert not store.finish("worker", added.id, "failed")
+    assert not store.finish("other", added.id, "completed")
+    assert store.get(added.id).status == "completed"
+
+
 def test_the_prompt_of_a_running_job_can_change(store: JobStore):
     added = store.add(job(), 10)
     store.claim("worker")

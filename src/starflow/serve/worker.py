@@ -149,9 +149,16 @@ class Worker:
         self._report(report | {"completed": time.time()})
 
     def _clean_up(self, job: Job) -> None:
-        """Remove the files of a job that was cancelled. Its row may already be gone."""
-        remove(self.settings.folder(job.id))
-        logger.info("a job was cancelled", extra=self._about(job))
+        """Remove the files of a job that was taken from this worker, unless another is to make it.
+
+        A cancelled job may have no row any more. Others make the job if this worker did not answer for too long.
+        """
+        current = self._store.get(job.id)
+        if current is None or current.status == "cancelled":
+            remove(self.settings.folder(job.id))
+            logger.info("a job was cancelled", extra=self._about(job))
+        else:
+            logger.warning("a job was given to another worker", extra=self._about(job))
 
     def _about(self, job: Job) -> dict[str, Any]:
         return {"worker": self.name, "job": job.id, "request_id": job.request_id}
