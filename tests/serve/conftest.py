@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters import save_random_adapter
+from postgresql_server import new_database, postgresql_server
 from server_helpers import Client, serving, settings_for
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import tiny_pipeline
@@ -39,3 +40,17 @@ def adapted(tiny_model: Path, loras: dict[str, str], tmp_path_factory: pytest.Te
     """A client of a server with adapters."""
     with serving(settings_for(tiny_model, tmp_path_factory.mktemp("data"), loras=loras)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[int]:
+    """The port of a PostgreSQL server."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    with postgresql_server() as port:
+        yield port
+
+
+@pytest.fixture
+def database(postgresql: int) -> str:
+    """The URL of a PostgreSQL database of this test."""
+    return new_database(postgresql)
