@@ -119,7 +119,7 @@ def test_nothing_accepted_is_lost_when_processes_and_connections_are_killed_50_t
     chance, accepted, kills = random.Random(0), [], Counter()
     while kills.total() < 50:
         with separate_server(settings) as (client, pid):
-            for _ in range(chance.randint(1, 6)):
+            for _ in range(chance.randint(2, 8)):
                 accepted += [client.make(num_frames=chance.choice((1, 9, 41))) for _ in range(chance.randint(1, 4))]
                 time.sleep(chance.uniform(0, 0.5))
                 if database is not None and chance.random() < 0.5:
