@@ -156,10 +156,8 @@ def serve(
 
     def announce(url: str) -> None:
         say(f"serving {settings.model_id} at {url}")
-        if opens_page:
-            Thread(
-                target=open_page, args=(url,), daemon=True
-            ).start()  # a browser of the terminal would keep us waiting
+        if opens_page:  # in a thread, because a browser in the terminal does not return before it is closed
+            Thread(target=open_page, args=(url,), daemon=True).start()
 
     listen(settings, announce)
 

@@ -102,7 +102,7 @@ class Worker:
 
     def _say_ready(self) -> None:
         if time.monotonic() - self._reported_at > SECONDS_BETWEEN_REPORTS:
-            self._store.report_worker(self.name, peak_memory(self.pipeline.device))
+            self._store.report_worker(self.name, peak_memory(self.pipeline._execution_device))
             self._reported_at = time.monotonic()
 
     def _work(self, jobs: Sequence[Job]) -> None:
