@@ -3,6 +3,7 @@
     python benchmarks/serving.py load --clients 200 --jobs 2000 --num-frames 1
     python benchmarks/serving.py batch --jobs 40
     python benchmarks/serving.py stream --num-frames 81 --repeats 5
+    python benchmarks/serving.py cancel --num-frames 161 --repeats 3
 
 Each starts `starflow serve` on the loopback interface with a fresh data folder, prints a table, and writes JSON
 with -o.
@@ -12,6 +13,8 @@ with -o.
     batch    jobs per second with and without batches, alternately
     stream   over the WebSocket: seconds to the first chunk, between chunks, per second of video, and how often a player
              that starts at the first chunk, or one second later, would have to stop
+    cancel   seconds until a video that is cancelled while it is made has left the disk, and until the next request is
+             begun; the memory of all processes before the video, before it is cancelled, and once the next is made
 """
 
 import asyncio
@@ -165,6 +168,40 @@ def stream(model: str, num_frames: int, repeats: int) -> list[dict[str, Any]]:
         return [viewed(asyncio.run(arrivals(url, num_frames, seed)), fps) for seed in range(repeats)]
 
 
+def cancel(model: str, num_frames: int, repeats: int) -> list[dict[str, Any]]:
+    """A row for each repeat."""
+    with server(model) as (url, process), httpx.Client(base_url=url, timeout=START_SECONDS) as client:
+        folder = Path(process.cmdline()[process.cmdline().index("--data-dir") + 1]) / "videos"
+        picture = {"prompt": PROMPT, "num_frames": 1}
+        client.post("/v1/videos/sync", json=picture).raise_for_status()  # everything has been used once
+        return [cancelled(client, process, folder, picture, num_frames) for _ in range(repeats)]
+
+
+def cancelled(
+    client: httpx.Client, process: psutil.Process, folder: Path, picture: dict[str, Any], num_frames: int
+) -> dict[str, Any]:
+    """What happens when a video is cancelled in the middle."""
+    before = memory(process)
+    video = client.post("/v1/videos", json={"prompt": PROMPT, "num_frames": num_frames}).raise_for_status().json()
+    path = f"/v1/videos/{video['id']}"
+    while client.get(path).json()["progress"] < 30:
+        time.sleep(0.1)
+    during, start = memory(process), time.perf_counter()
+    client.post(f"{path}/cancel").raise_for_status()
+    while (folder / video["id"]).exists():
+        time.sleep(0.01)
+    removed = time.perf_counter() - start
+    following = client.post("/v1/videos", json=picture).raise_for_status().json()
+    while (state := client.get(f"/v1/videos/{following['id']}").json())["status"] == "queued":
+        time.sleep(0.01)
+    begun = time.perf_counter() - start
+    while state["status"] == "in_progress":
+        time.sleep(0.1)
+        state = client.get(f"/v1/videos/{following['id']}").json()
+    memories = {"mib_before": before, "mib_during": during, "mib_after": memory(process)}
+    return {"files_removed_s": removed, "next_begun_s": begun, **memories}
+
+
 async def arrivals(url: str, num_frames: int, seed: int) -> list[tuple[float, int]]:
     """Seconds from the request to each chunk, and the frames in it."""
     received = []
@@ -208,7 +245,7 @@ def underruns(times: np.ndarray, frames: np.ndarray, fps: float, delay: float) -
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the first argument names."""
     parser = new_parser(__doc__)
-    parser.add_argument("what", choices=["load", "batch", "stream"])
+    parser.add_argument("what", choices=["load", "batch", "stream", "cancel"])
     parser.add_argument("--model", default="toyworld")
     parser.add_argument("--clients", type=positive, default=200)
     parser.add_argument("--jobs", type=positive, default=2000)
@@ -220,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = load(asked.model, asked.clients, asked.jobs, asked.num_frames)
     elif asked.what == "batch":
         rows = batch(asked.model, asked.jobs, asked.num_frames, asked.repeats)
+    elif asked.what == "cancel":
+        rows = cancel(asked.model, asked.num_frames, asked.repeats)
     else:
         rows = stream(asked.model, asked.num_frames, asked.repeats)
     print("  ".join(rows[0]))

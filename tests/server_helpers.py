@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -17,13 +19,13 @@ import uvicorn
 
 from starflow.media.video import write_video
 from starflow.serve.api import create_app
-from starflow.serve.processes import CONTEXT
+from starflow.serve.processes import CONTEXT, choose_imports
 from starflow.serve.run import bound
 from starflow.serve.server import Server
 from starflow.serve.settings import Limits, ServeSettings
 
 PROMPT = "a red circle moves right"
-TIMEOUT = 60
+TIMEOUT = 180  # seconds: the machine may be busy
 MANY_FRAMES = 4001  # take the tiny model many seconds
 
 
@@ -63,9 +65,17 @@ class Client(httpx.Client):
         until(lambda: worker not in self.server.supervisor.running)
 
 
+@cache
+def start_to_fork() -> None:
+    """Start the process that the workers of all servers are forked from, with the libraries that any of them needs."""
+    choose_imports(lean=False)
+    ensure_running()
+
+
 @contextmanager
 def serving(settings: ServeSettings) -> Iterator[Client]:
     """A client of a server that runs in a thread."""
+    start_to_fork()
     app = create_app(settings)
     with bound(settings) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)

@@ -9,9 +9,10 @@ import torch
 from adapters import save_random_adapter
 from clip_sources import write_clip
 from starflow.cli import common
-from starflow.cli.lora import Lora, parse_lora
+from starflow.cli.lora import Lora, parse_lora, parse_named_loras
 from starflow.cli.main import run
 from starflow.errors import UsageError
+from starflow.hardware.fitting import Fitting
 from starflow.media.video import read_metadata, read_video
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import CAPTIONS
@@ -48,6 +49,16 @@ def test_a_scale_that_is_no_number_is_an_error(text: str):
         parse_lora(text)
 
 
+def test_loras_of_a_server_have_names():
+    assert parse_named_loras(["clay=runs/clay/final", "ink=a=b"]) == {"clay": "runs/clay/final", "ink": "a=b"}
+
+
+@pytest.mark.parametrize("texts", [["runs/clay"], ["=runs/clay"], ["clay="], ["a/b=c"], ["a.b=c"], ["a=b", "a=c"]])
+def test_a_lora_of_a_server_needs_a_name_of_its_own(texts: list[str]):
+    with pytest.raises(UsageError, match=f"--lora {texts[-1]}"):
+        parse_named_loras(texts)
+
+
 def test_generating_with_loras(model: str, lora: str, tmp_path: Path):
     def clip(name: str, *options: str) -> torch.Tensor:
         path = tmp_path / f"{name}.mp4"
@@ -64,7 +75,7 @@ def test_generating_with_loras(model: str, lora: str, tmp_path: Path):
 
 def test_a_quantized_model_keeps_the_lora_apart(model: str, lora: str, tmp_path: Path):
     pytest.importorskip("torchao")
-    fitting = common.Fitting(quantize="int8")
+    fitting = Fitting(quantize="int8")
     pipeline = common.load_pipeline(model, "cpu", "float32", fitting, loras=[Lora(lora, 0.5)])
     assert pipeline.get_active_adapters() == ["lora_0"]
     plain = common.load_pipeline(model, "cpu", "float32", loras=[Lora(lora, 0.5)])

@@ -10,6 +10,7 @@ import pytest
 
 from server_helpers import until
 from starflow.cli.main import run
+from starflow.hardware import memory
 from tiny_pipeline import tiny_pipeline
 
 
@@ -21,6 +22,8 @@ from tiny_pipeline import tiny_pipeline
         (["--database", "nonsense"], "cannot use the database nonsense"),
         (["--guidance-scale", "1000"], "1000"),
         (["--device", "quantum"], "cannot use the device quantum"),
+        (["--lora", "runs/style"], "--lora runs/style: give a name of letters and digits"),
+        (["--lora", "style=/no/such/file"], "no LoRA at /no/such/file"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -30,6 +33,14 @@ def test_wrong_usage_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_model_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**7)
+    assert run(["serve", "--port", "0", "--data-dir", str(tmp_path), "--device", "cpu"]) == 2
+    assert "this needs about" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

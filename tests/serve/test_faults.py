@@ -1,16 +1,20 @@
 """Processes are killed at bad moments; no job that was accepted is lost, and none is made twice."""
 
+import io
 import os
 import random
 import signal
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
-from server_helpers import MANY_FRAMES, Client, separate_server, serving, settings_for, until
+from postgresql_server import kill_connections
+from server_helpers import MANY_FRAMES, PROMPT, Client, separate_server, serving, settings_for, until
 
 
 def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_path: Path):
@@ -30,6 +34,24 @@ def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_p
         assert "2 times" in failed["error"]["message"]
         assert "signal 9" in failed["error"]["message"]
         assert client.wait(following)["status"] == "completed"
+
+
+def test_a_job_that_is_taken_from_a_slow_worker_keeps_what_was_given(client: Client):
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(picture, "PNG")
+
+    def make(num_frames: int) -> dict:
+        fields = {"prompt": PROMPT, "seed": "1", "num_frames": str(num_frames)}
+        return client.post("/v1/videos", data=fields, files={"input_reference": picture.getvalue()}).json()
+
+    video = client.wait(make(401), "in_progress")
+    store = client.server.store
+    store.worker_died(store.get(video["id"]).worker, "it did not answer")
+    assert client.wait(video)["status"] == "completed"
+    assert store.get(video["id"]).attempts == 2
+    undisturbed = client.wait(make(401))
+    first, second = (client.get(f"/v1/videos/{each['id']}/content").content for each in (video, undisturbed))
+    assert first == second
 
 
 def test_jobs_survive_an_orderly_stop(tiny_model: Path, tmp_path: Path):
@@ -62,25 +84,55 @@ def worker_pids(client: Client, server_pid: int) -> list[int]:
     return [int(worker) for _, server, worker in parts if int(server) == server_pid]
 
 
+@pytest.mark.service
+def test_two_servers_share_their_jobs(tiny_model: Path, tmp_path: Path, database: str):
+    settings = settings_for(tiny_model, tmp_path, database=database)
+    with serving(settings) as second:
+        store = second.server.store
+        with separate_server(settings) as (first, pid):
+            until(lambda: second.get("/ready").json()["workers"] == 2)
+            # Two that do not fit into a batch, so that each worker makes one.
+            running = [second.make(num_frames=401), second.make(num_frames=405)]
+            running = [second.wait(video, "in_progress") for video in running]
+            assert len({store.get(video["id"]).worker for video in running}) == 2
+            cancelled = first.make(num_frames=MANY_FRAMES)
+            assert [first.wait(video)["status"] for video in running] == ["completed"] * 2
+            first.wait(cancelled, "in_progress")
+            second.post(f"/v1/videos/{cancelled['id']}/cancel")
+            until(lambda: not settings.folder(cancelled["id"]).exists(), 5)
+            blockers = [second.make(num_frames=frames) for frames in (401, 405)]
+            blockers = [second.wait(video, "in_progress") for video in blockers]
+            os.kill(pid, signal.SIGKILL)
+        ended = [second.wait(video) for video in blockers]
+        assert [video["status"] for video in ended] == ["completed"] * 2
+        assert len({store.get(video["id"]).worker for video in ended}) == 1
+
+
 @pytest.mark.slow
-def test_nothing_accepted_is_lost_when_workers_and_servers_are_killed_50_times(tiny_model: Path, tmp_path: Path):
-    settings = settings_for(tiny_model, tmp_path, workers=2, limits={"queued": 1000, "batch": 2})
-    chance, accepted, kills = random.Random(0), {}, 0
-    while kills < 50:
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+def test_nothing_accepted_is_lost_when_processes_and_connections_are_killed_50_times(
+    kind: str, tiny_model: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    database = request.getfixturevalue("database") if kind == "postgresql" else None
+    limits = {"queued": 1000, "batch": 2}
+    settings = settings_for(tiny_model, tmp_path, workers=2, database=database, limits=limits)
+    chance, accepted, kills = random.Random(0), [], Counter()
+    while kills.total() < 50:
         with separate_server(settings) as (client, pid):
-            for _ in range(chance.randint(1, 6)):
-                for _ in range(chance.randint(1, 4)):
-                    video = client.make(num_frames=chance.choice((1, 9, 41)))
-                    accepted[video["id"]] = video
+            for _ in range(chance.randint(2, 8)):
+                accepted += [client.make(num_frames=chance.choice((1, 9, 41))) for _ in range(chance.randint(1, 4))]
                 time.sleep(chance.uniform(0, 0.5))
-                if workers := worker_pids(client, pid):
+                if database is not None and chance.random() < 0.5:
+                    kills["connections"] += kill_connections(database) > 0
+                elif workers := worker_pids(client, pid):
                     with suppress(ProcessLookupError):  # one that was killed before
                         os.kill(chance.choice(workers), signal.SIGKILL)
-                        kills += 1
+                        kills["worker"] += 1
             os.kill(pid, signal.SIGKILL)
-            kills += 1
+            kills["server"] += 1
+    assert len(kills) == (2 if database is None else 3)
     with serving(settings) as client:
-        ended = [client.wait(video) for video in accepted.values()]
+        ended = [client.wait(video) for video in accepted]
         assert {video["status"] for video in ended} <= {"completed", "failed"}
         failed = [video for video in ended if video["status"] == "failed"]
         assert all(video["error"]["code"] == "worker_died" for video in failed)
@@ -88,3 +140,6 @@ def test_nothing_accepted_is_lost_when_workers_and_servers_are_killed_50_times(t
             if video["status"] == "completed":
                 assert client.get(f"/v1/videos/{video['id']}/content").status_code == 200
         assert client.server.store.count("queued") == client.server.store.count("in_progress") == 0
+    print(
+        f"killed: {dict(kills)}; accepted {len(accepted)}, completed {len(ended) - len(failed)}, failed {len(failed)}"
+    )

@@ -1,17 +1,13 @@
-import os
-import pwd
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from postgresql_server import kill_connections
 from starflow.errors import StarflowError, UsageError
 from starflow.serve import jobs as jobs_module
 from starflow.serve.database import Job, connect
@@ -31,56 +27,13 @@ def sqlite_store(tmp_path: Path) -> Iterator[JobStore]:
     store.close()
 
 
-def _server_binary(name: str) -> Path | None:
-    return next(iter(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)), None)
-
-
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server of this module, on the loopback interface."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    initdb, server = _server_binary("initdb"), _server_binary("postgres")
-    if initdb is None or server is None:
-        pytest.skip("PostgreSQL is not installed in /usr/lib/postgresql")
-    folder = tmp_path_factory.mktemp("postgresql")
-    options: dict[str, object] = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        user = pwd.getpwnam("nobody")
-        for path in (folder, *folder.parents[:2]):
-            os.chmod(path, 0o755)
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    data = folder / "data"
-    create = [initdb, "-D", data, "-U", "starflow", "--auth=trust", "--no-sync"]
-    subprocess.run(create, check=True, capture_output=True, cwd="/", **options)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    listen = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]
-    log = subprocess.DEVNULL
-    process = subprocess.Popen([server, "-D", data, *listen], stdout=log, stderr=log, cwd="/", **options)
-    url = f"postgresql+psycopg://starflow@127.0.0.1:{port}/postgres"
-    try:
-        for _ in range(100):
-            try:
-                JobStore(url, KEEP).close()
-                break
-            except StarflowError:
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # does not wait for clients
-        process.wait(30)
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[JobStore]:
     """A store without jobs, in each database."""
     is_sqlite = request.param == "sqlite"
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}" if is_sqlite else request.getfixturevalue("postgresql")
-    store = JobStore(url, KEEP)
-    with store.engine.begin() as connection:
-        connection.execute(text("DELETE FROM jobs"))
+    store = JobStore(
+        f"sqlite:///{tmp_path / 'jobs.sqlite'}" if is_sqlite else request.getfixturevalue("database"), KEEP
+    )
     yield store
     store.close()
 
@@ -139,6 +92,16 @@ def test_a_cancelled_job_is_lost_to_its_worker(store: JobStore):
     ended = store.get(added.id)
     assert (ended.status, ended.progress) == ("cancelled", 50)
     assert ended.expires_at == pytest.approx(ended.completed_at + KEEP)
+
+
+def test_a_job_may_be_ended_again_by_its_worker_which_did_not_get_the_answer(store: JobStore):
+    added = store.add(job(), 10)
+    store.claim("worker")
+    assert store.finish("worker", added.id, "completed")
+    assert store.finish("worker", added.id, "completed")
+    assert not store.finish("worker", added.id, "failed")
+    assert not store.finish("other", added.id, "completed")
+    assert store.get(added.id).status == "completed"
 
 
 def test_the_prompt_of_a_running_job_can_change(store: JobStore):
@@ -211,14 +174,11 @@ def test_a_new_store_finds_the_jobs_of_the_old_one(tmp_path: Path):
 
 
 @pytest.mark.service
-def test_a_lost_connection_is_opened_again(postgresql: str):
-    store = JobStore(postgresql, KEEP)
-    added = store.add(job(), 10_000)
-    with create_engine(postgresql).connect() as killer:
-        others = "pid <> pg_backend_pid() AND datname = 'postgres' AND usename = 'starflow'"
-        killed = killer.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")).all()
-    assert killed
-    assert store.get(added.id).id == added.id
+def test_a_lost_connection_is_opened_again(database: str):
+    with closing(JobStore(database, KEEP)) as store:
+        added = store.add(job(), 10)
+        assert kill_connections(database) > 0
+        assert store.get(added.id).id == added.id
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,23 @@ def test_again_with_another_seed_and_the_same_picture_after_a_reload(tab: Tab, c
     assert one["seed"] != two["seed"]
 
 
+def test_a_lora_is_chosen_and_kept_for_another_seed(tab_at: OpenTab, adapted: Client):
+    tab = tab_at(adapted.url)
+    tab.page.get_by_label("LoRA", exact=True).select_option("clay")
+    tab.fill("LoRA weight", 0.5)
+    first = tab.make(PROMPT)
+    tab.expect_completed()
+    expect(tab.page.locator("#about")).to_contain_text("with clay, weight 0.5")
+    tab.button("Again with another seed").click()
+    tab.page.wait_for_url(lambda url: first not in url)
+    tab.expect_completed()
+    assert of_server(adapted, tab)["lora"] == {"name": "clay", "scale": 0.5}
+
+
+def test_a_server_without_loras_offers_none(tab: Tab):
+    expect(tab.page.get_by_label("LoRA", exact=True)).to_be_hidden()
+
+
 def test_a_browser_without_the_picture_asks_for_it(tab_at: OpenTab, client: Client):
     video = client.post("/v1/videos", data={"prompt": PROMPT}, files={"input_reference": ("a.png", png())}).json()
     client.wait(video)

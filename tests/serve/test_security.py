@@ -1,5 +1,6 @@
 import base64
 import logging
+import random
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,15 @@ def test_an_upload_that_cannot_be_decoded_is_one_clear_error(client: Client, con
     assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_media")
     assert kind in response.json()["error"]["message"]
     assert str(client.server.settings.data_dir) not in response.text
+
+
+def test_a_clip_that_is_damaged_or_cut_off_is_one_clear_error(client: Client, tmp_path: Path):
+    clip = clip_file(tmp_path / "clip.mp4").read_bytes()
+    for damaged in (clip[: len(clip) // 2], clip[:100] + random.Random(0).randbytes(len(clip) - 100)):
+        for name in ("extend_reference", "video_reference"):
+            response = client.post("/v1/videos", data={"prompt": PROMPT}, files={name: damaged})
+            assert response.status_code == 400
+            assert "it is corrupt" in response.json()["error"]["message"]
 
 
 def test_a_clip_with_too_many_frames_is_refused(tiny_model: Path, tmp_path: Path):

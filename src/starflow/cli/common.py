@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from starflow.cli.fitting import Fitting
 from starflow.cli.lora import Lora, apply_loras
 from starflow.cli.quiet import hide_loading_bars
-from starflow.errors import StarflowError, UsageError
+from starflow.errors import StarflowError
+from starflow.hardware.fitting import Fitting
 from starflow.hardware.ranks import Rank
 from starflow.pipeline.options import Options
 from starflow.startup import import_libraries
@@ -89,7 +89,7 @@ def input_fps_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def start_loading(
     model: str,
-    fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
+    fitting: Fitting = Fitting(),
     loras: Sequence[Lora] = (),
 ) -> None:
     """Say that a model is being loaded, and import what `load_pipeline` needs: before anything that imports torch.
@@ -105,7 +105,7 @@ def load_pipeline(
     model: str,
     device: "str | torch.device | None",
     dtype: str,
-    fitting: Fitting = Fitting(),  # noqa: B008 (it is frozen)
+    fitting: Fitting = Fitting(),
     mesh: "DeviceMesh | None" = None,
     loras: Sequence[Lora] = (),
 ) -> "StarFlowPipeline":
@@ -113,25 +113,13 @@ def load_pipeline(
 
     Raises StarflowError if the model or an adapter cannot be loaded, UsageError if there is no such device.
     """
-    import torch
-
     from starflow.hardware.placement import place
-    from starflow.hardware.quantization import quantization_config
-    from starflow.pipeline.pipeline import StarFlowPipeline
 
     hide_loading_bars()
     on_device = device_named(device) if device is None or isinstance(device, str) else device
-    options: dict[str, Any] = {}
-    if fitting.quantize is not None:
-        options["quantization_config"] = quantization_config(fitting.quantize, on_device)
-    if fitting.quantize == "int4" and on_device.type != "cpu":
-        options["device_map"] = on_device.type
-    pipeline = StarFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), **options)
+    pipeline = fitting.load(model, on_device, dtype)
     pipeline.set_progress_bar_config(disable=None, leave=False)  # None: only on a terminal
     apply_loras(pipeline, loras)
-    pipeline.flow.cache_dtype = fitting.torch_cache_dtype
-    if fitting.tiling:
-        pipeline.vae.enable_tiling()
     if mesh is not None:
         from starflow.hardware.parallel import parallelize
 
@@ -146,23 +134,9 @@ def device_named(name: str | None, rank: Rank = Rank()) -> "torch.device":  # no
 
     Raises UsageError if there is no such device.
     """
-    import torch
+    from starflow.hardware.placement import best_device, use_device
 
-    try:
-        device = torch.device(rank.device(name or _best_device()))
-        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
-            torch.cuda.set_device(device)  # the device that libraries use for "cuda"
-    except RuntimeError as error:
-        raise UsageError(f"cannot use the device {name}: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return use_device(rank.device(name or best_device()))
 
 
 def generation_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -21,12 +21,13 @@ from starflow.cli.common import (
     say,
     start_loading,
 )
-from starflow.cli.fitting import Fitting, fitting_options, require_fit
+from starflow.cli.fitting import fitting_options
 from starflow.cli.given import given_options, load_given
 from starflow.cli.lora import Lora, lora_option
 from starflow.cli.outputs import output_of, outputs_in_folder
 from starflow.cli.progress import StageLines, with_progress
 from starflow.errors import UsageError
+from starflow.hardware.fitting import Fitting, require_fit
 from starflow.hardware.ranks import Rank, joined
 from starflow.media.files import SOFTWARE
 from starflow.media.prompts import normalize_prompt, read_prompt_lines

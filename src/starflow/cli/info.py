@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from starflow.cli.common import say
-from starflow.cli.fitting import Fitting, fitting_options
+from starflow.cli.fitting import fitting_options
 from starflow.errors import UsageError
+from starflow.hardware.fitting import Fitting
 from starflow.startup import import_libraries
 
 if TYPE_CHECKING:

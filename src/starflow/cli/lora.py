@@ -1,5 +1,6 @@
 """The option `--lora`, and applying its adapters to a pipeline."""
 
+import re
 from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
@@ -35,6 +36,19 @@ def parse_lora(text: str) -> Lora:
     if not isfinite(parsed.scale):
         raise UsageError(f"the scale of --lora {text} must be a number, as in {source}:0.8")
     return parsed
+
+
+def parse_named_loras(texts: Sequence[str]) -> dict[str, str]:
+    """Parse several `NAME=PATH`. Raises UsageError if a name is missing, is not a word, or is given twice."""
+    loras: dict[str, str] = {}
+    for text in texts:
+        name, _, source = text.partition("=")
+        if not source or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
+            raise UsageError(f"--lora {text}: give a name of letters and digits, and the LoRA, as in style={text}")
+        if name in loras:
+            raise UsageError(f"--lora {text}: there is another LoRA called {name!r}")
+        loras[name] = source
+    return loras
 
 
 def lora_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,12 +3,19 @@
 import webbrowser
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say, start_loading
+from starflow.cli.fitting import fitting_options
+from starflow.cli.lora import Lora, parse_named_loras
+from starflow.hardware.fitting import Fitting, require_fit
 from starflow.serve.settings import GIB, MIB, Limits, ServeSettings
+
+if TYPE_CHECKING:
+    from starflow.hardware.memory import Request
+    from starflow.pipeline.pipeline import StarFlowPipeline
 
 DAY = 24 * 3600
 DEFAULT_DATA = "starflow-data"
@@ -30,6 +37,14 @@ DEFAULT_DATA = "starflow-data"
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Copies of the model.")
 @click.option("--device", help="Such as cpu or cuda; each worker has its own GPU. [default: the best available]")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights.")
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=lambda _, __, values: parse_named_loras(values),
+    help="A LoRA that clients may use by its name: a file, a folder or a hub id. It can be given several times.",
+)
 @click.option("--allow-origin", "origins", multiple=True, help="A web page that may use the API: https://example.org.")
 @click.option("--allow-host", "hosts", multiple=True, help="Another name of this server; * for any.")
 @click.option("--max-queue", type=click.IntRange(1), default=Limits.queued, show_default=True, help="Waiting jobs.")
@@ -67,6 +82,7 @@ DEFAULT_DATA = "starflow-data"
 )
 @click.option("--open", "opens_page", is_flag=True, help="Open the page in the browser.")
 @generation_options("num_frames", "fps", "guidance_scale", "tolerance")
+@fitting_options
 def serve(
     model: str,
     host: str,
@@ -77,6 +93,7 @@ def serve(
     workers: int,
     device: str | None,
     dtype: str,
+    loras: dict[str, str],
     origins: tuple[str, ...],
     hosts: tuple[str, ...],
     max_queue: int,
@@ -87,6 +104,10 @@ def serve(
     keep_days: float,
     keep_gib: float,
     opens_page: bool,
+    offload: Any,
+    quantize: Any,
+    cache_dtype: str | None,
+    tiling: bool,
     **options: Any,
 ) -> None:
     """Serve a page and an HTTP API that make videos. The API has the shape of OpenAI's /v1/videos.
@@ -95,7 +116,8 @@ def serve(
 
     \b
     starflow serve --open
-    starflow serve --model starflow-v-7b --dtype bfloat16 --workers 2
+    starflow serve --model starflow-v-7b --dtype bfloat16 --quantize int8 --workers 2
+    starflow serve --lora sketch=runs/sketch/final --lora clay=runs/clay/final
     starflow serve --host 0.0.0.0 --api-key-file keys.txt --allow-host videos.example.org
     """
     require_extra("serve")
@@ -111,6 +133,8 @@ def serve(
         workers=workers,
         device=device,
         dtype=dtype,
+        fitting=Fitting(offload, quantize, cache_dtype, tiling),
+        loras=loras,
         options={name: value for name, value in options.items() if value is not None},
         keys={} if api_key_file is None else read_keys(api_key_file),
         origins=origins,
@@ -125,19 +149,35 @@ def serve(
             requests_per_minute=rate_limit,
         ),
     )
-    start_loading(model)
-    device_named(device)
+    start_loading(model, settings.fitting, [Lora(source) for source in loras.values()])
+    require_fit(model, device_named(device), settings.fitting, 1, lambda pipeline: _one_video(pipeline, settings))
 
     from starflow.serve.run import listen
 
     def announce(url: str) -> None:
         say(f"serving {settings.model_id} at {url}")
-        if opens_page:
-            Thread(
-                target=open_page, args=(url,), daemon=True
-            ).start()  # a browser of the terminal would keep us waiting
+        if opens_page:  # in a thread, because a browser in the terminal does not return before it is closed
+            Thread(target=open_page, args=(url,), daemon=True).start()
 
     listen(settings, announce)
+
+
+def _one_video(pipeline: "StarFlowPipeline", settings: ServeSettings) -> "Request":
+    """The request whose memory is checked: one video, with the settings for clients that choose none."""
+    import torch
+
+    from starflow.hardware.memory import Request
+    from starflow.serve.decide import Decisions
+
+    options = Decisions(settings, pipeline).defaults
+    return Request(
+        options["height"],
+        options["width"],
+        options["num_frames"] or pipeline.config.num_frames,
+        guidance=options["guidance_scale"] > 1,
+        dtype=getattr(torch, settings.dtype),
+        frames_at_once=1,
+    )
 
 
 def open_page(url: str) -> None:

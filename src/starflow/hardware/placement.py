@@ -50,6 +50,27 @@ def place(pipeline: "StarFlowPipeline", device: str | torch.device, offload: str
     return pipeline
 
 
+def best_device() -> str:
+    """The kind of device that computes fastest here: `cuda`, `mps` or `cpu`."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def use_device(name: str) -> torch.device:
+    """The device of this name. If it is a GPU with a number, libraries use it for `cuda` from now on.
+
+    Raises UsageError if there is no such device.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+            torch.cuda.set_device(device)
+    except RuntimeError as error:
+        raise UsageError(f"cannot use the device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def _offload_groups(pipeline: "StarFlowPipeline", device: torch.device) -> None:
     """Offload the flow's transformers by layer and the other parts by weight; what is left stays on the device.
 

@@ -132,7 +132,9 @@ def is_quantized(flow: StarFlow) -> bool:
     return getattr(flow, "hf_quantizer", None) is not None
 
 
-def read_lora(source: str | Path, weight_name: str, **hub: Any) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def read_lora(
+    source: str | Path, weight_name: str = LORA_WEIGHT_NAME_SAFE, **hub: Any
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of an adapter and the arguments of its `peft.LoraConfig`, which older files lack.
 
     Raises StarflowError if there is no such file, or it is damaged or not in the format of safetensors.

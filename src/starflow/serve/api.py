@@ -27,11 +27,11 @@ def create_app(settings: ServeSettings) -> FastAPI:
     """The application. Its workers start and stop with it.
 
     Raises:
-        UsageError: the database's URL is wrong.
-        StarflowError: there is no such model, or the database cannot be reached.
+        UsageError: the database's URL is wrong, or the model cannot be fitted as the operator wants.
+        StarflowError: there is no such model or LoRA, or the database cannot be reached.
     """
     server = Server.of(settings)
-    choose_imports(quantized=is_quantized(settings.model))
+    choose_imports(lean=not (settings.loras or settings.fitting.quantize or is_quantized(settings.model)))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from starflow.media.sizes import parse_size
 from starflow.pipeline.options import Options
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.serve.errors import ApiError
-from starflow.serve.schema import VideoRequest
+from starflow.serve.schema import Lora, VideoRequest, as_json
 from starflow.serve.settings import ServeSettings
 
 CLIENT_OPTIONS = ("num_frames", "fps", "guidance_scale", "tolerance")
@@ -43,6 +43,17 @@ class Decisions:
                 code="model_not_found",
             )
 
+    def check_lora(self, lora: Lora | None) -> None:
+        """Raise ApiError if a client names an adapter that the operator does not allow."""
+        if lora is not None and lora.name not in self.settings.loras:
+            here = ", ".join(self.settings.loras) or "none"
+            raise ApiError(
+                404,
+                f"there is no LoRA {lora.name!r} here: this server has {here}",
+                param="lora",
+                code="lora_not_found",
+            )
+
     def video(self, request: VideoRequest, given: Mapping[str, int]) -> dict[str, Any]:
         """The settings of a video.
 
@@ -54,6 +65,7 @@ class Decisions:
             ApiError, UsageError: the request asks for what the model cannot make, or the operator does not allow.
         """
         self.check_model(request.model)
+        self.check_lora(request.lora)
         if request.num_frames is not None and request.seconds is not None:
             raise ApiError(400, "give num_frames or seconds, not both", param="seconds", code="invalid_value")
         options = self.options(request)
@@ -65,7 +77,8 @@ class Decisions:
         names = [TASKS[name][0] for name in given]
         seed = secrets.randbelow(2**31) if request.seed is None else request.seed
         task = names[0] if names else "text-to-video" if options["num_frames"] > 1 else "text-to-image"
-        return {"model": self.settings.model_id, "task": task, "seed": seed, **options}
+        lora = {} if request.lora is None else {"lora": as_json(request.lora)}
+        return {"model": self.settings.model_id, "task": task, "seed": seed, **options, **lora}
 
     def options(self, request: VideoRequest) -> dict[str, Any]:
         """The options of generation, before the length is known."""
@@ -125,4 +138,4 @@ def batch_key(settings: Mapping[str, Any]) -> str | None:
     """Jobs with the same key can be made in a batch. None: not with others, because a picture or a clip is given."""
     if settings["task"] not in ("text-to-video", "text-to-image"):
         return None
-    return " ".join(str(settings[name]) for name in ("width", "height", *CLIENT_OPTIONS))
+    return " ".join(str(settings.get(name)) for name in ("width", "height", *CLIENT_OPTIONS, "lora"))

@@ -4,6 +4,7 @@ The frames of an upload are stored as `(F, height, width, 3)`, uint8, in a safet
 """
 
 import resource
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -108,8 +109,9 @@ def _ignore(_: str) -> None:
 
 
 def _limit(limits: Limits) -> None:
-    """Bound the memory of this process above what it has now, its time, and the files that it writes."""
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
-    resource.setrlimit(resource.RLIMIT_AS, (size + limits.decoding_bytes,) * 2)
+    """Bound the time of this process and, on Linux, the memory above what it has now. A crash leaves no core file."""
+    if sys.platform == "linux":
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
+        resource.setrlimit(resource.RLIMIT_AS, (size + limits.decoding_bytes,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (limits.decoding_seconds,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

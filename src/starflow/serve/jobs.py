@@ -195,8 +195,14 @@ class JobStore:
 
     @retried
     def finish(self, worker: str, job_id: str, status: str, **values: Any) -> bool:
-        """End a running job. Returns False, and stores nothing, if the worker no longer owns it."""
-        return self._update(self._ended(status) | values, Job.id == job_id, *_held_by(worker)) > 0
+        """End a running job. Returns False, and stores nothing, if the worker no longer owns it.
+
+        True as well if the worker has ended it so already: by an attempt whose answer was lost.
+        """
+        if self._update(self._ended(status) | values, Job.id == job_id, *_held_by(worker)):
+            return True
+        job = self.get(job_id)
+        return job is not None and (job.worker, job.status) == (worker, status)
 
     @retried
     def make_alone(self, worker: str, job_ids: Sequence[str]) -> None:

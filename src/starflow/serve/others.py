@@ -71,6 +71,7 @@ def models(server: Serving) -> ModelList:
         max_seconds=server.settings.limits.seconds,
         guidance_scale=options["guidance_scale"],
         tolerance=options["tolerance"],
+        loras=list(server.settings.loras),
     )
     return ModelList(data=[about])
 

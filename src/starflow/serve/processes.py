@@ -7,9 +7,9 @@ CONTEXT = multiprocessing.get_context("forkserver")
 MODULES = ("starflow.serve.worker", "starflow.serve.decoding")
 
 
-def choose_imports(*, quantized: bool) -> None:
-    """Say what the first process imports, before it starts: more if weights are stored quantized."""
-    CONTEXT.set_forkserver_preload([*MODULES] if quantized else ["starflow.lean", *MODULES])
+def choose_imports(*, lean: bool) -> None:
+    """Say what the first process imports, before it starts: less if it is lean."""
+    CONTEXT.set_forkserver_preload(["starflow.lean", *MODULES] if lean else [*MODULES])
 
 
 def set_when_parent_dies(event: Event) -> None:

@@ -26,7 +26,7 @@ from starflow.serve.bodies import Body
 from starflow.serve.content import follow
 from starflow.serve.database import Job
 from starflow.serve.errors import ApiError, of_validation
-from starflow.serve.jobs import ACTIVE
+from starflow.serve.jobs import ACTIVE, MAX_ATTEMPTS
 from starflow.serve.making import fragments_of
 from starflow.serve.schema import Interaction, Video, VideoRequest, as_json
 from starflow.serve.server import Server, get_server
@@ -101,7 +101,6 @@ async def _take(server: Server, socket: WebSocket, job: Job, message: dict[str, 
     if message["type"] != "session.interaction":
         await _answer_ping(socket, message, "send session.interaction, session.ping or session.stop")
         return
-    interaction = message.get("interaction")
     try:
         interaction = Interaction.model_validate(message.get("interaction"))
     except ValidationError as error:
@@ -186,5 +185,5 @@ async def _send_error(socket: WebSocket, error: Exception) -> None:
 def _end(server: Server, job: Job) -> None:
     """Cancel the video if it has not ended, and remove the fragments, which were kept for this session."""
     server.cancel(job)
-    for attempt in range(1, job.attempts + 3):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         remove(fragments_of(server.settings.folder(job.id), attempt))

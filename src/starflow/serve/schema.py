@@ -28,27 +28,37 @@ class Reference(Request):
     id: str | None = Field(None, max_length=100)
 
 
-class VideoRequest(Request):
-    """A video to make. What is left out is the operator's choice, or else the model's.
+class Lora(Request):
+    """An adapter that this server has, and its weight."""
 
-    References are uploaded files in a multipart request.
-    """
+    name: str = Field(max_length=64)
+    scale: float = Field(1.0, ge=-10, le=10)
+
+
+class GenerationRequest(Request):
+    """What videos and pictures have in common. What is left out is the operator's choice, or else the model's."""
 
     prompt: Prompt
     model: str | None = Field(None, max_length=200)
-    seconds: float | None = Field(None, gt=0, description="Length; to the nearest that the model can make.")
     size: str | None = Field(None, max_length=20, description="Width and height, such as 848x480.")
+    seed: Seed | None = None
+    guidance_scale: float | None = Field(None, ge=0, le=100)
+    tolerance: float | None = Field(None, gt=0, le=1000)
+    lora: Lora | None = Field(None, description="One of the adapters that /v1/models lists.")
+    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT, description="Ignored.")
+    num_inference_steps: int | None = Field(None, description="Ignored.")
+
+
+class VideoRequest(GenerationRequest):
+    """A video to make. References are uploaded files in a multipart request."""
+
+    seconds: float | None = Field(None, gt=0, description="Length; to the nearest that the model can make.")
     input_reference: Reference | None = Field(None, description="The first frame.")
     last_image_reference: Reference | None = Field(None, description="The last frame.")
     video_reference: Reference | None = Field(None, description="A clip to edit; the prompt says how.")
     extend_reference: Reference | None = Field(None, description="A clip to continue; the length includes it.")
     num_frames: int | None = Field(None, ge=1, description="Length in frames, instead of seconds.")
     fps: float | None = Field(None, gt=0, le=1000)
-    seed: Seed | None = None
-    guidance_scale: float | None = Field(None, ge=0, le=100)
-    tolerance: float | None = Field(None, gt=0, le=1000)
-    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT, description="Ignored.")
-    num_inference_steps: int | None = Field(None, description="Ignored.")
 
     @property
     def ignored(self) -> list[str]:
@@ -97,6 +107,7 @@ class Video(BaseModel):
     seed: int
     guidance_scale: float
     tolerance: float
+    lora: Lora | None
     task: str
     remixed_from_video_id: str | None
     ignored: list[str]
@@ -120,6 +131,7 @@ class Video(BaseModel):
             size=f"{settings['width']}x{settings['height']}",
             seconds=f"{settings['num_frames'] / settings['fps']:g}",
             prompt=job.prompt,
+            lora=settings.get("lora"),
             remixed_from_video_id=job.source_id,
             ignored=job.ignored,
             error=error,
@@ -161,19 +173,11 @@ class DeletedVideo(BaseModel):
     object: Literal["video.deleted"] = "video.deleted"
 
 
-class ImagesRequest(Request):
+class ImagesRequest(GenerationRequest):
     """Pictures to make."""
 
-    prompt: Prompt
-    model: str | None = Field(None, max_length=200)
     n: int = Field(1, ge=1, le=10)
-    size: str | None = Field(None, max_length=20)
-    seed: Seed | None = None
-    guidance_scale: float | None = Field(None, ge=0, le=100)
-    tolerance: float | None = Field(None, gt=0, le=1000)
     response_format: Literal["b64_json"] = "b64_json"
-    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT, description="Ignored.")
-    num_inference_steps: int | None = Field(None, description="Ignored.")
 
 
 class Image(BaseModel):
@@ -241,6 +245,7 @@ class Model(BaseModel):
     max_seconds: float
     guidance_scale: float
     tolerance: float
+    loras: list[str]
 
 
 class ModelList(BaseModel):

@@ -1,5 +1,6 @@
 """What the parts of the API share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -8,8 +9,10 @@ from fastapi import Depends
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
+from starflow.flow.model import StarFlow
 from starflow.hardware.architecture import load_architecture
 from starflow.media.files import remove
+from starflow.pipeline.lora import check_lora, read_lora, require_peft
 from starflow.serve.database import Job
 from starflow.serve.decide import Decisions
 from starflow.serve.errors import ApiError
@@ -37,7 +40,10 @@ class Server:
     def of(cls, settings: ServeSettings) -> "Server":
         """Open the database and read the model's configuration. Raises UsageError or StarflowError."""
         settings.folder("").mkdir(parents=True, exist_ok=True)
-        decisions = Decisions(settings, load_architecture(settings.model).pipeline())
+        architecture = load_architecture(settings.model)
+        settings.fitting.check(architecture, processes=1)
+        _check_loras(settings.loras, architecture.flow)
+        decisions = Decisions(settings, architecture.pipeline())
         store, metrics = JobStore(settings.database_url, settings.keep_seconds), Metrics()
         supervisor = Supervisor(settings, store, metrics)
         return cls(settings, store, decisions, metrics, supervisor, anyio.CapacityLimiter(DECODERS))
@@ -77,6 +83,15 @@ class Server:
             status = 400 if job.error_code == "generation_failed" else 500
             raise ApiError(status, job.error_message or f"the job was {job.status}", code=job.error_code or job.status)
         return job
+
+
+def _check_loras(loras: Mapping[str, str], flow: StarFlow) -> None:
+    """Raise StarflowError, before a worker loads the model, if an adapter is missing or is not for it."""
+    if loras:
+        require_peft()
+    for source in loras.values():
+        tensors, _ = read_lora(source)
+        check_lora(tensors, flow, source)
 
 
 def get_server(connection: HTTPConnection) -> Server:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from starflow.errors import UsageError
+from starflow.hardware.fitting import Fitting
 
 MIB, GIB = 2**20, 2**30
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -51,6 +52,8 @@ class ServeSettings:
         database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
         workers: processes that own a copy of the model.
         device, dtype: of the model. None is the best device; a device without a number is given one per worker.
+        fitting: how the model is made to fit the device.
+        loras: the adapters that clients may use: their files, folders or hub ids, by name.
         options: options of generation that replace the model's settings, unless a client sends its own.
         keys: the names of the API's keys, by the SHA-256 of the key; empty for no keys.
         origins: other web pages that may use the API, such as `https://example.org`.
@@ -67,6 +70,8 @@ class ServeSettings:
     workers: int = 1
     device: str | None = None
     dtype: str = "float32"
+    fitting: Fitting = Fitting()
+    loras: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[bytes, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()

@@ -9,8 +9,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from threading import Event, Thread
 
+import torch
 from sqlalchemy.exc import SQLAlchemyError
 
+from starflow.hardware.placement import best_device
 from starflow.media.files import remove
 from starflow.serve.jobs import JobStore
 from starflow.serve.metrics import Metrics
@@ -150,8 +152,5 @@ class Supervisor:
 
 def device_of(name: str | None, index: int) -> str:
     """The device of a worker: each has its own GPU."""
-    import torch
-
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    name = name or best_device()
     return f"cuda:{index % max(1, torch.cuda.device_count())}" if name == "cuda" else name

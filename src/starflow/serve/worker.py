@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Event
@@ -18,7 +18,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from sqlalchemy.exc import SQLAlchemyError
 
 from starflow.errors import StarflowError
-from starflow.hardware.placement import place
+from starflow.hardware.placement import place, use_device
 from starflow.media.files import remove
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.serve.database import Job
@@ -56,10 +56,22 @@ def run_worker(settings: ServeSettings, server: str, device: str, reports: Conne
 
 
 def load(settings: ServeSettings, device: str) -> StarFlowPipeline:
-    """The model on its device. Raises StarflowError."""
-    pipeline = StarFlowPipeline.from_pretrained(settings.model, dtype=getattr(torch, settings.dtype))
+    """The model on its device, with the adapters that clients may use. Raises StarflowError."""
+    on_device = use_device(device)
+    pipeline = settings.fitting.load(settings.model, on_device, settings.dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return place(pipeline, device)
+    for name, source in settings.loras.items():
+        pipeline.load_lora_weights(source, name)
+    return place(pipeline, on_device, settings.fitting.offload)
+
+
+def use_lora(pipeline: StarFlowPipeline, lora: Mapping[str, Any] | None) -> None:
+    """Activate one of the adapters that are loaded, with its scale; None for the model without any."""
+    if lora is not None:
+        pipeline.enable_lora()
+        pipeline.set_adapters(lora["name"], lora["scale"])
+    elif hasattr(pipeline.flow, "peft_config"):
+        pipeline.disable_lora()
 
 
 class Worker:
@@ -90,7 +102,7 @@ class Worker:
 
     def _say_ready(self) -> None:
         if time.monotonic() - self._reported_at > SECONDS_BETWEEN_REPORTS:
-            self._store.report_worker(self.name, peak_memory(self.pipeline.device))
+            self._store.report_worker(self.name, peak_memory(self.pipeline._execution_device))
             self._reported_at = time.monotonic()
 
     def _work(self, jobs: Sequence[Job]) -> None:
@@ -98,6 +110,7 @@ class Worker:
         folders = [self.settings.folder(job.id) for job in jobs]
         with Watch(self._store, self.name, jobs, self._stopping) as watch:
             try:
+                use_lora(self.pipeline, jobs[0].settings.get("lora"))
                 if jobs[0].kind == "score":
                     result, stages = score(self.pipeline, jobs[0], folders[0]), {}
                 else:
@@ -136,9 +149,16 @@ class Worker:
         self._report(report | {"completed": time.time()})
 
     def _clean_up(self, job: Job) -> None:
-        """Remove the files of a job that was cancelled. Its row may already be gone."""
-        remove(self.settings.folder(job.id))
-        logger.info("a job was cancelled", extra=self._about(job))
+        """Remove the files of a job that was taken from this worker, unless another is to make it.
+
+        A cancelled job may have no row any more. Others make the job if this worker did not answer for too long.
+        """
+        current = self._store.get(job.id)
+        if current is None or current.status == "cancelled":
+            remove(self.settings.folder(job.id))
+            logger.info("a job was cancelled", extra=self._about(job))
+        else:
+            logger.warning("a job was given to another worker", extra=self._about(job))
 
     def _about(self, job: Job) -> dict[str, Any]:
         return {"worker": self.name, "job": job.id, "request_id": job.request_id}

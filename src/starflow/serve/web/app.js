@@ -83,8 +83,9 @@ async function makeAgain(video) {
     form.showError(new api.ApiError("This browser does not have what the video was made from: add it.", 0, "file"));
     return;
   }
-  const { prompt, size, num_frames, fps, guidance_scale, tolerance } = video;
-  select(await make({ prompt, size, num_frames, fps, guidance_scale, tolerance }, sources ?? []));
+  const { prompt, size, num_frames, fps, guidance_scale, tolerance, lora } = video;
+  const adapter = lora && { "lora[name]": lora.name, "lora[scale]": lora.scale };
+  select(await make({ prompt, size, num_frames, fps, guidance_scale, tolerance, ...adapter }, sources ?? []));
 }
 
 function notify(message) {

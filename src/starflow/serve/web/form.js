@@ -3,7 +3,7 @@
 import { make } from "./making.js";
 import { Sources } from "./sources.js";
 
-const FIELDS = ["prompt", "seconds", "size", "seed", "guidance_scale"];
+const FIELDS = ["prompt", "seconds", "size", "seed", "guidance_scale", "lora", "lora-scale"];
 const find = (id) => document.getElementById(id);
 
 export class VideoForm {
@@ -36,6 +36,8 @@ export class VideoForm {
     find("seconds").max = model.max_seconds;
     find("size").placeholder = model.size;
     find("guidance_scale").placeholder = model.guidance_scale;
+    find("lora").append(...model.loras.map((name) => new Option(name)));
+    for (const id of ["lora", "lora-scale"]) find(id).parentElement.hidden = model.loras.length === 0;
     this.#update();
   }
 
@@ -53,6 +55,8 @@ export class VideoForm {
     find("size").value = video.size;
     find("seed").value = "";
     find("guidance_scale").value = video.guidance_scale;
+    find("lora").value = video.lora?.name ?? "";
+    find("lora-scale").value = video.lora?.scale ?? "";
     this.#sources.clear();
     sources.forEach((source) => this.#sources.add(source));
     this.#clearErrors();
@@ -110,6 +114,7 @@ export class VideoForm {
     const edits = Boolean(this.#sources.of("video_reference"));
     find("settings").disabled = measures;
     find("seconds").disabled = edits;
+    find("lora-scale").disabled = !find("lora").value;
     find("submit").textContent = measures ? "Measure the surprise" : "Make the video";
     find("frames").textContent = edits ? "as long as the clip" : this.#framesText();
   }

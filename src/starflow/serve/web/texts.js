@@ -42,7 +42,7 @@ export function settingsOf(video) {
     ["Seed", video.seed],
     ["Guidance", video.guidance_scale],
     ["Tolerance", video.tolerance],
-    ["Model", video.model],
+    ["Model", video.lora ? `${video.model} with ${video.lora.name}, weight ${video.lora.scale}` : video.model],
     ["Made", new Date(1000 * video.created_at).toLocaleString()],
   ];
 }
