@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server_helpers import MANY_FRAMES, Client, separate_server, serving, settings_for, until
+from server_helpers import MANY_FRAMES, PROMPT, Client, clip_file, separate_server, serving, settings_for, until
 
 
 def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_path: Path):
@@ -30,6 +30,19 @@ def test_a_job_whose_worker_is_killed_is_made_again_once(tiny_model: Path, tmp_p
         assert "2 times" in failed["error"]["message"]
         assert "signal 9" in failed["error"]["message"]
         assert client.wait(following)["status"] == "completed"
+
+
+def test_a_worker_that_has_lost_a_job_leaves_its_files_to_the_next(tiny_model: Path, tmp_path: Path):
+    clip = clip_file(tmp_path / "clip.mp4").read_bytes()
+    form = {"data": {"prompt": PROMPT, "num_frames": "401", "seed": "1"}, "files": {"extend_reference": clip}}
+    with serving(settings_for(tiny_model, tmp_path / "data")) as client:
+        lost, other = [client.post("/v1/videos", **form).json() for _ in range(2)]
+        client.wait(lost, "in_progress")
+        client.server.store.worker_died(client.server.store.get(lost["id"]).worker, "its lease has ended")
+        assert [client.wait(video)["status"] for video in (lost, other)] == ["completed", "completed"]
+        assert [client.server.store.get(video["id"]).attempts for video in (lost, other)] == [2, 1]
+        contents = [client.get(f"/v1/videos/{video['id']}/content").content for video in (lost, other)]
+        assert contents[0] == contents[1]  # both begin with what was given
 
 
 def test_jobs_survive_an_orderly_stop(tiny_model: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from starflow.serve.decide import Decisions
 from starflow.serve.errors import ApiError
 from starflow.serve.jobs import ACTIVE, JobStore
 from starflow.serve.metrics import Metrics
+from starflow.serve.pool import ProcessPool
 from starflow.serve.settings import ServeSettings
 from starflow.serve.supervisor import Supervisor
 
@@ -39,7 +40,7 @@ class Server:
         settings.folder("").mkdir(parents=True, exist_ok=True)
         decisions = Decisions(settings, load_architecture(settings.model).pipeline())
         store, metrics = JobStore(settings.database_url, settings.keep_seconds), Metrics()
-        supervisor = Supervisor(settings, store, metrics)
+        supervisor = Supervisor(settings, store, metrics, ProcessPool(settings))
         return cls(settings, store, decisions, metrics, supervisor, anyio.CapacityLimiter(DECODERS))
 
     def video(self, job_id: str, owner: str) -> Job:

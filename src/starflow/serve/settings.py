@@ -49,7 +49,8 @@ class ServeSettings:
         data_dir: for the database and all files.
         host, port: where the API listens.
         database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
-        workers: processes that own a copy of the model.
+        workers: processes that own a copy of the model: at least so many.
+        max_workers: at most, while jobs wait; None for always `workers`.
         device, dtype: of the model. None is the best device; a device without a number is given one per worker.
         options: options of generation that replace the model's settings, unless a client sends its own.
         keys: the names of the API's keys, by the SHA-256 of the key; empty for no keys.
@@ -65,6 +66,7 @@ class ServeSettings:
     port: int = 8000
     database: str | None = None
     workers: int = 1
+    max_workers: int | None = None
     device: str | None = None
     dtype: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +82,8 @@ class ServeSettings:
             raise UsageError(
                 f"anybody who reaches {self.host} could use this server: give --api-key-file, or leave out --host"
             )
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise UsageError(f"at least {self.workers} and at most {self.max_workers} workers cannot be")
 
     @property
     def database_url(self) -> str:
