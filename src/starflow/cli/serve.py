@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say, start_loading
+from starflow.errors import UsageError
 from starflow.serve.settings import GIB, MIB, Limits, ServeSettings
 
 DAY = 24 * 3600
@@ -27,7 +28,10 @@ DEFAULT_DATA = "starflow-data"
 )
 @click.option("--database", help="Such as postgresql+psycopg://…, for several servers. [default: SQLite in --data-dir]")
 @click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One key per line.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Copies of the model.")
+@click.option("--workers", type=click.IntRange(1), help="Copies of the model. [default: 1]")
+@click.option("--ray", metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT of its head, or auto.")
+@click.option("--min-workers", type=click.IntRange(1), help="With --ray, at least. [default: 1]")
+@click.option("--max-workers", type=click.IntRange(1), help="With --ray, while jobs wait. [default: --min-workers]")
 @click.option("--device", help="Such as cpu or cuda; each worker has its own GPU. [default: the best available]")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights.")
 @click.option("--allow-origin", "origins", multiple=True, help="A web page that may use the API: https://example.org.")
@@ -74,7 +78,10 @@ def serve(
     data_dir: Path,
     database: str | None,
     api_key_file: Path | None,
-    workers: int,
+    workers: int | None,
+    ray: str | None,
+    min_workers: int | None,
+    max_workers: int | None,
     device: str | None,
     dtype: str,
     origins: tuple[str, ...],
@@ -96,9 +103,16 @@ def serve(
     \b
     starflow serve --open
     starflow serve --model starflow-v-7b --dtype bfloat16 --workers 2
+    starflow serve --ray auto --max-workers 8
     starflow serve --host 0.0.0.0 --api-key-file keys.txt --allow-host videos.example.org
     """
+    if ray is None and (min_workers or max_workers):
+        raise UsageError("--min-workers and --max-workers need --ray; without it, give --workers")
+    if ray is not None and workers:
+        raise UsageError("with --ray, give --min-workers and --max-workers in place of --workers")
     require_extra("serve")
+    if ray is not None:
+        require_extra("ray")
 
     from starflow.serve.security import read_keys
 
@@ -108,7 +122,9 @@ def serve(
         host=host,
         port=port,
         database=database,
-        workers=workers,
+        workers=workers or min_workers or 1,
+        max_workers=max_workers,
+        ray=ray,
         device=device,
         dtype=dtype,
         options={name: value for name, value in options.items() if value is not None},
@@ -126,7 +142,8 @@ def serve(
         ),
     )
     start_loading(model)
-    device_named(device)
+    if ray is None:
+        device_named(device)
 
     from starflow.serve.run import listen
 

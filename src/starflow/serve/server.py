@@ -15,7 +15,7 @@ from starflow.serve.decide import Decisions
 from starflow.serve.errors import ApiError
 from starflow.serve.jobs import ACTIVE, JobStore
 from starflow.serve.metrics import Metrics
-from starflow.serve.pool import ProcessPool
+from starflow.serve.pool import ProcessPool, WorkerPool
 from starflow.serve.settings import ServeSettings
 from starflow.serve.supervisor import Supervisor
 
@@ -40,7 +40,7 @@ class Server:
         settings.folder("").mkdir(parents=True, exist_ok=True)
         decisions = Decisions(settings, load_architecture(settings.model).pipeline())
         store, metrics = JobStore(settings.database_url, settings.keep_seconds), Metrics()
-        supervisor = Supervisor(settings, store, metrics, ProcessPool(settings))
+        supervisor = Supervisor(settings, store, metrics, _pool(settings))
         return cls(settings, store, decisions, metrics, supervisor, anyio.CapacityLimiter(DECODERS))
 
     def video(self, job_id: str, owner: str) -> Job:
@@ -78,6 +78,15 @@ class Server:
             status = 400 if job.error_code == "generation_failed" else 500
             raise ApiError(status, job.error_message or f"the job was {job.status}", code=job.error_code or job.status)
         return job
+
+
+def _pool(settings: ServeSettings) -> WorkerPool:
+    """Where the workers run."""
+    if settings.ray is None:
+        return ProcessPool(settings)
+    from starflow.serve.ray_pool import RayPool
+
+    return RayPool(settings)
 
 
 def get_server(connection: HTTPConnection) -> Server:

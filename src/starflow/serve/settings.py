@@ -49,8 +49,9 @@ class ServeSettings:
         data_dir: for the database and all files.
         host, port: where the API listens.
         database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
-        workers: processes that own a copy of the model: at least so many.
-        max_workers: at most, while jobs wait; None for always `workers`.
+        workers: processes that own a copy of the model; on a Ray cluster, the least number of them.
+        max_workers: the most workers on a Ray cluster; None for always `workers`.
+        ray: the address of a Ray cluster whose machines the workers run on, or `auto`; None for this machine.
         device, dtype: of the model. None is the best device; a device without a number is given one per worker.
         options: options of generation that replace the model's settings, unless a client sends its own.
         keys: the names of the API's keys, by the SHA-256 of the key; empty for no keys.
@@ -67,6 +68,7 @@ class ServeSettings:
     database: str | None = None
     workers: int = 1
     max_workers: int | None = None
+    ray: str | None = None
     device: str | None = None
     dtype: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,8 @@ class ServeSettings:
             )
         if self.max_workers is not None and self.max_workers < self.workers:
             raise UsageError(f"at least {self.workers} and at most {self.max_workers} workers cannot be")
+        if self.ray is not None and self.device not in (None, "cpu", "cuda"):
+            raise UsageError(f"with Ray, the device is cpu or cuda, not {self.device}")
 
     @property
     def database_url(self) -> str:
