@@ -1,10 +1,12 @@
-"""Settings of every test: one thread per process, a fixed seed, and no network."""
+"""Settings of every test: one thread per process, a fixed seed, and no network but loopback."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray uses the loopback interface only
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 import torch

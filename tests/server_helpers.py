@@ -36,11 +36,11 @@ def settings_for(model: Path, data_dir: Path, **changes: Any) -> ServeSettings:
 
 
 class Client(httpx.Client):
-    """Speaks to a server, and reaches into it."""
+    """Speaks to a server, and reaches into it. It waits for at most `patience` seconds."""
 
-    def __init__(self, url: str, server: Server | None = None) -> None:
-        super().__init__(base_url=url, timeout=TIMEOUT)
-        self.url, self.server = url, server
+    def __init__(self, url: str, server: Server | None = None, patience: float = TIMEOUT) -> None:
+        super().__init__(base_url=url, timeout=patience)
+        self.url, self.server, self.patience = url, server, patience
 
     def make(self, prompt: str = PROMPT, **fields: Any) -> dict[str, Any]:
         """Queue a video."""
@@ -51,18 +51,18 @@ class Client(httpx.Client):
     def wait(self, video: dict[str, Any], *statuses: str) -> dict[str, Any]:
         """Wait until a video has one of the statuses, by default until it has ended."""
         wanted = statuses or ("completed", "failed", "cancelled")
-        until(lambda: (found := self.get(f"/v1/videos/{video['id']}").json())["status"] in wanted)
+        until(lambda: (found := self.get(f"/v1/videos/{video['id']}").json())["status"] in wanted, self.patience)
         return self.get(f"/v1/videos/{video['id']}").json()
 
     def wait_until_ready(self) -> None:
         """Wait until a worker has loaded the model."""
-        until(lambda: self.get("/ready").status_code == 200)
+        until(lambda: self.get("/ready").status_code == 200, self.patience)
 
     def kill_worker(self) -> None:
         """Kill the first worker, and wait until it is gone."""
         worker = self.server.supervisor.running[0]
         os.kill(worker.process.pid, signal.SIGKILL)
-        until(lambda: worker not in self.server.supervisor.running)
+        until(lambda: worker not in self.server.supervisor.running.values())
 
 
 @cache
@@ -73,7 +73,7 @@ def start_to_fork() -> None:
 
 
 @contextmanager
-def serving(settings: ServeSettings) -> Iterator[Client]:
+def serving(settings: ServeSettings, patience: float = TIMEOUT) -> Iterator[Client]:
     """A client of a server that runs in a thread."""
     start_to_fork()
     app = create_app(settings)
@@ -83,7 +83,7 @@ def serving(settings: ServeSettings) -> Iterator[Client]:
         thread = Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.server) as client:
+            with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.server, patience) as client:
                 client.wait_until_ready()
                 yield client
         finally:

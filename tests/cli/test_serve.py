@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import signal
 import socket
@@ -24,6 +25,11 @@ from tiny_pipeline import tiny_pipeline
         (["--device", "quantum"], "cannot use the device quantum"),
         (["--lora", "runs/style"], "--lora runs/style: give a name of letters and digits"),
         (["--lora", "style=/no/such/file"], "no LoRA at /no/such/file"),
+        (["--max-workers", "2"], "--min-workers and --max-workers need --ray"),
+        (["--ray", "auto", "--workers", "2"], "with --ray, give --min-workers and --max-workers in place of --workers"),
+        (["--ray", "auto", "--min-workers", "2", "--max-workers", "1"], "at least 2 and at most 1 workers cannot be"),
+        (["--ray", "auto", "--device", "cuda:1"], "with Ray, the device is cpu or cuda, not cuda:1"),
+        (["--ray", "ray://example.org:10001"], "--ray ray://example.org:10001: give auto, or HOST:PORT"),
     ],
 )
 def test_wrong_usage_is_one_line(
@@ -41,6 +47,30 @@ def test_a_model_that_does_not_fit_is_one_line(
     monkeypatch.setattr(memory, "available_memory", lambda _: memory.OVERHEAD + 10**7)
     assert run(["serve", "--port", "0", "--data-dir", str(tmp_path), "--device", "cpu"]) == 2
     assert "this needs about" in capsys.readouterr().err
+
+
+def test_a_ray_cluster_that_does_not_answer_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("ray", reason="ray is not installed")
+    arguments = ["serve", "--port", "0", "--data-dir", str(tmp_path), "--ray"]
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert run([*arguments, address]) == 1
+    assert f"no Ray cluster answers at {address}: " in capsys.readouterr().err
+    monkeypatch.setattr("starflow.serve.ray_pool.canonicalize_bootstrap_address", lambda address: None)
+    assert run([*arguments, "auto"]) == 1
+    assert "no Ray cluster runs on this machine: start one with ray start --head" in capsys.readouterr().err
+
+
+def test_without_ray_a_line_says_how_to_install_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("starflow.cli.common.find_spec", lambda name: None if name == "ray" else find_spec(name))
+    assert run(["serve", "--data-dir", str(tmp_path), "--ray", "auto"]) == 1
+    assert "needs the extra 'ray' (ray not found)" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from postgresql_server import kill_connections
@@ -89,6 +90,7 @@ def test_a_cancelled_job_is_lost_to_its_worker(store: JobStore):
     assert store.renew("worker", [added.id], 60) == {}
     assert not store.finish("worker", added.id, "completed")
     assert not store.cancel(added.id)
+    assert store.is_cancelled(added.id)
     ended = store.get(added.id)
     assert (ended.status, ended.progress) == ("cancelled", 50)
     assert ended.expires_at == pytest.approx(ended.completed_at + KEEP)
@@ -116,6 +118,7 @@ def test_a_job_whose_worker_dies_is_made_again_once(store: JobStore):
     store.claim("first")
     assert store.worker_died("first", "signal 9") == []
     assert store.get(added.id).status == "queued"
+    assert not store.is_cancelled(added.id)
     (again,) = store.claim("second")
     assert (again.id, again.attempts) == (added.id, 2)
     assert store.worker_died("second", "signal 9") == [added.id]
@@ -131,6 +134,19 @@ def test_jobs_whose_lease_has_ended_are_recovered(store: JobStore, monkeypatch: 
     store.claim("worker")
     assert store.recover() == []
     assert store.get(added.id).status == "queued"
+
+
+def test_a_worker_is_ready_while_it_makes_a_job_that_takes_long(store: JobStore):
+    store.add(job(), 10)
+    store.report_worker("worker", 1)
+    store.claim("worker")
+    assert store.busy_workers() == {"worker"}
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET seen_at = 0"))
+    assert [worker.name for worker in store.ready_workers()] == ["worker"]
+    store.release("worker")
+    assert store.ready_workers() == []
+    assert store.busy_workers() == set()
 
 
 def test_a_worker_that_stops_gives_back_its_job_as_if_it_had_not_begun(store: JobStore):

@@ -30,6 +30,7 @@ MODULES_OF_EXTRA = {
     "train": ("omegaconf", "peft", "tensorboard", "yaml"),
     "evaluate": ("scipy", "matplotlib"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "sqlalchemy", "prometheus_client"),
+    "ray": ("ray",),
 }
 
 

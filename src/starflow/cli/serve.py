@@ -10,6 +10,7 @@ import click
 from starflow.cli.common import DTYPES, device_named, generation_options, require_extra, say, start_loading
 from starflow.cli.fitting import fitting_options
 from starflow.cli.lora import Lora, parse_named_loras
+from starflow.errors import UsageError
 from starflow.hardware.fitting import Fitting, require_fit
 from starflow.serve.settings import GIB, MIB, Limits, ServeSettings
 
@@ -34,7 +35,10 @@ DEFAULT_DATA = "starflow-data"
 )
 @click.option("--database", help="Such as postgresql+psycopg://…, for several servers. [default: SQLite in --data-dir]")
 @click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One key per line.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Copies of the model.")
+@click.option("--workers", type=click.IntRange(1), help="Copies of the model. [default: 1]")
+@click.option("--ray", metavar="ADDRESS", help="Run the workers on a Ray cluster: HOST:PORT of its head, or auto.")
+@click.option("--min-workers", type=click.IntRange(1), help="With --ray, at least. [default: 1]")
+@click.option("--max-workers", type=click.IntRange(1), help="With --ray, while jobs wait. [default: --min-workers]")
 @click.option("--device", help="Such as cpu or cuda; each worker has its own GPU. [default: the best available]")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the weights.")
 @click.option(
@@ -90,7 +94,10 @@ def serve(
     data_dir: Path,
     database: str | None,
     api_key_file: Path | None,
-    workers: int,
+    workers: int | None,
+    ray: str | None,
+    min_workers: int | None,
+    max_workers: int | None,
     device: str | None,
     dtype: str,
     loras: dict[str, str],
@@ -118,9 +125,16 @@ def serve(
     starflow serve --open
     starflow serve --model starflow-v-7b --dtype bfloat16 --quantize int8 --workers 2
     starflow serve --lora sketch=runs/sketch/final --lora clay=runs/clay/final
+    starflow serve --ray auto --max-workers 8
     starflow serve --host 0.0.0.0 --api-key-file keys.txt --allow-host videos.example.org
     """
+    if ray is None and (min_workers or max_workers):
+        raise UsageError("--min-workers and --max-workers need --ray; without it, give --workers")
+    if ray is not None and workers:
+        raise UsageError("with --ray, give --min-workers and --max-workers in place of --workers")
     require_extra("serve")
+    if ray is not None:
+        require_extra("ray")
 
     from starflow.serve.security import read_keys
 
@@ -130,7 +144,9 @@ def serve(
         host=host,
         port=port,
         database=database,
-        workers=workers,
+        workers=workers or min_workers or 1,
+        max_workers=max_workers,
+        ray=ray,
         device=device,
         dtype=dtype,
         fitting=Fitting(offload, quantize, cache_dtype, tiling),
@@ -150,7 +166,8 @@ def serve(
         ),
     )
     start_loading(model, settings.fitting, [Lora(source) for source in loras.values()])
-    require_fit(model, device_named(device), settings.fitting, 1, lambda pipeline: _one_video(pipeline, settings))
+    if ray is None:
+        require_fit(model, device_named(device), settings.fitting, 1, lambda pipeline: _one_video(pipeline, settings))
 
     from starflow.serve.run import listen
 

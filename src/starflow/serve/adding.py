@@ -15,8 +15,9 @@ from starflow.serve.database import Job
 from starflow.serve.decide import TASKS, batch_key
 from starflow.serve.decoding import Wanted, decode
 from starflow.serve.errors import RETRY_SECONDS, ApiError
+from starflow.serve.job_files import VARIANTS
 from starflow.serve.jobs import QueueFull, new_id
-from starflow.serve.making import PICTURES, VARIANTS
+from starflow.serve.making import PICTURES
 from starflow.serve.schema import Reference, ScoreRequest, VideoRequest
 from starflow.serve.server import Server
 

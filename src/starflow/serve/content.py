@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from starflow.serve.database import Job
 from starflow.serve.errors import ApiError
-from starflow.serve.making import VARIANTS, fragments_of
+from starflow.serve.job_files import VARIANTS, fragments_of
 from starflow.serve.server import Server
 
 Variant = Literal["video", "thumbnail", "spritesheet"]

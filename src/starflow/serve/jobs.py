@@ -215,6 +215,11 @@ class JobStore:
         """Queue the jobs of a worker that stops in an orderly way, as if it had not begun."""
         self._update({"status": "queued", "worker": None, "attempts": Job.attempts - 1}, *_held_by(worker))
 
+    def is_cancelled(self, job_id: str) -> bool:
+        """Whether a job was cancelled; it may also have been removed since."""
+        job = self.get(job_id)
+        return job is None or job.status == "cancelled"
+
     @retried
     def worker_died(self, worker: str, reason: str) -> list[str]:
         """Queue the jobs of a worker that died. Those that were begun too often fail; their ids are returned."""
@@ -256,10 +261,19 @@ class JobStore:
             session.execute(delete(Worker).where(Worker.name == name))
 
     @retried
-    def ready_workers(self) -> list[Worker]:
-        """The workers that have loaded the model and still answer."""
+    def busy_workers(self) -> set[str]:
+        """The names of the workers that have jobs."""
         with self._session() as session:
-            return list(session.scalars(select(Worker).where(Worker.seen_at > time.time() - LEASE_SECONDS)))
+            return set(session.scalars(select(Job.worker).where(Job.status == "in_progress").distinct()))
+
+    @retried
+    def ready_workers(self) -> list[Worker]:
+        """The workers that have loaded the model and still answer: to us, or with progress of their jobs."""
+        now = time.time()
+        working = select(Job.worker).where(Job.status == "in_progress", Job.lease_until > now)
+        answers = (Worker.seen_at > now - LEASE_SECONDS) | Worker.name.in_(working)
+        with self._session() as session:
+            return list(session.scalars(select(Worker).where(answers)))
 
 
 def _owned_by(owner: str | None) -> list[ColumnElement[bool]]:

@@ -1,10 +1,4 @@
-"""Make the videos of a batch of jobs, all of the same size and length, and write them while they are made.
-
-fragments-1.mp4            while the video is made (for the second attempt, fragments-2.mp4)
-video.mp4, thumbnail.webp, spritesheet.jpg       the finished video, renamed into place
-image.png                  instead of these, of an image
-given/NAME.safetensors     the frames of a picture or clip that is given, by the name of the pipeline's option
-"""
+"""Make the videos of a batch of jobs, all of the same size and length, and write them while they are made."""
 
 import time
 from collections.abc import Sequence
@@ -16,23 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from starflow.media.files import atomic_write, remove
+from starflow.media.files import atomic_write
 from starflow.media.frames import Frame, to_frames
 from starflow.media.writing import Mp4Writer, remux
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoPlan
 from starflow.serve.database import Job
 from starflow.serve.decoding import read_frames
+from starflow.serve.job_files import VARIANTS, fragments_of, inputs_of
 from starflow.serve.watch import Watch
 
 SHEET_FRAMES = 10
 PICTURES = ("image", "last_image")
-VARIANTS = {"video": "video.mp4", "thumbnail": "thumbnail.webp", "spritesheet": "spritesheet.jpg"}
-
-
-def fragments_of(folder: Path, attempt: int) -> Path:
-    """The growing video of an attempt."""
-    return folder / f"fragments-{attempt}.mp4"
 
 
 def make_videos(pipeline: StarFlowPipeline, jobs: Sequence[Job], folders: Sequence[Path], watch: Watch) -> VideoPlan:
@@ -85,7 +74,7 @@ def _plan(pipeline: StarFlowPipeline, jobs: Sequence[Job], folders: Sequence[Pat
 
 def _given(folder: Path) -> dict[str, Any]:
     """The pictures and clips that are given, as options of the pipeline."""
-    given = {path.stem: read_frames(path) for path in sorted(folder.glob("given/*.safetensors"))}
+    given = {path.stem: read_frames(path) for path in inputs_of(folder)}
     return {name: frames[0] if name in PICTURES else frames for name, frames in given.items()}
 
 
@@ -125,9 +114,6 @@ class _Output:
         _save(self._shown[0], self.folder / VARIANTS["thumbnail"], quality=85)
         _save(np.concatenate(self._shown, axis=1), self.folder / VARIANTS["spritesheet"], quality=85)
         remux(self._fragments, self.folder / VARIANTS["video"])
-        if not self.job.settings["realtime"]:  # its session removes them
-            for attempt in range(1, self.job.attempts + 1):
-                remove(fragments_of(self.folder, attempt))
 
 
 def _save(image: Frame, path: Path, **options: Any) -> None:

@@ -26,8 +26,8 @@ from starflow.serve.bodies import Body
 from starflow.serve.content import follow
 from starflow.serve.database import Job
 from starflow.serve.errors import ApiError, of_validation
+from starflow.serve.job_files import fragments_of
 from starflow.serve.jobs import ACTIVE, MAX_ATTEMPTS
-from starflow.serve.making import fragments_of
 from starflow.serve.schema import Interaction, Video, VideoRequest, as_json
 from starflow.serve.server import Server, get_server
 

@@ -18,6 +18,7 @@ from starflow.serve.decide import Decisions
 from starflow.serve.errors import ApiError
 from starflow.serve.jobs import ACTIVE, JobStore
 from starflow.serve.metrics import Metrics
+from starflow.serve.pool import ProcessPool, WorkerPool
 from starflow.serve.settings import ServeSettings
 from starflow.serve.supervisor import Supervisor
 
@@ -45,7 +46,7 @@ class Server:
         _check_loras(settings.loras, architecture.flow)
         decisions = Decisions(settings, architecture.pipeline())
         store, metrics = JobStore(settings.database_url, settings.keep_seconds), Metrics()
-        supervisor = Supervisor(settings, store, metrics)
+        supervisor = Supervisor(settings, store, metrics, _pool(settings))
         return cls(settings, store, decisions, metrics, supervisor, anyio.CapacityLimiter(DECODERS))
 
     def video(self, job_id: str, owner: str) -> Job:
@@ -92,6 +93,15 @@ def _check_loras(loras: Mapping[str, str], flow: StarFlow) -> None:
     for source in loras.values():
         tensors, _ = read_lora(source)
         check_lora(tensors, flow, source)
+
+
+def _pool(settings: ServeSettings) -> WorkerPool:
+    """Where the workers run."""
+    if settings.ray is None:
+        return ProcessPool(settings)
+    from starflow.serve.ray_pool import RayPool
+
+    return RayPool(settings)
 
 
 def get_server(connection: HTTPConnection) -> Server:

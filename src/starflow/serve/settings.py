@@ -50,7 +50,9 @@ class ServeSettings:
         data_dir: for the database and all files.
         host, port: where the API listens.
         database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
-        workers: processes that own a copy of the model.
+        workers: processes that own a copy of the model; on a Ray cluster, the least number of them.
+        max_workers: the most workers on a Ray cluster; None for always `workers`.
+        ray: the address of a Ray cluster whose machines the workers run on, or `auto`; None for this machine.
         device, dtype: of the model. None is the best device; a device without a number is given one per worker.
         fitting: how the model is made to fit the device.
         loras: the adapters that clients may use: their files, folders or hub ids, by name.
@@ -68,6 +70,8 @@ class ServeSettings:
     port: int = 8000
     database: str | None = None
     workers: int = 1
+    max_workers: int | None = None
+    ray: str | None = None
     device: str | None = None
     dtype: str = "float32"
     fitting: Fitting = Fitting()
@@ -85,6 +89,10 @@ class ServeSettings:
             raise UsageError(
                 f"anybody who reaches {self.host} could use this server: give --api-key-file, or leave out --host"
             )
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise UsageError(f"at least {self.workers} and at most {self.max_workers} workers cannot be")
+        if self.ray is not None and self.device not in (None, "cpu", "cuda"):
+            raise UsageError(f"with Ray, the device is cpu or cuda, not {self.device}")
 
     @property
     def database_url(self) -> str:

@@ -1,24 +1,17 @@
-"""Starts the worker processes, starts them again when they die, and removes what is too old."""
+"""Starts workers as they are needed, starts them again when they die, and removes what is too old."""
 
 import logging
-import os
-import socket
+import math
 import time
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from threading import Event, Thread
 
-import torch
 from sqlalchemy.exc import SQLAlchemyError
 
-from starflow.hardware.placement import best_device
 from starflow.media.files import remove
 from starflow.serve.jobs import JobStore
 from starflow.serve.metrics import Metrics
-from starflow.serve.processes import CONTEXT
+from starflow.serve.pool import RunningWorker, WorkerPool
 from starflow.serve.settings import ServeSettings
-from starflow.serve.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +19,24 @@ SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_RECOVERIES = 2.0
 SECONDS_BETWEEN_CLEANINGS = 30.0
 SECONDS_TO_STOP = 10.0
+SECONDS_TO_KEEP_IDLE = 300.0  # before workers are stopped that have nothing to do
 SECONDS_UNTIL_ADDED = 3600.0  # a folder without a job is older than this
 LONGEST_PAUSE = 30.0  # before a worker that died is started again
-
-
-@dataclass
-class Running:
-    """A worker process."""
-
-    index: int
-    name: str
-    process: BaseProcess
-    reports: Connection
 
 
 class Supervisor:
     """Owns the workers of one API process. `start` and `stop` it."""
 
-    def __init__(self, settings: ServeSettings, store: JobStore, metrics: Metrics) -> None:
+    def __init__(self, settings: ServeSettings, store: JobStore, metrics: Metrics, pool: WorkerPool) -> None:
         self.settings, self.store, self.metrics = settings, store, metrics
-        self.running: list[Running] = []
+        self.running: dict[int, RunningWorker] = {}  # by number, from 0
         self.failure: str | None = None  # why no worker can start
-        self._pauses = [0.0] * settings.workers
-        self._start_at = dict.fromkeys(range(settings.workers), 0.0)  # of the workers that do not run
+        self._pool = pool
+        self._least, self._most = settings.workers, settings.max_workers or settings.workers
+        self._stopped: set[int] = set()  # those that are asked to end
+        self._needed_at = 0.0  # the last time when no worker was too many
+        self._pauses = [0.0] * self._most
+        self._start_at = [0.0] * self._most
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="supervisor", daemon=True)
 
@@ -60,16 +48,17 @@ class Supervisor:
         """Stop the workers. What they have not finished is queued."""
         self._stopping.set()
         self._thread.join()
-        for each in self.running:
-            each.process.terminate()
+        for worker in self.running.values():
+            worker.stop()
         deadline = time.monotonic() + SECONDS_TO_STOP
-        for each in self.running:
-            each.process.join(max(0.0, deadline - time.monotonic()))
-            if each.process.exitcode is None:
-                each.process.kill()
-                each.process.join()
-            self.store.release(each.name)
-            self.store.remove_worker(each.name)
+        for worker in self.running.values():
+            while worker.end() is None and time.monotonic() < deadline:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            if worker.end() is None:
+                worker.kill()
+            self.store.release(worker.name)
+            self.store.remove_worker(worker.name)
+        self._pool.close()
 
     def _run(self) -> None:
         recovered_at = cleaned_at = 0.0
@@ -87,56 +76,72 @@ class Supervisor:
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)
 
     def _look(self) -> None:
-        for each in list(self.running):
-            self._read(each)
-            if each.process.exitcode is not None:
-                self._bury(each)
-        for index, moment in list(self._start_at.items()):
-            if time.monotonic() >= moment:
-                self._start(index)
+        for index, worker in list(self.running.items()):
+            reason = worker.end()
+            self._read(index, worker)
+            if reason is not None:
+                self._bury(index, worker, reason)
+        surplus = len(self.running) - len(self._stopped) - self._num_wanted()
+        if surplus <= 0:
+            self._needed_at = time.monotonic()
+            self._start(-surplus)
+        elif time.monotonic() - self._needed_at > SECONDS_TO_KEEP_IDLE:
+            self._stop_idle(surplus)
 
     def _recover(self) -> None:
         """Queue the jobs of workers that stopped answering, of this server or of another."""
         for _ in self.store.recover():
             self.metrics.count("failed")
 
-    def _start(self, index: int) -> None:
-        server = f"{socket.gethostname()}-{os.getpid()}"
-        receiver, sender = CONTEXT.Pipe(duplex=False)
-        arguments = (self.settings, server, device_of(self.settings.device, index), sender)
-        process = CONTEXT.Process(target=run_worker, args=arguments, daemon=True)
-        process.start()
-        sender.close()
-        del self._start_at[index]
-        self.running.append(Running(index, f"{server}-{process.pid}", process, receiver))
+    def _num_wanted(self) -> int:
+        """How many workers there should be: those with jobs, and more while jobs wait."""
+        if self._least == self._most:
+            return self._most
+        batches = math.ceil(self.store.count("queued") / self.settings.limits.batch)
+        return min(max(len(self._busy()) + batches, self._least), self._most)
 
-    def _read(self, worker: Running) -> None:
+    def _busy(self) -> set[int]:
+        """The workers that have jobs."""
+        names = self.store.busy_workers()
+        return {index for index, worker in self.running.items() if worker.name in names}
+
+    def _start(self, count: int) -> None:
+        """Start workers, unless one died at their place a moment ago."""
+        free = [index for index in range(self._most) if index not in self.running]
+        for index in free[:count]:
+            if time.monotonic() >= self._start_at[index]:
+                self.running[index] = self._pool.start(index)
+
+    def _stop_idle(self, count: int) -> None:
+        """Ask workers without jobs to end. One that takes a job at this moment gives it back."""
+        idle = self.running.keys() - self._stopped - self._busy()
+        for index in sorted(idle, reverse=True)[:count]:
+            self.running[index].stop()
+            self._stopped.add(index)
+
+    def _read(self, index: int, worker: RunningWorker) -> None:
         """Count what a worker has finished."""
-        try:
-            while worker.reports.poll():
-                report = worker.reports.recv()
-                if "cannot_start" in report:
-                    self.failure = report["cannot_start"]
-                    logger.error(self.failure, extra={"worker": worker.name})
-                else:
-                    self.failure, self._pauses[worker.index] = None, 0.0
-                    self.metrics.finished(report)
-        except (EOFError, OSError):  # it has ended
-            pass
+        for report in worker.reports():
+            if "cannot_start" in report:
+                self.failure = report["cannot_start"]
+                logger.error(self.failure, extra={"worker": worker.name})
+            else:
+                self.failure, self._pauses[index] = None, 0.0
+                self.metrics.finished(report)
 
-    def _bury(self, worker: Running) -> None:
+    def _bury(self, index: int, worker: RunningWorker, reason: str) -> None:
         """Queue the jobs of a worker that died, and let another take its place: at once, but later if it dies again."""
-        code = worker.process.exitcode or 0
-        reason = f"signal {-code}" if code < 0 else f"exit status {code}"
-        logger.error("a worker died: %s", reason, extra={"worker": worker.name})
         for _ in self.store.worker_died(worker.name, reason):
             self.metrics.count("failed")
         self.store.remove_worker(worker.name)
-        self.running.remove(worker)
-        worker.reports.close()
-        pause = self._pauses[worker.index]
-        self._start_at[worker.index] = time.monotonic() + pause
-        self._pauses[worker.index] = min(LONGEST_PAUSE, max(0.5, 2 * pause))
+        del self.running[index]
+        if index in self._stopped:
+            self._stopped.remove(index)
+            return
+        logger.error("a worker died: %s", reason, extra={"worker": worker.name})
+        pause = self._pauses[index]
+        self._start_at[index] = time.monotonic() + pause
+        self._pauses[index] = min(LONGEST_PAUSE, max(0.5, 2 * pause))
 
     def _clean_up(self) -> None:
         """Remove finished videos past their time or space, and folders that no job owns."""
@@ -148,9 +153,3 @@ class Supervisor:
         folders = {path.name: path for path in self.settings.folder("").glob("*") if path.stat().st_mtime < before}
         for job_id in folders.keys() - self.store.existing(folders):
             remove(folders[job_id])
-
-
-def device_of(name: str | None, index: int) -> str:
-    """The device of a worker: each has its own GPU."""
-    name = name or best_device()
-    return f"cuda:{index % max(1, torch.cuda.device_count())}" if name == "cuda" else name

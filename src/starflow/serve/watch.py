@@ -9,7 +9,7 @@ from torch import Tensor
 
 from starflow.sampling.solvers import Gaussians, Progress, Solver, Solvers
 from starflow.serve.database import Job
-from starflow.serve.jobs import JobStore
+from starflow.serve.source import JobSource
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +24,16 @@ class Watch:
     """The jobs that a worker makes. `check` is called often: it reads memory only.
 
     Args:
-        store: where the jobs are.
+        source: where the jobs are from.
         worker: the name of the worker.
         jobs: what it has claimed.
         stopping: set when the worker is to stop.
     """
 
-    def __init__(self, store: JobStore, worker: str, jobs: Sequence[Job], stopping: Event) -> None:
+    def __init__(self, source: JobSource, worker: str, jobs: Sequence[Job], stopping: Event) -> None:
         self.prompts = {job.id: job.prompt for job in jobs}  # of the jobs that the worker still owns
         self.progress = 0
-        self._store, self._worker, self._stopping = store, worker, stopping
+        self._source, self._worker, self._stopping = source, worker, stopping
         self._ended = Event()
         self._thread = Thread(target=self._look, daemon=True)
 
@@ -44,6 +44,7 @@ class Watch:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._renew()  # so that `owns` is true of the end, and workers on other machines send the last fragments
 
     def owns(self, job: Job) -> bool:
         """Whether a job still belongs to this worker."""
@@ -60,10 +61,13 @@ class Watch:
 
     def _look(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
-            try:
-                self.prompts = self._store.renew(self._worker, list(self.prompts), self.progress)
-            except SQLAlchemyError:
-                logger.warning("the database does not answer", extra={"worker": self._worker})
+            self._renew()
+
+    def _renew(self) -> None:
+        try:
+            self.prompts = self._source.renew(self._worker, list(self.prompts), self.progress)
+        except SQLAlchemyError:
+            logger.warning("the database does not answer", extra={"worker": self._worker})
 
 
 def _checked(solver: Solver, check: Callable[[], None]) -> Solver:

@@ -1,4 +1,4 @@
-"""A worker: a process that owns a model, and makes jobs until it is told to stop."""
+"""A worker: it owns a model, and makes jobs until it is told to stop. It has a process of its own."""
 
 import gc
 import logging
@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from threading import Event
@@ -22,18 +22,22 @@ from starflow.hardware.placement import place, use_device
 from starflow.media.files import remove
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.serve.database import Job
+from starflow.serve.job_files import remove_unneeded
 from starflow.serve.jobs import JobStore
 from starflow.serve.logs import log_as_json
 from starflow.serve.making import make_videos
 from starflow.serve.processes import set_when_parent_dies
 from starflow.serve.scoring import score
 from starflow.serve.settings import ServeSettings
+from starflow.serve.source import JobSource
 from starflow.serve.watch import Aborted, Watch
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CLAIMS = 0.05
 SECONDS_BETWEEN_REPORTS = 2.0
+
+Report = Callable[[dict[str, Any]], None]
 
 
 def run_worker(settings: ServeSettings, server: str, device: str, reports: Connection) -> None:
@@ -45,14 +49,25 @@ def run_worker(settings: ServeSettings, server: str, device: str, reports: Conne
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops its workers
     set_when_parent_dies(stopping)
+    source = JobStore(settings.database_url, settings.keep_seconds)
+    if not work(settings, name, device, source, reports.send, stopping):
+        sys.exit(1)
+
+
+def work(settings: ServeSettings, name: str, device: str, source: JobSource, report: Report, stopping: Event) -> bool:
+    """Load the model, and make jobs until `stopping` is set. Returns False if the model cannot be loaded.
+
+    `report` is called for each job that ends, or with the reason why the model cannot be loaded.
+    """
     log_as_json()
     try:
         pipeline = load(settings, device)
     except StarflowError as error:
-        reports.send({"cannot_start": str(error)})
-        sys.exit(1)
+        report({"cannot_start": str(error)})
+        return False
     logger.info("the worker is ready", extra={"worker": name})
-    Worker(settings, name, pipeline, reports, stopping).run()
+    Worker(settings, name, pipeline, source, report, stopping).run()
+    return True
 
 
 def load(settings: ServeSettings, device: str) -> StarFlowPipeline:
@@ -75,14 +90,19 @@ def use_lora(pipeline: StarFlowPipeline, lora: Mapping[str, Any] | None) -> None
 
 
 class Worker:
-    """Claims jobs from the database and makes them."""
+    """Claims jobs and makes them."""
 
     def __init__(
-        self, settings: ServeSettings, name: str, pipeline: StarFlowPipeline, reports: Connection, stopping: Event
+        self,
+        settings: ServeSettings,
+        name: str,
+        pipeline: StarFlowPipeline,
+        source: JobSource,
+        report: Report,
+        stopping: Event,
     ) -> None:
         self.settings, self.name, self.pipeline = settings, name, pipeline
-        self._reports, self._stopping = reports, stopping
-        self._store = JobStore(settings.database_url, settings.keep_seconds)
+        self._source, self._send_report, self._stopping = source, report, stopping
         self._reported_at = 0.0
 
     def run(self) -> None:
@@ -90,25 +110,25 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self._say_ready()
-                jobs = self._store.claim(self.name, self.settings.limits.batch)
+                jobs = self._source.claim(self.name, self.settings.limits.batch)
                 if jobs:
                     self._work(jobs)
                 else:
                     self._stopping.wait(SECONDS_BETWEEN_CLAIMS)
             except SQLAlchemyError:
                 logger.exception("the database does not answer", extra={"worker": self.name})
-        self._store.release(self.name)
-        self._store.remove_worker(self.name)
+        self._source.release(self.name)
+        self._source.remove_worker(self.name)
 
     def _say_ready(self) -> None:
         if time.monotonic() - self._reported_at > SECONDS_BETWEEN_REPORTS:
-            self._store.report_worker(self.name, peak_memory(self.pipeline._execution_device))
+            self._source.report_worker(self.name, peak_memory(self.pipeline._execution_device))
             self._reported_at = time.monotonic()
 
     def _work(self, jobs: Sequence[Job]) -> None:
         """Make jobs that were claimed together, and store how they ended."""
         folders = [self.settings.folder(job.id) for job in jobs]
-        with Watch(self._store, self.name, jobs, self._stopping) as watch:
+        with Watch(self._source, self.name, jobs, self._stopping) as watch:
             try:
                 use_lora(self.pipeline, jobs[0].settings.get("lora"))
                 if jobs[0].kind == "score":
@@ -129,7 +149,7 @@ class Worker:
             elif error is None:
                 self._end(job, "completed", stages, result=result, progress=100)
             elif len(jobs) > 1:
-                self._store.make_alone(self.name, [job.id])
+                self._source.make_alone(self.name, [job.id])
             else:
                 code, message = explained(error)
                 logger.error(message, extra=self._about(job), exc_info=error)
@@ -139,9 +159,9 @@ class Worker:
 
     def _end(self, job: Job, status: str, stages: dict[str, float], **values: Any) -> None:
         folder = self.settings.folder(job.id)
-        remove(folder / "given")
+        remove_unneeded(job, folder)
         size_bytes = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-        if not self._store.finish(self.name, job.id, status, size_bytes=size_bytes, **values):
+        if not self._source.finish(self.name, job.id, status, size_bytes=size_bytes, **values):
             self._clean_up(job)
             return
         logger.info("a job has ended", extra=self._about(job) | {"status": status, "stages": stages})
@@ -149,12 +169,8 @@ class Worker:
         self._report(report | {"completed": time.time()})
 
     def _clean_up(self, job: Job) -> None:
-        """Remove the files of a job that was taken from this worker, unless another is to make it.
-
-        A cancelled job may have no row any more. Others make the job if this worker did not answer for too long.
-        """
-        current = self._store.get(job.id)
-        if current is None or current.status == "cancelled":
+        """Remove the files of a job that was taken from this worker, unless another is to make it."""
+        if self._source.is_cancelled(job.id):
             remove(self.settings.folder(job.id))
             logger.info("a job was cancelled", extra=self._about(job))
         else:
@@ -165,7 +181,7 @@ class Worker:
 
     def _report(self, report: dict[str, Any]) -> None:
         with suppress(OSError):  # the server is gone; its successor reads the database
-            self._reports.send(report)
+            self._send_report(report)
 
 
 def explained(error: Exception) -> tuple[str, str]:

@@ -1,0 +1,105 @@
+"""How many workers there are, with workers that do nothing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server_helpers import settings_for, until
+from starflow.errors import UsageError
+from starflow.serve import supervisor as supervisor_module
+from starflow.serve.database import Job
+from starflow.serve.jobs import JobStore, new_id
+from starflow.serve.metrics import Metrics
+from starflow.serve.supervisor import Supervisor
+
+
+class FakeWorker:
+    def __init__(self, name: str) -> None:
+        self.name, self.reason = name, None
+
+    def reports(self) -> Iterator[dict[str, Any]]:
+        yield from ()
+
+    def end(self) -> str | None:
+        return self.reason
+
+    def stop(self) -> None:
+        self.reason = "it was stopped"
+
+    kill = stop
+
+
+class FakePool:
+    def __init__(self) -> None:
+        self.started: list[FakeWorker] = []
+        self.is_closed = False
+
+    def start(self, index: int) -> FakeWorker:
+        self.started.append(FakeWorker(f"worker-{len(self.started)}"))
+        return self.started[-1]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Scene:
+    """A supervisor of one to three workers, which make two jobs at once."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = settings_for(folder, folder, workers=1, max_workers=3, limits={"batch": 2})
+        self.store, self.pool = JobStore(settings.database_url, 100.0), FakePool()
+        self.supervisor = Supervisor(settings, self.store, Metrics(), self.pool)
+
+    def add(self, count: int) -> None:
+        for _ in range(count):
+            self.store.add(Job(id=new_id(), kind="video", prompt="a", settings={}, owner=""), 100)
+
+    def names(self) -> list[str]:
+        return sorted(worker.name for worker in self.supervisor.running.values())
+
+    def until_running(self, *names: str) -> None:
+        until(lambda: self.names() == sorted(names), 10)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(supervisor_module, "SECONDS_TO_KEEP_IDLE", 0.05)
+    scene = Scene(tmp_path)
+    scene.supervisor.start()
+    scene.until_running("worker-0")
+    yield scene
+    scene.supervisor.stop()
+    assert scene.pool.is_closed
+    scene.store.close()
+
+
+def test_workers_are_started_while_jobs_wait_and_stopped_when_they_have_none(scene: Scene):
+    scene.add(3)  # one batch and a half
+    scene.until_running("worker-0", "worker-1")
+    (job,) = scene.store.claim("worker-1")
+    scene.add(20)
+    scene.until_running("worker-0", "worker-1", "worker-2")  # and no more
+    while scene.store.claim("worker-1"):
+        pass
+    scene.until_running("worker-1")  # the one that has jobs
+    for held in scene.store.page("", None, 100, newest_first=False, kind="video"):
+        scene.store.finish("worker-1", held.id, "completed")
+    scene.add(5)
+    scene.until_running("worker-1", "worker-3", "worker-4")
+    assert scene.store.get(job.id).status == "completed"
+
+
+def test_a_worker_that_dies_is_replaced_and_its_job_is_made_again(scene: Scene):
+    scene.add(1)
+    scene.store.claim("worker-0")
+    scene.pool.started[0].reason = "signal 9"
+    scene.until_running("worker-1")
+    assert scene.store.count("queued") == 1
+
+
+def test_the_bounds_must_agree(tmp_path: Path):
+    with pytest.raises(UsageError, match="at least 3 and at most 2 workers"):
+        settings_for(tmp_path, tmp_path, workers=3, max_workers=2)
