@@ -43,12 +43,12 @@ def tiny_pipeline(**config: object) -> StarFlowPipeline:
     return pipeline
 
 
-def playable_pipeline(space: ActionSpace) -> StarFlowPipeline:
+def playable_pipeline(space: ActionSpace, **config: object) -> StarFlowPipeline:
     """A pipeline that takes actions, and makes a frame per step: no compression in time, no look-ahead.
 
-    Its windows have 5 frames.
+    By default, its windows have 5 frames.
     """
-    pipeline = tiny_pipeline(num_frames=5)
+    pipeline = tiny_pipeline(**({"num_frames": 5} | config))
     pipeline.flow.add_actions(space)
     denoiser = CausalDenoiser(LATENT_CHANNELS, HEAD_DIM, 1, HEAD_DIM, TEXT_WIDTH, position_length=2, temporal_causal=1)
     vae = tiny_vae(temporal_downsample=(False, False))

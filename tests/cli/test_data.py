@@ -148,6 +148,10 @@ def test_mistakes_are_one_line(config: Path, arguments, status: int, message: st
 def test_the_kind_of_a_source_is_found(config: Path, tmp_path: Path):
     clips = tmp_path / "clips"
     assert source_config(str(clips)) == {"source": "folder", "path": str(clips)}
+    (tmp_path / "episodes").mkdir()
+    (tmp_path / "episodes" / "basic-000000.safetensors").touch()
+    episodes = str(tmp_path / "episodes")
+    assert source_config(episodes) == {"source": "episodes", "path": episodes}
     assert source_config("clips.jsonl")["source"] == source_config("clips.parquet")["source"] == "table"
     assert source_config("s3://bucket/{00..10}.tar") == {"source": "webdataset", "shards": "s3://bucket/{00..10}.tar"}
     (clips / "metadata.csv").write_text("file_name,text\n0.mp4,a\n")

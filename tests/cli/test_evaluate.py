@@ -72,6 +72,11 @@ def test_toyworld_options_with_a_folder_are_refused(model: str, folder: str, cap
     check_error([model, *options], 2, "leave out --num-prompts, --long-clips", capsys)
 
 
+def test_game_options_for_other_models_are_refused(model: str, folder: str, capsys: pytest.CaptureFixture[str]):
+    check_error([model, "--game-clips", "3", "--minutes", "1"], 2, "leave out --game-clips, --minutes", capsys)
+    check_error([model, "--data", folder, "--training", folder], 2, "leave out --training", capsys)
+
+
 def test_a_missing_folder_of_clips_is_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     check_error([model, "--data", str(tmp_path / "no")], 2, "no folder of clips", capsys)
 
@@ -114,7 +119,14 @@ def test_a_missing_extra_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize(
-    "option", [["--num-clips", "0"], ["--long-seconds", "0"], ["--sampler", "magic"], ["--guidance-scale", "-1"]]
+    "option",
+    [
+        ["--num-clips", "0"],
+        ["--long-seconds", "0"],
+        ["--game-clips", "0"],
+        ["--sampler", "magic"],
+        ["--guidance-scale", "-1"],
+    ],
 )
 def test_invalid_options_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]):
     check_error(["toyworld", *option], 2, option[0], capsys)

@@ -58,8 +58,12 @@ def test_the_same_seed_gives_the_same_results(evaluation: Evaluation, pipeline: 
 
 def test_results_and_page_are_written(evaluation: Evaluation, tmp_path: Path):
     write(evaluation, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "index.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.json", "table.md", "index.html"}
     assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation.results
+    header, line, *rows = (tmp_path / "table.md").read_text().splitlines()
+    assert (header, line) == ("| measured | value |", "|---|---|")
+    assert len(rows) == len(evaluation.headlines)
+    assert rows[0].startswith("| autoencoder, PSNR | ") and all(row.count("|") == 3 for row in rows)
     page = Page((tmp_path / "index.html").read_text())
     # Each clip plays and is shown as frames: 3 generated and true, 3 original and reconstructed, 3 of 4 methods.
     assert len(page.pictures) == 2 * 3 * (2 + 2 + 4)

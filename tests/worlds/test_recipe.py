@@ -10,13 +10,15 @@ from starflow.cli.main import run
 from starflow.config import load_config
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.train.config import FlowTrainConfig, VAETrainConfig
+from starflow.worlds.evaluation import networks
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "freedoom"
 LOOP = ["loop.num_steps=2", "loop.decay_steps=1", "loop.warmup_steps=1", "loop.bf16=false"]
 PHASES = "phases=[{num_steps: 1, num_frames: 2, batch_size: 2}, {num_steps: 1, num_frames: 4, batch_size: 2}]"
 TINY = {
-    "record": ["--episodes", "1", "--max-frames", "6"],
+    "record": ["--episodes", "1", "--max-frames", "24"],
     "vae": [*LOOP, "num_test_clips=1", "model.base_dim=4", "excerpt_frames=4", PHASES],
+    "evaluate": ["--num-clips", "1", "--game-clips", "2", "--minutes", "0"],
     "flow": [*LOOP, "batch_size=2", "pipeline.num_frames=4", "flow.deep_layers=1"],
 }
 
@@ -40,11 +42,12 @@ def test_the_recipe_makes_a_model_that_is_played(tmp_path: Path, monkeypatch: py
     pytest.importorskip("vizdoom", reason="the extra worlds is not installed")
     (tmp_path / "recipes").symlink_to(RECIPE.parent)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(networks, "NUM_STEPS", 3)
     kinds = []
     for command in commands():
         kinds.append(command[1] if command[0] == "train" else command[0])
         assert run([*command, *TINY[kinds[-1]]]) == 0
-    assert kinds == [*["record"] * 4, "vae", "flow"]
+    assert kinds == [*["record"] * 4, "vae", "flow", "evaluate"]
 
     pipeline = StarFlowPipeline.from_pretrained("runs/freedoom-flow/final")
     assert pipeline.codec.temporal_factor == 1 and pipeline.denoiser.lookahead == 0

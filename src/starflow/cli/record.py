@@ -24,18 +24,7 @@ def record(scenario: str, output: Path, episodes: int, seed: int, max_frames: in
     starflow record basic -o episodes/train --episodes 300
     starflow record basic -o episodes/test --episodes 30 --seed 100000
     """
-    from tqdm import tqdm
+    from starflow.worlds.episodes import record_missing
 
-    from starflow.worlds.episodes import episode_path, save_episode
-    from starflow.worlds.episodes import record as record_episode
-    from starflow.worlds.game import Game
-    from starflow.worlds.policies import POLICIES
-
-    seeds = [each for each in range(seed, seed + episodes) if not episode_path(output, scenario, each).exists()]
-    num_frames, policies = 0, list(POLICIES)
-    with Game(scenario) as game:
-        for each in tqdm(seeds, unit="episode", leave=False, disable=None):
-            episode = record_episode(game, each, policies[each % len(policies)], max_frames)
-            save_episode(episode, output)
-            num_frames += len(episode.frames)
-    click.echo(f"{output}: {len(seeds)} new episodes of {scenario}, {num_frames} frames")
+    num_episodes, num_frames = record_missing(scenario, output, range(seed, seed + episodes), max_frames)
+    click.echo(f"{output}: {num_episodes} new episodes of {scenario}, {num_frames} frames")

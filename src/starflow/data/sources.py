@@ -24,8 +24,8 @@ SOURCES = {
 def source_config(name: str) -> dict[str, str]:
     """The config of a source from a path or an address alone.
 
-    It is `folder` for a folder, `table` for a table or a folder with one named `metadata`, and `webdataset` for shards:
-    a name that ends in .tar, or a folder that holds such files.
+    It is `folder` for a folder, `table` for a table or a folder with one named `metadata`, `webdataset` for shards: a
+    name that ends in .tar, or a folder that holds such files; and `episodes` for a folder of .safetensors files.
     """
     path = Path(name)
     if name.endswith(".tar"):
@@ -35,6 +35,8 @@ def source_config(name: str) -> dict[str, str]:
         return {"source": "table", "path": name}
     if any(path.glob("*.tar")):
         return {"source": "webdataset", "shards": str(path / "*.tar")}
+    if any(path.glob("*.safetensors")):
+        return {"source": "episodes", "path": name}
     return {"source": "folder", "path": name}
 
 

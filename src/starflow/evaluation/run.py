@@ -1,4 +1,4 @@
-"""The evaluation of a model: `evaluate` measures, `write` writes `evaluation.json` and the page.
+"""The evaluation of a model: `evaluate` measures, `write` writes `evaluation.json`, a table and the page.
 
 The keys of `evaluation.json`. A *summary* is `{mean, std, standard_error, n}`, over clips unless it says otherwise. A
 *proportion* is `{value, correct, n, interval}` with Wilson's 95% interval. Values that were not measured are null.
@@ -57,6 +57,7 @@ from starflow.evaluation.metrics.samples import generate_samples
 from starflow.evaluation.metrics.speed import evaluate_speed
 from starflow.evaluation.report import sections
 from starflow.evaluation.report.page import render_page
+from starflow.evaluation.report.pieces import plain
 from starflow.evaluation.settings import EvaluationSettings
 from starflow.flow.loss import add_noise
 from starflow.media.files import atomic_write
@@ -164,9 +165,12 @@ def evaluate(
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Write `evaluation.json` and `index.html`."""
+    """Write `evaluation.json`, the most important results as `table.md` for a model card, and `index.html`."""
     with atomic_write(folder / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(evaluation.results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with atomic_write(folder / "table.md") as temporary:
+        rows = [f"| {plain(label)} | {plain(value)} |\n" for label, value in evaluation.headlines]
+        temporary.write_text(f"| measured | value |\n|---|---|\n{''.join(rows)}", encoding="utf-8")
     with atomic_write(folder / "index.html") as temporary:
         temporary.write_text(evaluation.page, encoding="utf-8")
 

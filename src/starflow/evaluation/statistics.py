@@ -1,13 +1,16 @@
-"""Means with standard errors and proportions with confidence intervals, as JSON values."""
+"""Means with standard errors, and proportions and other statistics with confidence intervals, as JSON values."""
 
-from collections.abc import Iterable
-from math import sqrt
+from collections.abc import Callable, Iterable
+from math import isfinite, sqrt
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
 CONFIDENCE = 0.95
+NUM_RESAMPLES = 1000
 
 
 def proportion(outcomes: Iterable[bool | None]) -> dict[str, Any]:
@@ -34,3 +37,39 @@ def summary(values: Tensor) -> dict[str, Any]:
         "standard_error": None if std is None else std / sqrt(n),
         "n": n,
     }
+
+
+def bootstrap(statistic: Callable[[NDArray[np.intp]], float], groups: NDArray[Any]) -> dict[str, Any]:
+    """A statistic of `n` rows, with the percentile interval of the bootstrap (Efron 1979).
+
+    Rows of one group, such as the frames of one episode, depend on each other. So whole groups are drawn.
+
+    Args:
+        statistic: maps the numbers of some rows, at least one, to a value.
+        groups: of each row, `(n,)`.
+
+    Returns:
+        `value`, None if there is no row or the value is not finite; `interval` `[low, high]`, None if there are fewer
+        than two groups, or the value of a draw is not finite; `n`; and `num_groups`.
+    """
+    names, group_of_row = np.unique(groups, return_inverse=True)
+    rows = [np.flatnonzero(group_of_row == number) for number in range(len(names))]
+    result: dict[str, Any] = {"value": None, "interval": None, "n": len(groups), "num_groups": len(rows)}
+    value = float(statistic(np.arange(len(groups)))) if rows else float("nan")
+    if not isfinite(value):
+        return result
+    result["value"] = value
+    if len(rows) > 1:
+        rng = np.random.default_rng(0)
+        draws = [
+            statistic(np.concatenate([rows[number] for number in rng.integers(len(rows), size=len(rows))]))
+            for _ in range(NUM_RESAMPLES)
+        ]
+        low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        result["interval"] = [float(low), float(high)] if isfinite(low) and isfinite(high) else None
+    return result
+
+
+def bootstrap_mean(values: NDArray[Any], groups: NDArray[Any]) -> dict[str, Any]:
+    """`bootstrap` of the mean of values `(n,)`."""
+    return bootstrap(lambda rows: float(values[rows].mean()), groups)

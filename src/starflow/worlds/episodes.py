@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from tqdm import tqdm
 
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
@@ -55,11 +56,27 @@ def record(game: Game, seed: int, policy: str, max_frames: int) -> Episode:
     return _play(game, seed, policy, choose, max_frames)
 
 
+def record_missing(scenario: str, folder: str | PathLike[str], seeds: range, max_frames: int) -> tuple[int, int]:
+    """Record the episodes of some seeds whose files are missing in a folder. The policies take turns.
+
+    Returns the number of new episodes and of their frames.
+    """
+    missing = [seed for seed in seeds if not episode_path(folder, scenario, seed).exists()]
+    num_frames, policies = 0, list(POLICIES)
+    with Game(scenario) as game:
+        for seed in tqdm(missing, unit="episode", leave=False, disable=None):
+            episode = record(game, seed, policies[seed % len(policies)], max_frames)
+            save_episode(episode, folder)
+            num_frames += len(episode.frames)
+    return len(missing), num_frames
+
+
 def replay(game: Game, seed: int, actions: NDArray[Any]) -> Episode:
     """The episode of a seed with given actions `(F, A)`, of which the first row is ignored: what would have been seen.
 
-    With the actions of a recorded episode, it is the recorded one, bit for bit. If they differ from some frame on, it
-    is the same up to there. It ends early if the episode does.
+    With the actions of a recorded episode, it is the recorded one. If they differ from some frame on, it is the same up
+    to there. It ends early if the episode does. One thing may differ: the flash of the weapon comes a frame earlier or
+    later in some episodes, depending on what the game played before.
     """
     following = iter([Action(*map(int, row)) for row in actions[1:]])
     return _play(game, seed, "", lambda view: next(following), len(actions))

@@ -1,6 +1,6 @@
 """Scenarios of ViZDoom, frame by frame, with the free art of Freedoom. The package is an extra: `worlds`.
 
-An episode is determined bit for bit by its scenario, its seed and its actions, so what a player would have seen after
+An episode is determined by its scenario, its seed and its actions, so what a player would have seen after
 other actions can be rendered (`starflow.worlds.episodes.replay`).
 """
 

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
 
 from starflow.evaluation.settings import EvaluationSettings
-from starflow.toyworld.evaluation.drift import evaluate_drift, measure_second, sharpness
+from starflow.toyworld.evaluation.drift import evaluate_drift, measure_second
 from starflow.toyworld.evaluation.page import drift_section
 from starflow.toyworld.evaluation.prompts import held_out_prompts
 from starflow.toyworld.world.render import render
@@ -12,16 +11,6 @@ from starflow.toyworld.world.vocabulary import FPS
 from tiny_pipeline import tiny_pipeline
 
 SETTINGS = EvaluationSettings(seed=0, guidance_scale=1.0, tolerance=1e-2)
-
-
-def test_the_sharpness_of_a_known_edge():
-    clip = np.zeros((2, 64, 64, 3), np.uint8)
-    clip[:, :, 32:] = 255
-    # Each of the two columns beside the edge has half of the step, in three channels.
-    np.testing.assert_allclose(sharpness(clip), np.sqrt(3) / 2, rtol=1e-6)
-    blurred = gaussian_filter(clip.astype(float), (0, 2, 2, 0)).astype(np.uint8)
-    assert (sharpness(blurred) < 0.5 * sharpness(clip)).all()
-    assert (sharpness(np.zeros_like(clip)) == 0).all()
 
 
 def test_a_second_of_true_clips_is_right_and_of_empty_clips_wrong():

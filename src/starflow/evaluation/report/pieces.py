@@ -56,6 +56,14 @@ def mean(summary: Mapping[str, Any] | None, digits: int, unit: str) -> str:
     return f"{summary['mean']:.{digits}f}{error} {unit}"
 
 
+def estimate(result: Mapping[str, Any] | None, spec: str, unit: str = "") -> str:
+    """A value of `bootstrap` with its interval, in the format `spec`; a dash if it is unknown."""
+    if result is None or result["value"] is None:
+        return "–"
+    interval = "" if result["interval"] is None else ", ".join(format(end, spec) for end in result["interval"])
+    return f"{result['value']:{spec}}{unit and f' {unit}'}{interval and f' <small>[{interval}]</small>'}"
+
+
 def plain(html: str) -> str:
     """The text of a piece of HTML, for a terminal."""
     return unescape(re.sub(r"<[^>]*>", "", html))

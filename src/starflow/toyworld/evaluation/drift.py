@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from starflow.evaluation.contract import Card, Measured
 from starflow.evaluation.generation import generate, sampling_results
 from starflow.evaluation.metrics.reconstruction import reconstruct
+from starflow.evaluation.metrics.sharpness import sharpness
 from starflow.evaluation.settings import EvaluationSettings
 from starflow.evaluation.statistics import proportion, summary
 from starflow.media.frames import Frames
@@ -82,7 +82,7 @@ def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[st
     found = [describe(clip) for clip in clips]
     largest = [objects[0] if objects else None for objects in found]
     said = [prompt.description.objects[0] for prompt in prompts]
-    steep = [sharpness(clip).mean() for clip, item in zip(clips, largest, strict=True) if item is not None]
+    steep = [sharpness(clip, STEEPEST).mean() for clip, item in zip(clips, largest, strict=True) if item is not None]
     pairs = list(zip(largest, said, strict=True))
     return {
         "sharpness": summary(torch.tensor(steep)) if steep else None,
@@ -92,14 +92,3 @@ def measure_second(clips: Frames, prompts: Sequence[Prompt], shades: Sequence[st
         "shape": proportion(None if item is None else item.shape == what.shape for item, what in pairs),
         "background": proportion(name_background(clip) == shade for clip, shade in zip(clips, shades, strict=True)),
     }
-
-
-def sharpness(clip: Frames) -> NDArray[np.float32]:
-    """The steepness of the edges in each frame of a clip `(F, height, width, 3)`: `(F,)`, as a share of white per px.
-
-    This is the mean over the `STEEPEST` pixels of the norm of the gradient (central differences, all channels).
-    """
-    across = np.gradient(clip.astype(np.float32) / 255, axis=(1, 2))
-    steepness = np.sqrt(sum((part**2).sum(axis=-1) for part in across)).reshape(len(clip), -1)
-    num_pixels = round(STEEPEST * steepness.shape[1])
-    return np.sort(steepness, axis=1)[:, -num_pixels:].mean(axis=1)
