@@ -40,39 +40,25 @@ class Limits:
     batch: int = 4
 
 
-@dataclass(frozen=True)
-class ServeSettings:
-    """The settings of a server.
+@dataclass(frozen=True, kw_only=True)
+class AccessSettings:
+    """Where a server listens, and who may use it.
 
     Attributes:
-        model: a bundled model, a folder, or a hub id.
-        data_dir: for the database and all files.
-        host, port: where the API listens.
-        database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
-        workers: processes that own a copy of the model.
-        device, dtype: of the model. None is the best device; a device without a number is given one per worker.
-        options: options of generation that replace the model's settings, unless a client sends its own.
-        keys: the names of the API's keys, by the SHA-256 of the key; empty for no keys.
-        origins: other web pages that may use the API, such as `https://example.org`.
-        hosts: names besides `host` by which clients may reach the API; `*` for any.
-        keep_seconds: how long a finished video is kept.
-        keep_bytes: how much finished videos may take; the oldest are removed.
+        host, port: where it listens.
+        keys: the names of the keys, by the SHA-256 of the key; empty for no keys.
+        origins: other web pages that may use the server, such as `https://example.org`.
+        hosts: names besides `host` by which clients may reach the server; `*` for any.
+        limits: of what clients may ask for.
+
+    Raises UsageError if others than this machine could use the server without a key.
     """
 
-    model: str
-    data_dir: Path
     host: str = "127.0.0.1"
     port: int = 8000
-    database: str | None = None
-    workers: int = 1
-    device: str | None = None
-    dtype: str = "float32"
-    options: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[bytes, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
-    keep_seconds: float = 7 * 24 * 3600
-    keep_bytes: int = 10 * GIB
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -80,6 +66,32 @@ class ServeSettings:
             raise UsageError(
                 f"anybody who reaches {self.host} could use this server: give --api-key-file, or leave out --host"
             )
+
+
+@dataclass(frozen=True)
+class ServeSettings(AccessSettings):
+    """The settings of the HTTP API.
+
+    Attributes:
+        model: a bundled model, a folder, or a hub id.
+        data_dir: for the database and all files.
+        database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
+        workers: processes that own a copy of the model.
+        device, dtype: of the model. None is the best device; a device without a number is given one per worker.
+        options: options of generation that replace the model's settings, unless a client sends its own.
+        keep_seconds: how long a finished video is kept.
+        keep_bytes: how much finished videos may take; the oldest are removed.
+    """
+
+    model: str
+    data_dir: Path
+    database: str | None = None
+    workers: int = 1
+    device: str | None = None
+    dtype: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_seconds: float = 7 * 24 * 3600
+    keep_bytes: int = 10 * GIB
 
     @property
     def database_url(self) -> str:
