@@ -1,4 +1,5 @@
 # make demo    a video from a sentence, in a fresh environment: demo.mp4 and demo.png
+# make play    a game that a model has learnt, in the browser
 # make serve   a page and an HTTP API that make videos, at http://127.0.0.1:8000
 # make test    lint, types, import rules and tests
 # make clean   remove the environment and all generated files
@@ -14,11 +15,14 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
 	$$python -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: demo serve test clean
+.PHONY: demo play serve test clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/starflow generate "a green square moves left" -o demo.mp4 --contact-sheet demo.png
 	@echo "The video is in demo.mp4, its frames side by side are in demo.png."
+
+play: $(VENV)/play-installed
+	$(BIN)/starflow play freedoom
 
 serve: $(VENV)/serve-installed
 	$(BIN)/starflow serve
@@ -43,6 +47,11 @@ $(VENV)/bin/python:
 $(VENV)/demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) $(TORCH_ARGS) torch
 	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/play-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) $(TORCH_ARGS) torch
+	$(PIP) --editable '.[play]'
 	@touch $@
 
 $(VENV)/serve-installed: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -1,35 +1,27 @@
 """The page of a server in a real Chromium. Tests that need it are skipped where there is none."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
+from browser import chromium as start_chromium
+from starflow.errors import StarflowError
+
 MILLISECONDS = 30_000
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a window."""
-    program = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if program is None:
-        pytest.skip(f"there is no browser: none of {', '.join(PROGRAMS)}")
     expect.set_options(timeout=MILLISECONDS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+    with ExitStack() as stack:
+        try:
+            browser = stack.enter_context(start_chromium())
+        except StarflowError as error:
+            pytest.skip(str(error))
         yield browser
-        browser.close()
 
 
 class Tab:

@@ -2,22 +2,26 @@
 
 from html.parser import HTMLParser
 
+VOID = {"meta", "link", "img", "input"}
+
 
 class Page(HTMLParser):
-    """The text and the pictures of a page. Raises AssertionError if tags do not close in order."""
+    """The elements of a page, as `(tag, attributes)`, and its text.
+
+    Raises AssertionError if tags close out of order.
+    """
 
     def __init__(self, html: str):
         super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.pictures: list[str] = []
         self.text = ""
         self.feed(html)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        if tag == "img":
-            self.pictures.append(dict(attrs)["src"] or "")
-        elif tag != "meta":
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str):
@@ -25,3 +29,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str):
         self.text += data
+
+    def values(self, attribute: str, *tags: str) -> list[str]:
+        """The values of an attribute, in all elements or in those with these tags."""
+        return [attrs[attribute] for tag, attrs in self.elements if attrs.get(attribute) and (not tags or tag in tags)]
+
+    @property
+    def pictures(self) -> list[str]:
+        return self.values("src", "img")

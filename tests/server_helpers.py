@@ -19,8 +19,8 @@ import uvicorn
 
 from starflow.media.video import write_video
 from starflow.serve.api import create_app
+from starflow.serve.listening import bound
 from starflow.serve.processes import CONTEXT, choose_imports
-from starflow.serve.run import bound
 from starflow.serve.server import Server
 from starflow.serve.settings import Limits, ServeSettings
 

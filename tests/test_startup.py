@@ -53,6 +53,12 @@ def test_info_imports_what_the_pipeline_needs():
     assert not packages & NOT_FOR_THE_PIPELINE
 
 
+def test_the_page_of_a_game_imports_neither_the_api_nor_a_database():
+    packages = imported("import starflow.startup as s; s.import_libraries(quantized=False); import starflow.play.app")
+    assert {"starlette", "uvicorn", "diffusers"} <= packages
+    assert not packages & (NOT_FOR_THE_PIPELINE | {"fastapi", "pydantic_core", "sqlalchemy"})
+
+
 def test_quantizing_imports_torchao():
     pytest.importorskip("torchao")
     code = "from starflow.startup import import_libraries; import_libraries(quantized=True)"

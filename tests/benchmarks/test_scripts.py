@@ -15,6 +15,7 @@ import session
 import streaming
 import tolerance
 import training_parallel
+from play_helpers import RATE, tiny_game
 from tiny_pipeline import tiny_pipeline
 
 
@@ -63,6 +64,32 @@ def test_a_session_has_a_row_for_each_stretch_of_steps(model: Path, tmp_path: Pa
     assert [(row["first_step"], row["last_step"]) for row in rows] == [(1, 3), (4, 6)]
     assert all(0 < row["median_ms"] <= row["largest_ms"] for row in rows)
     assert all(row["sweeps"] >= 1 and row["resident_mb"] > 0 for row in rows)
+
+
+def test_the_parts_of_a_played_step_add_up(model: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("playwright", reason="there is no playwright")
+    import play
+
+    figures = play.measure_steps(str(model), 4)
+    parts = {name: part["median_ms"] for name, part in figures["parts"].items()}
+    assert set(parts) > {"deep block", "shallow blocks", "denoiser", "decoder", "pixels"}
+    inner = sum(time for name, time in parts.items() if name not in ("step", "surprise, if it is shown"))
+    assert 0.3 * parts["step"] < inner < 1.5 * parts["step"]
+    assert set(figures["encodings"]) == {"raw", "PNG", "WebP"}
+    assert "least CPU" in capsys.readouterr().out
+
+
+@pytest.mark.service
+def test_what_a_player_sees_is_measured(tmp_path: Path):
+    pytest.importorskip("playwright", reason="there is no playwright")
+    import play
+
+    tiny_game().save_pretrained(tmp_path)
+    found = play.measure_play(str(tmp_path), seconds=3)
+    assert 1 < found["frames_per_second"] < 1.2 * RATE
+    assert found["num_controls"] > 0
+    assert 0 < found["latency_ms"]["median"] <= found["latency_ms"]["95 %"]
+    assert found["first_frame_seconds"] > 0
 
 
 def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path):

@@ -1,5 +1,6 @@
 """Actions: their space, and properties of a flow that takes them, in float64."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,33 @@ def test_a_space_is_the_same_after_a_round_trip_through_json(space: ActionSpace)
         {"low": [0, 1], "high": [1]},
         {"low": [1], "high": [1]},
         {"low": [0], "high": [float("inf")]},
-        {"keys": [3]},
+        {"buttons": [3]},
+        {"sizes": [3], "names": [["", "left"]]},
+        {"sizes": [3, 2], "names": [["", "left", "right"]]},
+        {"low": [-1], "high": [1], "keys": [["", "KeyA", "KeyD"]]},
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(config):
     with pytest.raises(UsageError, match="action space"):
         ActionSpace.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        ActionSpace(
+            sizes=(3, 2), names=(("", "left", "right"), ("", "shoot")), keys=(("", "KeyA", "KeyD"), ("", "Space"))
+        ),
+        ActionSpace(low=(-1,), high=(1,), names=(("left", "right"),)),
+    ],
+)
+def test_names_and_keys_are_stored_and_do_not_make_another_space(space: ActionSpace):
+    flow = flow_with(space)
+    assert (flow.action_space.names, flow.action_space.keys) == (space.names, space.keys)
+    json_config = json.loads(json.dumps(flow.action_space.to_config()))
+    assert ActionSpace.from_config(json_config).names == space.names
+    unnamed = ActionSpace(space.sizes, space.low, space.high)
+    assert (unnamed, hash(unnamed)) == (space, hash(space))
 
 
 def test_features_are_one_hot_choices_or_scaled_values():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 
 from starflow.encoders.video import DecoderStream
 from starflow.errors import UsageError
@@ -210,6 +211,32 @@ def test_a_score_has_a_value_for_each_token_and_changes_nothing(pipeline: StarFl
     assert np.array_equal(session.step(2), twin.step(2))
 
 
+def test_the_surprise_of_a_step_is_that_of_its_latents_and_changes_nothing(pipeline: StarFlowPipeline):
+    """Of each step, also across moves of the window, and after going back and with another caption."""
+    session, twin = (pipeline.session(PROMPT, generator=seeded(), **EXACT) for _ in range(2))
+    surprises = []
+    for action in [0, 1, 2, 0, 1, 2, 0, 1]:
+        before = session.fork()._moments[-1].rollout
+        assert np.array_equal(session.step(action), twin.step(action))
+        latents = session._moments[-1].latents[:, -1:]
+        expected = before.surprise(latents, SPACE.features(torch.tensor([[[action]]])))
+        surprises.append(session.surprise())
+        np.testing.assert_allclose(surprises[-1], expected, rtol=1e-5)
+    session.rewind(2)
+    np.testing.assert_allclose(session.surprise(), surprises[-3], rtol=1e-5)
+    session.say(CAPTIONS[1])
+    np.testing.assert_allclose(session.surprise(), surprises[-3], rtol=1e-5)
+
+
+def test_a_surprise_needs_a_step(pipeline: StarFlowPipeline):
+    session = pipeline.session(PROMPT, generator=seeded())
+    assert session.num_undoable == 0
+    with pytest.raises(UsageError, match="has a surprise after a step"):
+        session.surprise()
+    session.step(0)
+    assert session.num_undoable == 1 and session.surprise().shape == (2, 2)
+
+
 def test_scores_of_a_model_that_compresses_time_are_of_all_frames_of_a_step(compressing: StarFlowPipeline):
     session = compressing.session(PROMPT, clip=clip(9), generator=seeded())
     assert session.score(clip(4)).shape == (2, 2)
@@ -284,3 +311,16 @@ def test_what_a_session_cannot_do_is_one_clear_error(pipeline: StarFlowPipeline,
         plain.session(PROMPT)
     with pytest.raises(TypeError, match="no option prmpt"):
         pipeline.session(prmpt=PROMPT)
+
+
+def test_a_session_leaves_weights_that_can_be_trained(pipeline: StarFlowPipeline):
+    """Also those that a session moves or casts: those of an offloaded part, and of an autoencoder in float16."""
+    game = playable_pipeline(SPACE)
+    game.vae.half()
+    for part in (game.flow, game.denoiser):
+        cpu_offload_with_hook(part, "cpu")
+    session = game.session(PROMPT, image=picture(), generator=seeded())
+    session.step(1)
+    session.score(picture(1), 1)
+    for part in (game.flow, game.denoiser, game.vae):
+        assert not any(weight.is_inference() for weight in part.parameters())

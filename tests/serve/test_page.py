@@ -1,38 +1,14 @@
 """The page and its files, without a browser."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from html_page import Page
 from server_helpers import Client, serving, settings_for
 from starflow.serve.page import FILES
 from starflow.serve.security import SECURITY_HEADERS
-
-VOID = {"meta", "link", "input", "img"}
-
-
-class Page(HTMLParser):
-    """The elements of a page, as `(tag, attributes)`. Raises AssertionError if tags do not close in order."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str):
-        assert self.open.pop() == tag
-
-    def values(self, attribute: str, *tags: str) -> list[str]:
-        return [attrs[attribute] for tag, attrs in self.elements if attrs.get(attribute) and (not tags or tag in tags)]
 
 
 @pytest.fixture(scope="module")

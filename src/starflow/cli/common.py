@@ -29,6 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MODULES_OF_EXTRA = {
     "train": ("omegaconf", "peft", "tensorboard", "yaml"),
     "evaluate": ("scipy", "matplotlib"),
+    "play": ("starlette", "uvicorn", "websockets"),
     "serve": ("fastapi", "uvicorn", "python_multipart", "sqlalchemy", "prometheus_client"),
     "ray": ("ray",),
 }

@@ -11,6 +11,7 @@ from starflow.hardware.fitting import Fitting
 from starflow.startup import import_libraries
 
 if TYPE_CHECKING:
+    from starflow.flow.actions import ActionSpace
     from starflow.hardware.architecture import Architecture
     from starflow.hardware.memory import MemoryEstimate
 
@@ -81,7 +82,7 @@ def info(
     )
     request = chosen.applied_to(request)
     estimate = estimate_memory(architecture, request)
-    for line in _table(architecture, estimate):
+    for line in [*_table(architecture, estimate), *_actions(architecture)]:
         click.echo(line)
     frames = "an image" if request.num_frames == 1 else f"{request.num_frames} frames"
     click.echo(f"{width}×{height}, {frames}, batch of {batch_size}: at most {estimate.peak / GIB:.1f} GiB")
@@ -109,3 +110,18 @@ def _table(architecture: "Architecture", estimate: "MemoryEstimate") -> list[str
         )
     cache = f"{estimate.cache / GIB:.2f} of sampling is the key/value cache"
     return [*lines, f"in GiB; {cache}; the device's libraries need {OVERHEAD / GIB:g} more", ""]
+
+
+def _actions(architecture: "Architecture") -> list[str]:
+    """A line for each number of an action of the model, if it takes actions."""
+    space: ActionSpace | None = architecture.parts["flow"].action_space  # type: ignore[assignment]
+    if space is None:
+        return []
+    lines = []
+    for component, (low, high) in enumerate(space.ranges):
+        kind = "a whole number from" if space.is_discrete else "in"
+        names = space.names[component] if space.names else ()
+        values = range(len(names)) if space.is_discrete else (low, high)
+        named = ", ".join(f"{value:g} {name}" for value, name in zip(values, names, strict=True) if name)
+        lines.append(f"action, number {component}: {kind} {low:g} to {high:g}{f' ({named})' if named else ''}")
+    return [*lines, ""]

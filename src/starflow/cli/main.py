@@ -49,6 +49,8 @@ COMMANDS = {
         "starflow.cli.train", "train", "Train a VAE, a text encoder, a flow or a LoRA.", distributed=True
     ),
     "evaluate": LazyCommand("starflow.cli.evaluate", "evaluate", "Measure the quality of a model."),
+    "rollout": LazyCommand("starflow.cli.rollout", "rollout", "Show what a model makes of a file of actions."),
+    "play": LazyCommand("starflow.cli.play", "play", "Play a model in the browser."),
     "serve": LazyCommand("starflow.cli.serve", "serve", "Serve an HTTP API that makes videos."),
     "info": LazyCommand("starflow.cli.info", "info", "Show the size of a model and the memory it needs."),
     "convert": LazyCommand("starflow.cli.convert", "convert", "Convert a released checkpoint to a model folder."),

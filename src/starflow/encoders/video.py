@@ -104,10 +104,12 @@ def _without_float16(vae: AutoencoderKLWan | AutoencoderKL) -> Iterator[None]:
         yield
         return
     try:
-        vae.float()
+        with torch.inference_mode(False):  # the weights are of use outside of it, too
+            vae.float()
         yield
     finally:
-        vae.half()
+        with torch.inference_mode(False):
+            vae.half()
 
 
 class VideoCodec:

@@ -9,7 +9,7 @@ Legend: `F` video frames, `T` latent frames, `A` components of an action, `E` fe
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any
 
@@ -28,14 +28,22 @@ class ActionSpace:
     Attributes:
         sizes: of a discrete space: the number of choices of each component.
         low, high: of a continuous space: the range of each component.
+        names: what a player does, for people: of each component the names of its choices, or of its lowest and its
+            highest value. A choice with an empty name is that of a player who does nothing.
+        keys: of a keyboard, one for each name: `KeyboardEvent.code` of browsers, such as `KeyA` or `ArrowLeft`.
+
+    Names and keys are optional, and do not matter when spaces are compared.
 
     Raises:
-        UsageError: the space is empty, or discrete and continuous at once, or a range is empty or not finite.
+        UsageError: the space is empty, or discrete and continuous at once, or a range is empty or not finite, or names
+            or keys do not fit the components.
     """
 
     sizes: tuple[int, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    names: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
+    keys: tuple[tuple[str, ...], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name in ("sizes", "low", "high"):  # JSON has lists
@@ -44,17 +52,24 @@ class ActionSpace:
             raise UsageError(f"an action space has either sizes, or as many values of low as of high, not {self}")
         if any(not isinstance(size, int) or size < 1 for size in self.sizes):
             raise UsageError(f"the sizes of an action space must be whole numbers above 0, not {self.sizes}")
-        if any(not (isfinite(low) and isfinite(high) and low < high) for low, high in self._ranges):
-            raise UsageError(f"the ranges of an action space must be finite and not empty, not {self._ranges}")
+        if any(not (isfinite(low) and isfinite(high) and low < high) for low, high in self.ranges):
+            raise UsageError(f"the ranges of an action space must be finite and not empty, not {self.ranges}")
+        num_choices = [*self.sizes, *(2 for _ in self.low)]
+        for name in ("names", "keys"):
+            texts = tuple(tuple(map(str, each)) for each in getattr(self, name))
+            object.__setattr__(self, name, texts)
+            if texts and [len(each) for each in texts] != num_choices:
+                raise UsageError(f"the {name} of an action space must be {num_choices} for its components, not {texts}")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ActionSpace":
         """The space of `to_config`. Raises UsageError if a key is unknown."""
-        if unknown := config.keys() - {"sizes", "low", "high"}:
-            raise UsageError(f"an action space has sizes, or low and high, not {', '.join(sorted(unknown))}")
+        if unknown := config.keys() - {each.name for each in fields(cls)}:
+            known = "sizes, or low and high, and names and keys"
+            raise UsageError(f"an action space has {known}, not {', '.join(sorted(unknown))}")
         return cls(**config)
 
-    def to_config(self) -> dict[str, list[float]]:
+    def to_config(self) -> dict[str, list[Any]]:
         """The space as JSON."""
         return {name: list(values) for name, values in asdict(self).items() if values}
 
@@ -88,7 +103,7 @@ class ActionSpace:
             raise UsageError(f"actions must have the shape {shape}, not {tuple(values.shape)}")
         if not values.isfinite().all():
             raise UsageError("actions must be finite, and one is NaN or infinite")
-        low, high = torch.tensor(self._ranges, dtype=torch.float64).T
+        low, high = torch.tensor(self.ranges, dtype=torch.float64).T
         is_action = (values >= low) & (values <= high)
         if self.is_discrete:
             is_action &= values == values.round()
@@ -106,12 +121,13 @@ class ActionSpace:
             return torch.cat(
                 [F.one_hot(each, size) for each, size in zip(choices, self.sizes, strict=True)], -1
             ).float()
-        low, high = torch.tensor(self._ranges, dtype=torch.float64).T
+        low, high = torch.tensor(self.ranges, dtype=torch.float64).T
         scaled = (2 * actions.double() - low - high) / (high - low)
         return F.pad(scaled, (0, 1), value=1.0).float()
 
     @property
-    def _ranges(self) -> list[tuple[float, float]]:
+    def ranges(self) -> list[tuple[float, float]]:
+        """The lowest and the highest value of each component."""
         return [(0, size - 1) for size in self.sizes] or list(zip(self.low, self.high, strict=True))
 
 

@@ -91,11 +91,13 @@ class Session:
         if max_rewind < 0:
             raise UsageError(f"max_rewind must be 0 or more, not {max_rewind}")
         asked: Any = Options.parse(options | {"extend": clip}).with_defaults(pipeline.config)
-        self._pipeline, self._asked = pipeline, asked
+        self._pipeline, self._codec, self._asked = pipeline, pipeline.codec, asked
+        # Finding these takes milliseconds, which is much for a step.
+        self._device, self._space = pipeline._execution_device, pipeline.flow.action_space
         self._size = (asked.height, asked.width)
-        self._latent_shape = pipeline.codec.latent_shape(1, 1, *self._size)
+        self._latent_shape = self._codec.latent_shape(1, 1, *self._size)
         with self._computing():
-            self._given = encode_given(pipeline.codec, asked, 1)
+            self._given = encode_given(self._codec, asked, 1)
             self._given_actions = self._encode_given_actions()
             self._first_caption = self._caption(prompt)
         self._moments: deque[_Moment] = deque(maxlen=max_rewind + 1)
@@ -114,12 +116,17 @@ class Session:
     @property
     def frames_per_step(self) -> int:
         """`f`."""
-        return self._pipeline.codec.temporal_factor
+        return self._codec.temporal_factor
 
     @property
     def fps(self) -> float:
         """Video frames per second."""
         return self._asked.fps
+
+    @property
+    def num_undoable(self) -> int:
+        """How many steps `rewind` can go back."""
+        return len(self._moments) - 1
 
     @property
     def report(self) -> SamplingReport:
@@ -158,8 +165,8 @@ class Session:
 
         Raises UsageError if there are fewer steps, or they are longer ago than `max_rewind`.
         """
-        if not 0 <= num_steps < len(self._moments):
-            raise UsageError(f"this session can go back 0 to {len(self._moments) - 1} steps, not {num_steps}")
+        if not 0 <= num_steps <= self.num_undoable:
+            raise UsageError(f"this session can go back 0 to {self.num_undoable} steps, not {num_steps}")
         for _ in range(num_steps):
             self._moments.pop()
         self._generator.set_state(self._moments[-1].noise_state)
@@ -182,6 +189,22 @@ class Session:
         rollout.say(caption)
         self._moments[-1] = replace(moment, rollout=rollout, denoiser=denoiser)
 
+    def surprise(self) -> NDArray[np.float32]:
+        """How surprising the last step was: `-log p` of each token that it sampled, in nats, `(H, W)`.
+
+        It is given the frames before and the action, without guidance, at the noise level of training: large where the
+        flow was not sure of what would come, or where the noise was unlikely.
+
+        Raises UsageError if there is no step that can be undone, which is what it starts from.
+        """
+        if not self.num_undoable:
+            raise UsageError("a session has a surprise after a step, and with max_rewind of 1 or more")
+        before, now = self._moments[-2], self._moments[-1]
+        with self._computing():
+            onload(self._pipeline.flow)
+            rollout = before.rollout.fork()  # a cache of its own: that of the session keeps every bit
+            return rollout.surprise(now.latents[:, -1:], now.rollout.actions[:, -1:]).float().cpu().numpy()
+
     def score(self, frames: Any, action: ArrayLike | None = None) -> NDArray[np.float32]:
         """How surprising real frames would be after the last step: `-log p` of each token in nats, `(H, W)`.
 
@@ -199,26 +222,26 @@ class Session:
         features, moment, pipeline = self._features(action), self._moments[-1], self._pipeline
         video = np.concatenate([moment.shown, fit_frames(clip, *self._size)])
         with self._computing():
-            latents = pipeline.codec.encode(to_tensor(video)[None])[:, -1:].to(pipeline._execution_device)
+            latents = self._codec.encode(to_tensor(video)[None])[:, -1:].to(self._device)
             noisy = add_noise(latents, pipeline.config.noise_std, torch.Generator().manual_seed(0))
             onload(pipeline.flow)
             return moment.rollout.surprise(noisy, features).float().cpu().numpy()
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """No other thread uses the model now. The tensors are of use inside and outside of inference mode."""
-        with self._pipeline._lock, torch.inference_mode(False), torch.no_grad():
+        """No other thread uses the model now. Inference mode saves a tenth of the time of a small model."""
+        with self._pipeline._lock, torch.inference_mode():
             yield
 
     # --- how a step is made ------------------------------------------------------------------------------------------
 
     def _begin(self) -> _Moment:
         pipeline, caption = self._pipeline, self._first_caption
-        size, device = self._latent_shape[3:], pipeline._execution_device
+        size, device = self._latent_shape[3:], self._device
         window = pipeline.rolling_window(self._asked.context)
         solvers, weight = pipeline.solvers(self._asked), weight_of(self._asked.guidance_scale)
         rollout = Rollout(pipeline.flow, caption, size, window, solvers, weight)
-        decoder, latents = DecoderStream(pipeline.codec), torch.zeros(self._latent_shape, device=device)[:, :0]
+        decoder, latents = DecoderStream(self._codec), torch.zeros(self._latent_shape, device=device)[:, :0]
         shown = np.zeros((0, *self._size, 3), np.uint8)
         if self._given is None:
             start = _Moment(
@@ -238,12 +261,13 @@ class Session:
         """The moment one step later. The given one stays as it is."""
         pipeline = self._pipeline
         rollout, denoiser, decoder = moment.rollout.copy(), moment.denoiser.copy(), moment.decoder.copy()
-        noise = randn_tensor(self._latent_shape, self._generator, pipeline._execution_device, torch.float32)
+        noise = randn_tensor(self._latent_shape, self._generator, self._device, torch.float32)
         onload(pipeline.flow)
         x = rollout.step(noise, action)
         onload(denoiser.denoiser)
         predicted = [*denoiser(x, is_last=False)]
-        predicted += denoiser.copy()(x[:, :0], is_last=True)  # as if this was the last frame
+        if denoiser.denoiser.lookahead:
+            predicted += denoiser.copy()(x[:, :0], is_last=True)  # as if this was the last frame
         prediction = predicted[-1][1][:, -1:]
         clean = require_finite(tweedie(x, prediction, pipeline.config.noise_std), "the denoised video")
         new = to_frames(require_finite(decoder(clean), "the decoded video")[0])
@@ -275,12 +299,11 @@ class Session:
 
     def _features(self, action: ArrayLike | None) -> Tensor:
         """Features `(1, 1, E)` of an action; zeros if it is None."""
-        flow = self._pipeline.flow
         if action is None:
-            num_features = 0 if flow.action_space is None else flow.action_space.num_features
-            return torch.zeros(1, 1, num_features, device=flow.device)
-        space = require_action_space(flow)
-        return space.features(space.check(np.asarray(action)[None], 1))[None].to(flow.device)
+            num_features = 0 if self._space is None else self._space.num_features
+            return torch.zeros(1, 1, num_features, device=self._device)
+        space = self._space or require_action_space(self._pipeline.flow)  # which raises
+        return space.features(space.check(np.asarray(action)[None], 1))[None].to(self._device)
 
     def _encode_given_actions(self) -> Tensor:
         """Features `(1, K, E)` of the actions of the given frames; zeros if they are not known."""
@@ -291,7 +314,7 @@ class Session:
         num_frames = max(0, 1 + (num_latents - 1) * self.frames_per_step)
         if num_action_frames(actions) != num_frames:
             raise UsageError(f"actions must be those of the {num_frames} given frames; later ones are for step()")
-        features = encode_actions(self._pipeline.flow, self._pipeline.codec, actions, 1, num_frames)
+        features = encode_actions(self._pipeline.flow, self._codec, actions, 1, num_frames)
         assert features is not None
         return features
 

@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from starflow import __version__
 from starflow.serve import others, page, realtime, videos
-from starflow.serve.errors import add_error_handlers
+from starflow.serve.handlers import add_error_handlers
 from starflow.serve.processes import choose_imports
 from starflow.serve.schema import ErrorBody
 from starflow.serve.security import Security

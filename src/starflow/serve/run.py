@@ -1,12 +1,11 @@
 """Run the API with uvicorn."""
 
-import socket
 from collections.abc import Callable
 
 import uvicorn
 
-from starflow.errors import StarflowError
 from starflow.serve.api import create_app
+from starflow.serve.listening import bound, url_of
 from starflow.serve.logs import log_as_json
 from starflow.serve.settings import ServeSettings
 
@@ -22,8 +21,7 @@ def listen(settings: ServeSettings, announce: Callable[[str], None]) -> None:
     with bound(settings) as listener:
         app = create_app(settings)
         log_as_json()
-        host, port = listener.getsockname()[:2]
-        announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        announce(url_of(listener))
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -34,12 +32,3 @@ def listen(settings: ServeSettings, announce: Callable[[str], None]) -> None:
             ws_max_size=settings.limits.upload_bytes,
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def bound(settings: ServeSettings) -> socket.socket:
-    """A socket that listens at the address, so that a second server at the same port fails before it loads anything."""
-    try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    except OSError as error:
-        raise StarflowError(f"cannot listen at {settings.host}:{settings.port}: {error.strerror}") from error

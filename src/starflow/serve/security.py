@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starflow.errors import UsageError
 from starflow.serve.errors import ApiError
-from starflow.serve.settings import LOOPBACK, ServeSettings
+from starflow.serve.settings import LOOPBACK, AccessSettings
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Security:
     The API finds the name of the key and the id in `scope["state"]`.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: AccessSettings) -> None:
         self.app, self.settings = app, settings
         self._rate = RateLimit(settings.limits.requests_per_minute)
         self._hosts = {*LOOPBACK, settings.host, *settings.hosts}

@@ -41,14 +41,41 @@ class Limits:
     batch: int = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class AccessSettings:
+    """Where a server listens, and who may use it.
+
+    Attributes:
+        host, port: where it listens.
+        keys: the names of the keys, by the SHA-256 of the key; empty for no keys.
+        origins: other web pages that may use the server, such as `https://example.org`.
+        hosts: names besides `host` by which clients may reach the server; `*` for any.
+        limits: of what clients may ask for.
+
+    Raises UsageError if others than this machine could use the server without a key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: Mapping[bytes, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if self.host not in LOOPBACK and not self.keys:
+            raise UsageError(
+                f"anybody who reaches {self.host} could use this server: give --api-key-file, or leave out --host"
+            )
+
+
 @dataclass(frozen=True)
-class ServeSettings:
-    """The settings of a server.
+class ServeSettings(AccessSettings):
+    """The settings of the HTTP API.
 
     Attributes:
         model: a bundled model, a folder, or a hub id.
         data_dir: for the database and all files.
-        host, port: where the API listens.
         database: an SQLAlchemy URL; None for an SQLite file in `data_dir`.
         workers: processes that own a copy of the model; on a Ray cluster, the least number of them.
         max_workers: the most workers on a Ray cluster; None for always `workers`.
@@ -57,17 +84,12 @@ class ServeSettings:
         fitting: how the model is made to fit the device.
         loras: the adapters that clients may use: their files, folders or hub ids, by name.
         options: options of generation that replace the model's settings, unless a client sends its own.
-        keys: the names of the API's keys, by the SHA-256 of the key; empty for no keys.
-        origins: other web pages that may use the API, such as `https://example.org`.
-        hosts: names besides `host` by which clients may reach the API; `*` for any.
         keep_seconds: how long a finished video is kept.
         keep_bytes: how much finished videos may take; the oldest are removed.
     """
 
     model: str
     data_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 8000
     database: str | None = None
     workers: int = 1
     max_workers: int | None = None
@@ -77,18 +99,11 @@ class ServeSettings:
     fitting: Fitting = Fitting()
     loras: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    keys: Mapping[bytes, str] = field(default_factory=dict)
-    origins: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
     keep_seconds: float = 7 * 24 * 3600
     keep_bytes: int = 10 * GIB
-    limits: Limits = Limits()
 
     def __post_init__(self) -> None:
-        if self.host not in LOOPBACK and not self.keys:
-            raise UsageError(
-                f"anybody who reaches {self.host} could use this server: give --api-key-file, or leave out --host"
-            )
+        super().__post_init__()
         if self.max_workers is not None and self.max_workers < self.workers:
             raise UsageError(f"at least {self.workers} and at most {self.max_workers} workers cannot be")
         if self.ray is not None and self.device not in (None, "cpu", "cuda"):

@@ -31,7 +31,11 @@ class Action(NamedTuple):
     attack: int = 0  # 1 shoots
 
 
-ACTION_SPACE = ActionSpace(sizes=(3, 3, 2))
+ACTION_SPACE = ActionSpace(
+    sizes=(3, 3, 2),
+    names=(("", "move left", "move right"), ("", "turn left", "turn right"), ("", "shoot")),
+    keys=(("", "KeyA", "KeyD"), ("", "ArrowLeft", "ArrowRight"), ("", "Space")),
+)
 BUTTONS = {  # of ViZDoom, and the actions that press them
     "MOVE_LEFT": lambda action: action.move == 1,
     "MOVE_RIGHT": lambda action: action.move == 2,
