@@ -11,11 +11,13 @@ from typing import Any
 TIMEOUT = 120
 
 
-def run_processes(size: int, work: Callable[..., Any], *arguments: Any, log: Path) -> list[int | None]:
+def run_processes(
+    size: int, work: Callable[..., Any], *arguments: Any, log: Path, timeout: float = TIMEOUT
+) -> list[int | None]:
     """Exit codes of `size` processes that each call `work(*arguments)`, a function of `shared_work`.
 
-    Their output goes to `log/RANK.out` and `log/RANK.err`. A process that still runs after `TIMEOUT` seconds is killed:
-    its exit code is negative.
+    Their output goes to `log/RANK.out` and `log/RANK.err`. A process that still runs after `timeout` seconds is
+    killed: its exit code is negative.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -30,7 +32,7 @@ def run_processes(size: int, work: Callable[..., Any], *arguments: Any, log: Pat
     for process in processes:
         process.start()
     for process in processes:
-        process.join(TIMEOUT)
+        process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
