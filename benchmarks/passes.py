@@ -49,7 +49,8 @@ def measure(pipeline: StarFlowPipeline, batch_size: int, num_tokens: int, repeat
     rows = []
     for ragged in (False, True)[: 1 + (batch_size > 1)]:
         start = max(0, (gaussians.num_tokens - num_tokens - ragged) // 2)
-        windows = [range(start + index % 2 * ragged, start + num_tokens) for index in range(batch_size)]
+        firsts = [start + index % 2 * ragged for index in range(batch_size)]
+        windows = [range(first, first + num_tokens) for first in firsts]
         v = torch.randn(batch_size, gaussians.num_tokens, flow.config["latent_channels"])
         gaussians.evaluate(v, 0, start + 1)
         sweep = _sweep(gaussians, v, windows)
