@@ -13,6 +13,7 @@ background of the first second; and the sharpness of the edges over that of the 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from clocks import timed
 from starflow.evaluation.generation import generator_of
 from starflow.media.frames import from_unit
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.sampling.sampler import SamplingReport, sample
+from starflow.sampling.sampler import Plan, SamplingReport, sample
 from starflow.toyworld.evaluation.drift import PURPOSE, measure_seconds
 from starflow.toyworld.evaluation.prompts import Prompt, held_out_prompts
 
@@ -42,9 +43,14 @@ def cost(pipeline: StarFlowPipeline, contexts: Sequence[int], num_frames: int, r
             generator = torch.Generator().manual_seed(0)
             video = pipeline.plan(harness.PROMPTS[0], num_frames=num_frames, context=context, generator=generator)
             plan = replace(video.sampling, report=SamplingReport())
-            seconds[context].append(timed(lambda plan=plan: list(sample(pipeline.flow, plan)))[1])
+            seconds[context].append(timed(partial(_sample, pipeline, plan))[1])
             sweeps[context] = plan.report.deep.sweeps
     return {context: {"seconds": min(seconds[context]), "sweeps": sweeps[context]} for context in contexts}
+
+
+def _sample(pipeline: StarFlowPipeline, plan: Plan) -> None:
+    for _ in sample(pipeline.flow, plan):
+        pass
 
 
 def drift(pipeline: StarFlowPipeline, prompts: Sequence[Prompt], num_frames: int, context: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import harness
 from starflow.flow.block import AffineBlock, ConditionalGaussians
+from starflow.flow.transformer import MATRICES
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.solvers import sequential
 
@@ -38,8 +39,8 @@ def with_half_matrices(block: AffineBlock) -> AffineBlock:
     """A copy of a block with the four matrices of each layer in bfloat16."""
     half = deepcopy(block)
     for layer in half.transformer.layers:
-        layer.attention.qkv, layer.attention.proj = HalfLinear(layer.attention.qkv), HalfLinear(layer.attention.proj)
-        layer.mlp.up, layer.mlp.down = HalfLinear(layer.mlp.up), HalfLinear(layer.mlp.down)
+        for name in MATRICES:
+            layer.set_submodule(name, HalfLinear(layer.get_submodule(name)))  # type: ignore[arg-type]
     return half
 
 

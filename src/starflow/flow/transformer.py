@@ -139,9 +139,9 @@ class RaggedAttend:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Tensors are `(1, h, n, d)`."""
         for places, new in zip(self.cache.buffer[layer].flatten(1, 2), (k, v), strict=True):
-            places.index_copy_(0, self.in_cache, new[0].transpose(0, 1).to(places.dtype))
+            places[self.in_cache] = new[0].transpose(0, 1).to(places.dtype)  # index_copy_ knows no 8-bit numbers
         queries = q.new_zeros(self.windows[0] * self.windows[1], q.shape[1], q.shape[3])
-        queries.index_copy_(0, self.in_windows, q[0].transpose(0, 1))
+        queries[self.in_windows] = q[0].transpose(0, 1)
         queries = queries.unflatten(0, self.windows).transpose(1, 2)
         keys, values = self.cache.buffer[layer, :, :, : self.cache.length].transpose(2, 3).to(q.dtype)
         out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
