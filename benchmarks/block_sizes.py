@@ -1,11 +1,14 @@
 """Finds the fastest `block_size` and `shallow_block_size` of the sliding window for a model on this machine.
 
     python benchmarks/block_sizes.py
+    python benchmarks/block_sizes.py --batch-sizes 1 4 16 --store
     python benchmarks/block_sizes.py --model FOLDER --save
 
 They are the numbers of tokens that the solver updates at once in the deep block and in the shallow blocks; 1 is token
-by token. All sizes run in turn on one clip of the model's length, at the model's tolerance. `--save` stores the fastest
-sizes in the model's `model_index.json`, from which the pipeline reads them.
+by token. All sizes run in turn on clips of the model's length, at the model's tolerance. `--store` stores the size that
+is fastest in the deep block, for each number of clips at once, for this machine (see `starflow.sampling.windows`); the
+pipeline then uses it. `--save` stores the fastest sizes for one clip in the model's `model_index.json`, which holds for
+machines without measurements.
 """
 
 import json
@@ -22,13 +25,14 @@ from starflow.flow.model import StarFlow
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.sampling.sampler import Plan, SamplingReport, deep_frames, invert_shallow, solvers_named
 from starflow.sampling.solvers import Solution, Solvers
+from starflow.sampling.windows import store, stored_in
 
 HEADER = f"{'blocks':<9}{'size':>7}{'seconds':>9}{'sweeps':>8}{'evals/token':>12}{'sweep/pass':>11}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One size in the deep block (`blocks` is "deep") or in the shallow blocks ("shallow"), for one clip.
+    """One size in the deep block (`blocks` is "deep") or in the shallow blocks ("shallow").
 
     `seconds` is the time in all these blocks, including the encoding of the text into the cache. It is the minimum over
     the repeats, which depends least on other work on the machine. `sweep_over_pass` is the time of a sweep with
@@ -71,18 +75,21 @@ class _Measured:
 
 
 @torch.no_grad()
-def measure(pipeline: StarFlowPipeline, sizes: Sequence[int], repeats: int, seed: int) -> list[Row]:
-    """The rows of all sizes, those of the deep block first."""
+def measure(
+    pipeline: StarFlowPipeline, sizes: Sequence[int], repeats: int, seed: int, batch_size: int = 1
+) -> list[Row]:
+    """The rows of all sizes for `batch_size` clips at once, those of the deep block first."""
     flow = pipeline.flow
-    plan = pipeline.plan(harness.PROMPTS[0], generator=torch.Generator().manual_seed(seed)).sampling
+    prompts = [harness.PROMPTS[index % len(harness.PROMPTS)] for index in range(batch_size)]
+    plan = pipeline.plan(prompts, generator=torch.Generator().manual_seed(seed)).sampling
     measured = {(blocks, size): _Measured() for blocks in ("deep", "shallow") for size in sizes}
     for repeat in range(repeats):
         for size in sizes:
-            harness.show_progress(f"repeat {repeat + 1} of {repeats}, {size} tokens at once")
+            harness.show_progress(f"batch {batch_size}, repeat {repeat + 1} of {repeats}, {size} tokens at once")
             deep, shallow = measured["deep", size], measured["shallow", size]
             _sample(flow, plan, size, pipeline.config.tolerance, deep, shallow)
-            branches, num_frames = 1 + bool(plan.guidance_weight), plan.num_frames
-            deep.pass_seconds.append(_one_pass(flow, flow.num_blocks - 1, branches, deep.done, 1))
+            branches, num_frames = 1 + bool(plan.guidance_weight), batch_size * plan.num_frames
+            deep.pass_seconds.append(_one_pass(flow, flow.num_blocks - 1, branches * batch_size, deep.done, batch_size))
             shallow.pass_seconds.append(_one_pass(flow, 0, num_frames, shallow.done, num_frames))
     return [each.row(blocks, size) for (blocks, size), each in measured.items()]
 
@@ -122,26 +129,35 @@ def save(model: Path, sizes: dict[str, int]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Print the table and the fastest sizes. With `--save`, store them."""
+    """Print the tables and the fastest sizes. With `--store` and `--save`, store them."""
     parser = harness.new_parser(__doc__)
     parser.add_argument(
         "--sizes", type=harness.positive, nargs="+", default=[1, 2, 4, 8, 16, 32], help="tokens at once"
     )
+    parser.add_argument("--batch-sizes", type=harness.positive, nargs="+", default=[1], help="clips at once")
     parser.add_argument("--repeats", type=harness.positive, default=5, help="seconds are the least of these")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--store", action="store_true", help="store the fastest for this machine")
     parser.add_argument("--save", action="store_true", help="store the fastest with the model, which must be a folder")
     harness.add_model_options(parser)
     options = parser.parse_args(args)
     if options.save and not Path(options.model).is_dir():
         parser.error(f"--save writes into the model's folder: --model must be a folder, not {options.model}")
-    rows = measure(
-        harness.load(options.model, options.device, options.dtype), options.sizes, options.repeats, options.seed
-    )
-    print(HEADER, *rows, sep="\n")
-    best = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
-    print(f"fastest: {best['block_size']} in the deep block, {best['shallow_block_size']} in the shallow blocks")
+    if options.save and 1 not in options.batch_sizes:
+        parser.error("--save stores the sizes for one clip: --batch-sizes must have 1")
+    pipeline = harness.load(options.model, options.device, options.dtype)
+    best: dict[int, dict[str, int]] = {}
+    for batch_size in options.batch_sizes:
+        rows = measure(pipeline, options.sizes, options.repeats, options.seed, batch_size)
+        best[batch_size] = {"block_size": fastest(rows, "deep"), "shallow_block_size": fastest(rows, "shallow")}
+        print(f"{batch_size} at once", HEADER, *rows, sep="\n")
+        deep, shallow = best[batch_size].values()
+        print(f"fastest: {deep} in the deep block, {shallow} in the shallow blocks", flush=True)
+    if options.store:
+        store(pipeline.flow, {batch_size: sizes["block_size"] for batch_size, sizes in best.items()})
+        print(f"stored in {stored_in()}")
     if options.save:
-        save(Path(options.model), best)
+        save(Path(options.model), best[1])
 
 
 if __name__ == "__main__":

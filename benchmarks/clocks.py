@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from starflow.pipeline.pipeline import StarFlowPipeline
+from starflow.pipeline.stages import VideoPlan, denoised, restored, sampled
 from starflow.sampling.solvers import Gaussians, Progress, Solver
 
 T = TypeVar("T")
@@ -76,6 +78,25 @@ class Stopwatch:
         if self._stages:
             self.seconds[self._stages[-1]] += now - self._since
         self._since = now
+
+
+def timed_videos(
+    pipeline: StarFlowPipeline, plan: VideoPlan, frames_at_once: int, watch: Stopwatch
+) -> Iterator[Tensor]:
+    """Run the stages `deep`, `shallow`, `denoiser` and `vae`, so many latent frames at a time.
+
+    Yields videos `(B, f, 3, height, width)` in [-1, 1]. All latent frames at once are as in `pipeline(...)`, one at a
+    time is as in `pipeline.stream`.
+    """
+    last = plan.sampling.num_frames - 1
+
+    def on_frame(index: int, u: Tensor) -> None:
+        if (index + 1) % frames_at_once == 0 or index == last:
+            watch.switch("shallow")
+
+    noisy = watch.timed("deep", sampled(pipeline.flow, plan.sampling, frames_at_once, on_frame))
+    clean = denoised(pipeline.flow, pipeline.denoiser, pipeline.config.noise_std, noisy, plan.sampling.text)
+    return watch.timed("vae", pipeline.codec.stream_decode(restored(watch.timed("denoiser", clean), plan.given)))
 
 
 class PeakMemory:

@@ -22,14 +22,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import harness
-from clocks import PeakMemory, Stopwatch, TimedGaussians, TimedSolver, seconds_now
-from published import PublishedJacobi
+from clocks import PeakMemory, Stopwatch, TimedGaussians, TimedSolver, seconds_now, timed_videos
 from starflow.evaluation.machine import describe_machine
 from starflow.flow.model import StarFlow
 from starflow.media.frames import to_frames
 from starflow.media.video import write_video
 from starflow.pipeline.pipeline import StarFlowPipeline
-from starflow.pipeline.stages import VideoPlan, denoised, restored, sampled
+from starflow.pipeline.stages import VideoPlan
+from starflow.sampling.published import PublishedJacobi
 from starflow.sampling.sampler import Plan, SamplingReport, sample, solvers_named
 from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver, Solvers, sequential
 
@@ -205,7 +205,7 @@ def make_clips(
     watch = Stopwatch()
     with watch.stage("text"):
         plan = _plan(pipeline, prompts, num_frames, seed, solvers)
-    video = torch.cat(list(_videos(pipeline, plan, plan.sampling.num_frames, watch)), dim=1)
+    video = torch.cat(list(timed_videos(pipeline, plan, plan.sampling.num_frames, watch)), dim=1)
     with watch.stage("writing"), TemporaryDirectory() as folder:
         for index, clip in enumerate(to_frames(video)):
             write_video(Path(folder) / f"{index}.mp4", clip, plan.fps)
@@ -216,21 +216,8 @@ def first_frame(pipeline: StarFlowPipeline, prompts: list[str], num_frames: int,
     """Seconds from the prompts to their first decoded frames, when latent frames are streamed one by one."""
     start = seconds_now()
     plan = _plan(pipeline, prompts, num_frames, seed, solvers)
-    next(_videos(pipeline, plan, 1, Stopwatch()))
+    next(timed_videos(pipeline, plan, 1, Stopwatch()))
     return seconds_now() - start
-
-
-def _videos(pipeline: StarFlowPipeline, plan: VideoPlan, frames_at_once: int, watch: Stopwatch) -> Iterator[Tensor]:
-    """Run the stages of the pipeline: yields videos `(B, f, 3, height, width)` in [-1, 1]."""
-    last = plan.sampling.num_frames - 1
-
-    def on_frame(index: int, u: Tensor) -> None:
-        if index == last:
-            watch.switch("shallow")
-
-    noisy = watch.timed("deep", sampled(pipeline.flow, plan.sampling, frames_at_once, on_frame))
-    clean = denoised(pipeline.flow, pipeline.denoiser, pipeline.config.noise_std, noisy, plan.sampling.text)
-    return watch.timed("vae", pipeline.codec.stream_decode(restored(watch.timed("denoiser", clean), plan.given)))
 
 
 def draw(rows: Sequence[Row]) -> Figure:

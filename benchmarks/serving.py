@@ -12,7 +12,7 @@ with -o.
              it wait as long as the server says. No job may be lost, or made twice, and memory must not grow.
     batch    jobs per second with and without batches, alternately
     stream   over the WebSocket: seconds to the first chunk, between chunks, per second of video, and how often a player
-             that starts at the first chunk, or one second later, would have to stop
+             that starts at the first chunk, or half a second or a second later, would have to stop
     cancel   seconds until a video that is cancelled while it is made has left the disk, and until the next request is
              begun; the memory of all processes before the video, before it is cancelled, and once the next is made
 """
@@ -35,11 +35,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from harness import new_parser, positive, run, write_results
+from viewer import viewed
 
 PROMPT = "a red circle orbits"
 POLL_SECONDS = 1.0
 START_SECONDS = 300
-DELAYS = (0.0, 1.0)  # of a player, after the first chunk
 SERVING = " at http://"
 
 
@@ -217,29 +217,6 @@ async def arrivals(url: str, num_frames: int, seed: int) -> list[tuple[float, in
                 await socket.recv()
                 received.append((time.perf_counter() - start, message["num_frames"]))
     return received
-
-
-def viewed(chunks: Sequence[tuple[float, int]], fps: float) -> dict[str, Any]:
-    """What the viewer of a stream sees."""
-    times, frames = np.array([time for time, _ in chunks]), np.array([frames for _, frames in chunks])
-    gaps = np.diff(times)
-    row = {
-        "first_chunk_s": float(times[0]),
-        "gap_p50_s": float(np.percentile(gaps, 50)),
-        "gap_p95_s": float(np.percentile(gaps, 95)),
-        "real_time_factor": float((times[-1]) / (frames.sum() / fps)),
-    }
-    return row | {f"stops_after_{delay:g}_s": underruns(times, frames, fps, delay) for delay in DELAYS}
-
-
-def underruns(times: np.ndarray, frames: np.ndarray, fps: float, delay: float) -> int:
-    """How often a player that begins `delay` seconds after the first chunk has to wait for the next one."""
-    stops, ends = 0, times[0] + delay  # when the frames received so far have been shown
-    for time_of_chunk, num_frames in zip(times, frames, strict=True):
-        if time_of_chunk > ends:
-            stops, ends = stops + 1, time_of_chunk
-        ends += num_frames / fps
-    return stops
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

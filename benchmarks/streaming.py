@@ -1,11 +1,13 @@
-"""Seconds to the first and to the last frame of a video, streamed or whole.
+"""What the viewer of a stream sees, and where the milliseconds of a streamed frame go.
 
     python benchmarks/streaming.py -o streaming/ [--num-frames 17 81 241] [--repeats 3]
 
-Prints a table, and writes streaming.json and streaming.png. Streamed, each latent frame is decoded as soon as it is
+Prints two tables, and writes streaming.json and streaming.png. Streamed, each latent frame is decoded as soon as it is
 sampled (`pipeline.stream`). Whole, each stage processes all latent frames before the next stage starts
 (`pipeline(...)`), and the first frame is ready with the last. Seconds count from the prompt, with the model already
-loaded; they are medians over the repeats.
+loaded and warm; they are medians over the repeats. A chunk is the video of one latent frame. The real-time factor is
+the seconds of making a video over the seconds that it lasts. A player that begins at the first chunk, or half a second
+or a second later, stops when the next chunk is late.
 """
 
 import time
@@ -18,9 +20,12 @@ import torch
 from matplotlib.figure import Figure
 
 import harness
+from clocks import Stopwatch, timed_videos
 from starflow.pipeline.pipeline import StarFlowPipeline
+from viewer import DELAYS, viewed
 
 PROMPT = "a red circle orbits"
+STAGES = ("text", "deep", "shallow", "denoiser", "vae")
 
 
 def stream(pipeline: StarFlowPipeline, num_frames: int, seed: int) -> list[float]:
@@ -39,18 +44,39 @@ def whole(pipeline: StarFlowPipeline, num_frames: int, seed: int) -> float:
     return time.perf_counter() - start
 
 
+def chunks_of(arrivals: Sequence[float], temporal_factor: int) -> list[tuple[float, int]]:
+    """The seconds to each chunk and its number of frames: 1 in the first chunk, then the VAE's factor."""
+    starts = [0, *range(1, len(arrivals), temporal_factor)]
+    ends = [*starts[1:], len(arrivals)]
+    return [(arrivals[start], end - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def stages(pipeline: StarFlowPipeline, num_frames: int, seed: int) -> dict[str, float]:
+    """Milliseconds of each of `STAGES` per latent frame of a stream; `text` includes drawing the noise."""
+    watch = Stopwatch()
+    with watch.stage("text"):
+        plan = pipeline.plan(PROMPT, num_frames=num_frames, generator=torch.Generator().manual_seed(seed))
+    for _ in timed_videos(pipeline, plan, 1, watch):
+        pass
+    return {stage: 1000 * watch.seconds[stage] / plan.sampling.num_frames for stage in STAGES}
+
+
 def measure(pipeline: StarFlowPipeline, num_frames: int, repeats: int) -> dict[str, Any]:
     """One row of the table. Streamed and whole runs alternate, so that other work on the machine slows both."""
-    streamed, at_once = [], []
+    streamed, at_once, parts = [], [], []
     for seed in range(repeats):
         streamed.append(stream(pipeline, num_frames, seed))
         at_once.append(whole(pipeline, num_frames, seed))
+        parts.append(stages(pipeline, num_frames, seed))
     arrivals = np.median(streamed, axis=0)
+    chunks = chunks_of(arrivals.tolist(), pipeline.codec.temporal_factor)
     return {
         "num_frames": num_frames,
         "seconds_of_video": num_frames / pipeline.config.fps,
         "streamed": {"first_frame": arrivals[0], "total": arrivals[-1], "arrivals": arrivals.tolist()},
         "whole": {"total": float(np.median(at_once))},
+        "viewer": viewed(chunks, pipeline.config.fps),
+        "stages_ms": {stage: float(np.median([each[stage] for each in parts])) for stage in STAGES},
     }
 
 
@@ -70,8 +96,30 @@ def draw(rows: list[dict[str, Any]], fps: float) -> Figure:
     return figure
 
 
+def print_viewer(rows: list[dict[str, Any]]) -> None:
+    """The table of what the viewer sees."""
+    delays = [f"stops +{delay:g} s" for delay in DELAYS]
+    names = ("of video, s", "first, s", "gap p50, s", "p95, s", "streamed, s", "whole, s", "real-time", *delays)
+    print(f"{'frames':>8}" + "".join(f"{name:>13}" for name in names))
+    for row in rows:
+        viewer = row["viewer"]
+        seconds = (row["seconds_of_video"], viewer["first_chunk_s"], viewer["gap_p50_s"], viewer["gap_p95_s"])
+        totals = (row["streamed"]["total"], row["whole"]["total"], viewer["real_time_factor"])
+        stops = "".join(f"{viewer[f'stops_after_{delay:g}_s']:>13}" for delay in DELAYS)
+        print(f"{row['num_frames']:>8}" + "".join(f"{value:>13.3f}" for value in (*seconds, *totals)) + stops)
+
+
+def print_stages(rows: list[dict[str, Any]]) -> None:
+    """The table of milliseconds per latent frame."""
+    print("\nmilliseconds of a latent frame, streamed")
+    print(f"{'frames':>8}" + "".join(f"{stage:>10}" for stage in (*STAGES, "sum")))
+    for row in rows:
+        values = [row["stages_ms"][stage] for stage in STAGES]
+        print(f"{row['num_frames']:>8}" + "".join(f"{value:>10.1f}" for value in (*values, sum(values))))
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Print the table, write the files."""
+    """Print the tables, write the files."""
     parser = harness.new_parser(__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--model", default="toyworld")
@@ -81,17 +129,9 @@ def main(args: Sequence[str] | None = None) -> None:
     pipeline = harness.load(arguments.model)
     stream(pipeline, pipeline.config.num_frames, 0)  # the first call is slower
 
-    print(f"{'frames':>8}{'of video, s':>13}{'first frame, s':>16}{'streamed, s':>13}{'whole, s':>10}")
-    rows = []
-    for num_frames in arguments.num_frames:
-        row = measure(pipeline, num_frames, arguments.repeats)
-        rows.append(row)
-        streamed, total = row["streamed"], row["whole"]["total"]
-        print(
-            f"{num_frames:>8}{row['seconds_of_video']:>13.1f}{streamed['first_frame']:>16.2f}"
-            f"{streamed['total']:>13.2f}{total:>10.2f}",
-            flush=True,
-        )
+    rows = [measure(pipeline, num_frames, arguments.repeats) for num_frames in arguments.num_frames]
+    print_viewer(rows)
+    print_stages(rows)
     results = {"model": arguments.model, "prompt": PROMPT, "repeats": arguments.repeats, "rows": rows}
     harness.write_results(arguments.output / "streaming.json", pipeline.device, **results)
     harness.save_figure(draw(rows, pipeline.config.fps), arguments.output / "streaming.png")

@@ -43,12 +43,13 @@ class Stage:
 # In order of value. Whatever the others take, `training` gets at least 90 seconds, and `improve` what is left.
 STAGES = (
     Stage("ceilings", 20, 10),
-    Stage("checks", 80, 60),
-    Stage("video", 80, 50),
+    Stage("checks", 75, 60),
+    Stage("video", 75, 50),
     Stage("memory", 90, 85),
     Stage("samples", 60, 45),
     Stage("image", 30, 20),
-    Stage("bundled", 70, 50),
+    Stage("bundled", 60, 50),
+    Stage("graphs", 20, 15),
     Stage("training", 150, 80),
     Stage("improve", 150, 100),
 )

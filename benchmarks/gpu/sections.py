@@ -255,6 +255,11 @@ def bundled(run: "Run") -> str:
     text += table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
     for row in run.rows("first frame"):
         text += f"\nFirst frame of a stream, {row['dtype']}: {1000 * row['seconds']:.0f} ms.\n"
+    if graphs := run.rows("graphs"):
+        columns = ("batch", "tokens", "launched_ms", "graph_ms", "difference")
+        text += "\nMilliseconds of a sweep, launched one operation at a time and as a CUDA graph:\n\n"
+        header = [name.replace("_", " ") for name in columns]
+        text += table(header, [[row[name] for name in columns] for row in graphs])
     return text
 
 

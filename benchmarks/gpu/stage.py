@@ -19,7 +19,6 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--limit", type=float, default=inf, help="seconds after which the stage is ended")
     arguments = parser.parse_args()
-    sys.path.append(str(Path(__file__).parents[1]))  # for `published.py`
     device = torch.device("cpu" if arguments.tiny else "cuda")
     results = Results(arguments.json, device, arguments.limit)
     with results.attempt(arguments.name):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from block_sizes import Row, fastest, main, measure
+from starflow.sampling.windows import fastest_window
 from tiny_pipeline import tiny_pipeline
 
 
@@ -40,13 +41,24 @@ def test_the_fastest_sizes_are_stored_only_if_asked_for(model: Path, capsys: pyt
     capsys.readouterr()
     main([*options, "--save"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:5]] == [[b, w] for b in ("deep", "shallow") for w in "13"]
+    assert [line.split()[:2] for line in lines[2:6]] == [[b, w] for b in ("deep", "shallow") for w in "13"]
     stored = json.loads((model / "model_index.json").read_text())
     assert list(stored) == sorted(stored)
     assert {name for name in stored if stored[name] != before[name]} <= {"block_size", "shallow_block_size"}
     deep, shallow = stored["block_size"], stored["shallow_block_size"]
-    assert lines[5] == f"fastest: {deep} in the deep block, {shallow} in the shallow blocks"
+    assert lines[6] == f"fastest: {deep} in the deep block, {shallow} in the shallow blocks"
     assert {deep, shallow} <= {1, 3}
+
+
+def test_the_fastest_sizes_of_batches_are_stored_for_this_machine(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
+    options = ["--sizes", "1", "3", "--repeats", "1", "--device", "cpu", "--model", str(model)]
+    main([*options, "--batch-sizes", "1", "2", "--store"])
+    printed = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("fastest")]
+    flow = tiny_pipeline().flow
+    assert [fastest_window(flow, size) for size in (1, 2)] == [int(deep) for deep in printed]
 
 
 def test_sizes_are_stored_only_in_a_folder(capsys: pytest.CaptureFixture[str]):

@@ -137,7 +137,7 @@ def test_a_page_with_results_of_a_gpu():
     run = report.Run(results, predicted)
     page = report.page(run)
     assert "Measured on NVIDIA X1 (80 GiB), 8 cores" in page
-    assert "| video | 50 | 80 | 9 | failed with exit status 1 |" in page
+    assert "| video | 50 | 75 | 9 | failed with exit status 1 |" in page
     assert "* video: sampling: OutOfMemoryError: no memory" in page
     assert "* failed: `test_this`: why" in page
     assert "| 128 | 10.4 (5.22)" in page

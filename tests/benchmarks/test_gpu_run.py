@@ -13,6 +13,7 @@ import torch
 import report
 from measure import Results, StageMeter, median_ms
 from run import BUDGET, STAGES, Run, Stage
+from stages import graphs
 
 ROOT = Path(__file__).parents[2]
 WRITE = 'import sys, time; from pathlib import Path; Path(sys.argv[-1]).write_text(\'{"rows": [1], "failed": []}\'); '
@@ -111,6 +112,15 @@ def test_a_stage_that_waits_for_another_is_not_charged_for_it():
     assert meter.peaks == {"inner": 0, "outer": 0}
 
 
+def test_a_sweep_of_fixed_shapes_computes_what_a_sweep_does(tmp_path: Path):
+    results = Results(tmp_path / "graphs.json", torch.device("cpu"))
+    graphs.measure(results, tiny=True)
+    assert not results.failed
+    (row,) = results.rows
+    assert row["difference"] < 1e-4
+    assert min(row["launched_ms"], row["graph_ms"]) > 0
+
+
 @pytest.mark.slow
 def test_all_of_it_with_tiny_models(tmp_path: Path):
     environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": ""}
@@ -121,7 +131,7 @@ def test_all_of_it_with_tiny_models(tmp_path: Path):
     tables = {row["table"] for stage in results["stages"].values() for row in stage["rows"]}
     assert tables == {
         *("machine", "ceilings", "tests", "works", "stages", "sampled", "one by one", "memory", "images", "clips"),
-        *("first frame", "training", "bundled training", "pace of the improvement", "improvement"),
+        *("first frame", "graphs", "training", "bundled training", "pace of the improvement", "improvement"),
     }
     assert [stage["failed"] for stage in results["stages"].values()] == [[]] * len(STAGES)
     outcomes = [row["outcome"] for row in results["stages"]["checks"]["rows"]]

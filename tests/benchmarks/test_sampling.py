@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from math import isinf
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_residual_is_measured_on_the_result():
     plan.solvers = samplers(pipeline)["published-32"]
     accuracy = check(pipeline.flow, plan)
     assert plan.guidance_weight
-    assert accuracy.deep.max_residual == 0
+    assert isinf(accuracy.deep.max_residual)
     assert 1e-4 < accuracy.max_residual < 1
     plan.guidance_weight = 0.0
     accuracy = check(pipeline.flow, plan)

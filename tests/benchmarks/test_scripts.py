@@ -8,8 +8,11 @@ import pytest
 
 import binding
 import checker
+import context
+import half_precision
 import lookahead
 import lora_memory
+import passes
 import sensitivity
 import session
 import streaming
@@ -41,11 +44,16 @@ def test_sensitivity_is_measured_in_each_latent_frame(model: Path, tmp_path: Pat
     assert len(guided["largest_difference"]) == 3
 
 
-def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Path):
+def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     streaming.main(["--model", str(model), "--num-frames", "9", "13", "--repeats", "1", "-o", str(tmp_path)])
     rows = json.loads((tmp_path / "streaming.json").read_text())["rows"]
     assert [row["num_frames"] for row in rows] == [9, 13]
     assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
+    assert all(min(row["stages_ms"].values()) > 0 for row in rows)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
+        *("frames", "9", "13"),
+        *("milliseconds", "frames", "9", "13"),
+    ]
     assert (tmp_path / "streaming.png").exists()
 
 
@@ -90,6 +98,35 @@ def test_what_a_player_sees_is_measured(tmp_path: Path):
     assert found["num_controls"] > 0
     assert 0 < found["latency_ms"]["median"] <= found["latency_ms"]["95 %"]
     assert found["first_frame_seconds"] > 0
+
+
+def test_a_pass_takes_as_many_operations_for_a_batch_as_for_one_clip(model: Path, capsys: pytest.CaptureFixture[str]):
+    options = ["--batch-sizes", "1", "2", "--tokens", "4", "--repeats", "1"]
+    passes.main(["--model", str(model), *options])
+    _, one, even, ragged = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert [line[2] for line in (one, even, ragged)] == ["even", "even", "ragged"]
+    assert abs(int(one[4]) - int(even[4])) <= 4 < int(ragged[4]) - int(even[4])
+
+
+def test_schedules_with_and_without_bfloat16_settle_a_clip(model: Path, capsys: pytest.CaptureFixture[str]):
+    half_precision.main(["--model", str(model), "--clips", "1", "--windows", "4"])
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("residuals of clips sampled in bfloat16")
+    (plain, *mixed) = (row.split() for row in rows)
+    assert plain[:4] == ["4", "0", "+", "1"]
+    assert float(plain[4]) == 0 < float(plain[5]) <= 12
+    assert all(float(row[4]) > 0 for row in mixed)
+
+
+def test_each_context_has_its_cost_and_its_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_pipeline(num_frames=17, height=64, width=64).save_pretrained(tmp_path / "model")
+    options = ["--clips", "1", "--seconds", "3", "--repeats", "1", "--contexts", "4", "1"]
+    context.main(["--model", str(tmp_path / "model"), *options, "--json", str(tmp_path / "context.json")])
+    four, one = json.loads((tmp_path / "context.json").read_text())["rows"]
+    assert (four["context"], one["context"]) == (4, 1)
+    assert four["sweeps"] != one["sweeps"]
+    assert len(four["drift"]["alone"]) == len(one["drift"]["alone"]) == 3
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_a_larger_tolerance_takes_fewer_evaluations(model: Path, tmp_path: Path):

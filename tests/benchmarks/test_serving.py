@@ -1,22 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import serving
-
-
-@pytest.mark.parametrize(
-    ("times", "delay", "stops"),
-    [
-        ([1, 2, 3, 4], 0, 0),  # a chunk of a second comes each second
-        ([1, 3, 5, 7], 0, 3),
-        ([1, 3, 5, 7], 1, 2),
-        ([1, 3, 5, 7], 3, 0),
-    ],
-)
-def test_a_player_stops_when_the_next_chunk_is_late(times: list[float], delay: float, stops: int):
-    assert serving.underruns(np.array(times, float), np.full(4, 8), 8.0, delay) == stops
 
 
 @pytest.mark.slow

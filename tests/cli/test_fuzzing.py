@@ -39,7 +39,7 @@ OPTIONS = {
     "--name": words,
     "--num-frames": values,
     "--samples": st.one_of(st.integers(-1, 2).map(str), words),
-    "--sampler": st.sampled_from(["sliding", "block-jacobi", "sequential", "euler"]),
+    "--sampler": st.sampled_from(["sliding", "block-jacobi", "sequential", "published", "euler"]),
     "--seconds": st.one_of(st.floats(-1, 3).map(str), words),
     "--seed": values,
     "--size": st.one_of(st.sampled_from(["32x32", "16x48", "30x30", "0x0", "99999x99999"]), words),

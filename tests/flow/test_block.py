@@ -174,3 +174,14 @@ def test_windows_of_a_batch_equal_evaluation_of_each_sample_alone(windows: list[
     torch.testing.assert_close(got, tuple(map(torch.cat, zip(*want, strict=True))), atol=1e-12, rtol=0)
     again = gaussians.evaluate_windows(changed, windows)
     torch.testing.assert_close(again, got, atol=1e-12, rtol=0)
+
+
+def test_windows_of_a_batch_work_with_an_8_bit_cache():
+    flow, v, text = tiny_flow(), randn(2, NUM_TOKENS, CHANNELS), random_text(2)
+    windows = [range(2, 6), range(5, 8)]
+    means = []
+    for flow.cache_dtype in (None, torch.float8_e4m3fn):
+        gaussians = deep_gaussians(flow, text=text)
+        gaussians.evaluate(v, 0, NUM_TOKENS)
+        means.append(gaussians.evaluate_windows(v, windows)[0])
+    assert 0 < (means[1] - means[0]).norm() < 0.2 * means[0].norm()

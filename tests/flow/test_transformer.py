@@ -69,14 +69,16 @@ def test_attention_with_a_prefix_makes_no_dense_mask():
 
 
 def cache_of(capacity: int = 8, num_layers: int = 2) -> KeyValueCache:
-    return KeyValueCache(num_layers, (1, 2, capacity, 4), torch.float64, torch.device("cpu"))
+    return KeyValueCache(num_layers, (1, capacity, 2, 4), torch.float64, torch.device("cpu"))
 
 
 def append_to_all_layers(cache: KeyValueCache, num_tokens: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     views = []
-    for layer in range(len(cache.buffer)):
+    for layer, (new_keys, new_values, keys, values) in enumerate(cache.extend(num_tokens)):
         new = randn(2, 1, 2, num_tokens, 4, seed=seed + layer)
-        views.append(cache.append(layer, new[0], new[1]))
+        new_keys.copy_(new[0])
+        new_values.copy_(new[1])
+        views.append((keys, values))
     cache.advance(num_tokens)
     return views
 
@@ -105,11 +107,11 @@ def test_append_and_rewind_copy_nothing():
 def test_appending_beyond_the_capacity_of_a_cache_is_refused():
     cache = cache_of(capacity=4)
     append_to_all_layers(cache, 3, seed=1)
-    before = cache.buffer[:, :, :, :, :3].clone()
+    before = cache.buffer[:, :, :, :3].clone()
     with pytest.raises(ValueError, match="has room for 4 tokens, not 5"):
         append_to_all_layers(cache, 2, seed=2)
     assert cache.length == 3
-    assert torch.equal(cache.buffer[:, :, :, :, :3], before)
+    assert torch.equal(cache.buffer[:, :, :, :3], before)
     append_to_all_layers(cache, 1, seed=2)
 
 
@@ -128,7 +130,7 @@ def test_cached_pieces_equal_the_whole_pass(pieces: list[int]):
     h = randn(2, 12, 2 * HEAD_DIM)
     rotation = rotations(grid_positions(2, 2, 3, 4).flatten(0, 2), HEAD_DIM, torch.float64, torch.device("cpu"))
     whole = transformer(h, rotation, CausalAttend())
-    cache = KeyValueCache(2, (2, 2, 12, HEAD_DIM), torch.float64, torch.device("cpu"))
+    cache = KeyValueCache(2, (2, 12, 2, HEAD_DIM), torch.float64, torch.device("cpu"))
     outputs = []
     for size in pieces:
         now = slice(cache.length, cache.length + size)
@@ -142,14 +144,14 @@ def test_cached_keys_are_already_rotated():
     attention = randomize(Attention(HEAD_DIM, HEAD_DIM))
     h = randn(1, 3, HEAD_DIM)
     rotation = rotations(grid_positions(1, 1, 3, 4).flatten(0, 2), HEAD_DIM, torch.float64, torch.device("cpu"))
-    cache = KeyValueCache(1, (1, 1, 3, HEAD_DIM), torch.float64, torch.device("cpu"))
+    cache = KeyValueCache(1, (1, 3, 1, HEAD_DIM), torch.float64, torch.device("cpu"))
     CausalAttend(cache)(*attention.queries_keys_values(h, rotation), 0)
     _, keys, values = attention.qkv(attention.norm(h)).chunk(3, dim=-1)
     cos, sin = rotation.real, rotation.imag
     a, b = keys[0, :, 0::2], keys[0, :, 1::2]
-    torch.testing.assert_close(cache.buffer[0, 0, 0, 0, :, 0::2], a * cos - b * sin)
-    torch.testing.assert_close(cache.buffer[0, 0, 0, 0, :, 1::2], b * cos + a * sin)
-    torch.testing.assert_close(cache.buffer[0, 1, 0, 0], values[0])
+    torch.testing.assert_close(cache.buffer[0, 0, 0, :, 0, 0::2], a * cos - b * sin)
+    torch.testing.assert_close(cache.buffer[0, 0, 0, :, 0, 1::2], b * cos + a * sin)
+    torch.testing.assert_close(cache.buffer[0, 1, 0, :, 0], values[0])
 
 
 def test_final_norm_is_an_rms_norm_with_a_unit_offset_in_float32():

@@ -32,7 +32,7 @@ def test_every_default_is_a_setting_of_the_pipeline():
         ({"num_frames": 9.5}, "num_frames must be a whole number, not 9.5"),
         ({"height": "64"}, "height must be a whole number, not '64'"),
         ({"fps": "8"}, "fps must be a number, not '8'"),
-        ({"sampler": "slide"}, "unknown sampler 'slide': choose sliding, block-jacobi, sequential"),
+        ({"sampler": "slide"}, "unknown sampler 'slide': choose sliding, block-jacobi, sequential, published"),
     ],
 )
 def test_invalid_values_are_refused(asked: dict, message: str):

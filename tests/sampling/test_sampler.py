@@ -7,6 +7,7 @@ from torch import Tensor
 from invertible_maps import CHANNELS, randn, random_text, tiny_flow
 from plans import plan, sample
 from starflow.errors import StarflowError, UsageError
+from starflow.sampling.published import PublishedJacobi
 from starflow.sampling.sampler import RollingWindow, deep_frames, invert_shallow, solvers_named
 from starflow.sampling.sampler import sample as pieces
 from starflow.sampling.sliding import SlidingWindow
@@ -194,9 +195,10 @@ def test_solvers_are_built_by_name():
     assert solvers_named("sequential", tolerance=1e-2, **sizes) == (sequential, sequential)
     assert solvers_named("block-jacobi", tolerance=1.0, **sizes) == (BlockJacobi(8, 0.9), BlockJacobi(2, 0.01))
     assert solvers_named("sliding", tolerance=1.0, **sizes) == (SlidingWindow(8, 0.9), SlidingWindow(2, 0.01))
+    assert solvers_named("published", tolerance=1e-2, **sizes) == (PublishedJacobi(32, 128), PublishedJacobi(32, 128))
     capped = solvers_named("sliding", tolerance=0.1, block_size=8, shallow_block_size=1, max_sweeps=3)
     assert capped == (SlidingWindow(8, 0.1, 3), sequential)
-    with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi, sequential"):
+    with pytest.raises(UsageError, match="'gauss-seidel': choose sliding, block-jacobi, sequential, published"):
         solvers_named("gauss-seidel", tolerance=1e-2, **sizes)
 
 

@@ -17,7 +17,10 @@ from starflow.train.vae_data import VAEData
 from tiny_pipeline import tiny_vae
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TOYWORLD = ["toyworld/vae.yaml", "toyworld/vae-decoder.yaml", "toyworld/vae-outline.yaml"]
+TOYWORLD = [
+    *("toyworld/vae.yaml", "toyworld/vae-decoder.yaml", "toyworld/vae-outline.yaml"),
+    "toyworld-64/vae.yaml",
+]
 
 
 @pytest.mark.parametrize("name", [*TOYWORLD, "clips/vae.yaml"])
@@ -49,6 +52,14 @@ def test_toyworld_flow_recipes_load_and_have_clips_for_each_task(name: str):
     assert isinstance(source, Toyworld)
     assert source.edited > 0 and source.long > 0
     assert config.init or (config.vae and config.pipeline.num_frames == 17)
+    assert config.loop.decay_steps < config.loop.num_steps
+
+
+def test_the_latents_of_toyworld_64_have_64_tokens_a_frame():
+    codec = VideoCodec(build_vae(load_config(VAETrainConfig, RECIPES / "toyworld-64/vae.yaml").model))
+    config = load_config(FlowTrainConfig, RECIPES / "toyworld-64/flow.yaml")
+    size = (config.pipeline.num_frames, config.pipeline.height, config.pipeline.width)
+    assert codec.latent_shape(1, *size) == (1, 5, 8, 8, 8)
     assert config.loop.decay_steps < config.loop.num_steps
 
 

@@ -5,7 +5,6 @@ from statistics import median
 import torch
 
 from measure import Results, seconds
-from published import PublishedJacobi
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import denoised, restored, sampled
 from starflow.sampling.sampler import SamplingReport, solvers_named
@@ -68,8 +67,6 @@ def _make(pipeline: StarFlowPipeline, prompts: list[str], sampler: str) -> Sampl
 
 
 def _solvers(sampler: str, default: Solvers, tolerance: float) -> Solvers:
-    if sampler == "published":
-        return Solvers(PublishedJacobi(32, 128), PublishedJacobi(32, 128))
     name, _, sizes = sampler.partition(" ")
     if not sizes and name == "sliding":
         return default

@@ -4,6 +4,7 @@ Legend: `n` clips, `F` video frames.
 """
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def sampling_results(report: SamplingReport) -> dict[str, Any]:
     both = report.deep + report.shallow
     return {
         "converged": both.converged,
-        "max_residual": both.max_residual,
+        "max_residual": both.max_residual if isfinite(both.max_residual) else None,
         "evaluations_per_token": both.evaluations / both.tokens,
     }
 

@@ -2,7 +2,7 @@
 
 The keys of `evaluation.json`. A *summary* is `{mean, std, standard_error, n}`, over clips unless it says otherwise. A
 *proportion* is `{value, correct, n, interval}` with Wilson's 95% interval. Values that were not measured are null.
-*Sampling* is `{converged, max_residual, evaluations_per_token}`.
+*Sampling* is `{converged, max_residual, evaluations_per_token}`; `max_residual` is null if it was not measured.
 
     model
       name, date, parameters {vae, text_encoder, flow, denoiser, total}

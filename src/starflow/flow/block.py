@@ -142,8 +142,8 @@ class ConditionalGaussians:
         layers, weight = block.transformer.layers, block.proj_in.weight
         shape = (
             self.branches * batch_size,
-            block.transformer.num_heads,
             rotation.shape[0],
+            block.transformer.num_heads,
             block.transformer.head_dim,
         )
         self.cache = KeyValueCache(len(layers), shape, cache_dtype or weight.dtype, weight.device)
@@ -216,9 +216,10 @@ class ConditionalGaussians:
         if self.action_inputs is not None:
             h = h + self.action_inputs[rows_of_branches, tokens.repeat(self.branches)]
         places = (self.num_text_tokens + tokens).repeat(self.branches)
-        attend = RaggedAttend(self.cache, rows_of_branches, places, offsets.repeat(self.branches), h.dtype)
+        self.cache.length = self.num_text_tokens + max(window.stop for window in windows)
+        width = max(len(window) for window in windows)
+        attend = RaggedAttend(self.cache, rows_of_branches, places, offsets.repeat(self.branches), width, h)
         h = self.block.transformer(h, self.rotation[places], attend)
-        self.cache.length = attend.end
         mu, sigma = self._guided(h.unflatten(1, (self.branches, len(tokens)))[0], self.guidance_weight)
         return mu[0], sigma[0]
 

@@ -23,10 +23,10 @@ class KeyValueCache:
     """
 
     def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
-        """`shape` is `(B, h, capacity, d)`."""
+        """`shape` is `(B, capacity, h, d)`."""
         # zeros, because masked entries must be finite
         self.buffer = torch.zeros(num_layers, 2, *shape, dtype=dtype, device=device)
-        self.capacity = shape[2]
+        self.capacity = shape[1]
         self.length = 0
 
     def rewind(self, length: int) -> None:
@@ -35,19 +35,19 @@ class KeyValueCache:
             raise ValueError(f"cannot rewind a cache of {self.length} tokens to {length}")
         self.length = length
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values `(B, h, n, d)` after the first `length` tokens; return views `(B, h, m, d)` of all.
+    def extend(self, num_tokens: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Views of each layer: keys and values of the next tokens `(B, h, n, d)`, to fill, and of all `(B, h, m, d)`.
 
         `length` changes once per pass, in `advance`, because every layer writes at the same place.
         Raises ValueError if the capacity is exceeded.
         """
-        end = self.length + keys.shape[2]
+        end = self.length + num_tokens
         if end > self.capacity:
             raise ValueError(f"the cache has room for {self.capacity} tokens, not {end}")
-        slot = self.buffer[layer]
-        slot[0, :, :, self.length : end] = keys
-        slot[1, :, :, self.length : end] = values
-        return slot[0, :, :, :end], slot[1, :, :, :end]
+        heads_first = self.buffer.transpose(3, 4)
+        views = (heads_first[..., self.length : end, :], heads_first[..., :end, :])
+        new_keys, new_values, keys, values = (each.unbind() for view in views for each in view.unbind(1))
+        return list(zip(new_keys, new_values, keys, values, strict=True))
 
     def advance(self, num_tokens: int) -> None:
         """Count the tokens that all layers have appended."""
@@ -60,9 +60,12 @@ class Attend(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor: ...
 
 
-def causal_mask(n: int, m: int, device: torch.device) -> Tensor:
-    """`(n, m)`: whether each query attends to each key. The queries are the last `n` of `m` tokens."""
-    return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
+def causal_mask(n: int, m: int, like: Tensor) -> Tensor:
+    """`(n, m)`: 0 where a query attends to a key, else -inf. The queries are the last `n` of `m` tokens.
+
+    It has the dtype and the device of `like`.
+    """
+    return like.new_full((n, m), -torch.inf).triu(m - n + 1)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -80,7 +83,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
     if q.is_cuda:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=causal_lower_right(n, m))
     if n <= QUERY_CHUNK:
-        mask = causal_mask(n, m, q.device) if mask is None else mask
+        mask = causal_mask(n, m, q) if mask is None else mask
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     chunks = []
     for start in range(0, n, QUERY_CHUNK):
@@ -95,16 +98,24 @@ class CausalAttend:
 
     def __init__(self, cache: KeyValueCache | None = None):
         self.cache = cache
+        self.slots: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each layer, see `KeyValueCache.extend`
         self.mask: Tensor | None = None  # for few queries with a prefix; the same in all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         if self.cache is not None:
-            k, v = self.cache.append(layer, k, v)
-            k, v = k.to(q.dtype), v.to(q.dtype)
-            n, m = q.shape[2], k.shape[2]
-            if self.mask is None and 1 < n <= QUERY_CHUNK and n < m and not q.is_cuda:
-                self.mask = causal_mask(n, m, q.device)
+            if not self.slots:
+                self._prepare(self.cache, q)
+            new_keys, new_values, keys, values = self.slots[layer]
+            new_keys.copy_(k)
+            new_values.copy_(v)
+            k, v = keys.to(q.dtype), values.to(q.dtype)
         return causal_attention(q, k, v, self.mask)
+
+    def _prepare(self, cache: KeyValueCache, q: Tensor) -> None:
+        n, m = q.shape[2], cache.length + q.shape[2]
+        self.slots = cache.extend(n)
+        if 1 < n <= QUERY_CHUNK and n < m and not q.is_cuda:
+            self.mask = causal_mask(n, m, q)
 
 
 class RaggedAttend:
@@ -113,29 +124,28 @@ class RaggedAttend:
     Each sequence has a row of the `KeyValueCache`. A token is written to its row, and attends to the row up to itself.
     """
 
-    def __init__(self, cache: KeyValueCache, rows: Tensor, places: Tensor, offsets: Tensor, dtype: torch.dtype):
+    def __init__(self, cache: KeyValueCache, rows: Tensor, places: Tensor, offsets: Tensor, width: int, like: Tensor):
         """`rows` of the cache, `places` in the row and `offsets` in the window of each token; all are `(n,)`.
 
-        `dtype` is that of the queries.
+        The longest window has `width` tokens and ends where `cache.length` says. `like` has the dtype of the queries.
         """
-        self.cache, self.rows, self.places, self.offsets = cache, rows, places, offsets
-        self.width, self.end = int(offsets.max()) + 1, int(places.max()) + 1
-        places_of_queries = places.new_zeros(cache.buffer.shape[2], self.width)
-        places_of_queries[rows, offsets] = places
-        future = torch.arange(self.end, device=places.device) > places_of_queries[:, None, :, None]
-        self.mask = torch.zeros(future.shape, dtype=dtype, device=places.device).masked_fill(future, -torch.inf)
+        num_rows = cache.buffer.shape[2]
+        self.cache, self.windows = cache, (num_rows, width)
+        self.in_cache, self.in_windows = rows * cache.capacity + places, rows * width + offsets
+        places_of_queries = places.new_zeros(num_rows * width).index_copy_(0, self.in_windows, places)
+        future = torch.arange(cache.length, device=like.device) > places_of_queries.view(num_rows, 1, width, 1)
+        self.mask = like.new_zeros(future.shape).masked_fill_(future, -torch.inf)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Tensors are `(1, h, n, d)`."""
-        keys, values = self.cache.buffer[layer]
-        keys[self.rows, :, self.places] = k[0].transpose(0, 1).to(keys.dtype)
-        values[self.rows, :, self.places] = v[0].transpose(0, 1).to(values.dtype)
-        _, num_heads, _, head_dim = q.shape
-        queries = q.new_zeros(len(keys), self.width, num_heads, head_dim)
-        queries[self.rows, self.offsets] = q[0].transpose(0, 1)
-        keys, values = keys[:, :, : self.end].to(q.dtype), values[:, :, : self.end].to(q.dtype)
-        out = F.scaled_dot_product_attention(queries.transpose(1, 2), keys, values, attn_mask=self.mask)
-        return out[self.rows, :, self.offsets].transpose(0, 1)[None]
+        for places, new in zip(self.cache.buffer[layer].flatten(1, 2), (k, v), strict=True):
+            places[self.in_cache] = new[0].transpose(0, 1).to(places.dtype)  # index_copy_ knows no 8-bit numbers
+        queries = q.new_zeros(self.windows[0] * self.windows[1], q.shape[1], q.shape[3])
+        queries[self.in_windows] = q[0].transpose(0, 1)
+        queries = queries.unflatten(0, self.windows).transpose(1, 2)
+        keys, values = self.cache.buffer[layer, :, :, : self.cache.length].transpose(2, 3).to(q.dtype)
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=self.mask)
+        return out.transpose(1, 2).flatten(0, 1)[self.in_windows].transpose(0, 1)[None]
 
 
 class FinalNorm(nn.Module):
@@ -164,9 +174,9 @@ class Attention(nn.Module):
 
     def queries_keys_values(self, h: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`q`, `k` (both rotated) and `v`, each `(B, h, n, d)`, of tokens `(B, n, C)`."""
-        qkv = self.qkv(self.norm(h)).unflatten(-1, (3, -1, self.head_dim))
-        q, k = rotate(qkv[:, :, :2], rotation[:, None, None]).transpose(1, 3).unbind(2)
-        return q, k, qkv[:, :, 2].transpose(1, 2)
+        qkv = self.qkv(self.norm(h)).unflatten(-1, (3, -1, self.head_dim)).transpose(1, 3)
+        q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
+        return q, k, qkv[:, :, 2]
 
     def merge(self, attended: Tensor) -> Tensor:
         """Attended values `(B, h, n, d)` → `(B, n, C)`."""

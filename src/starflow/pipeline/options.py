@@ -91,7 +91,8 @@ class Options:
     num_videos_per_prompt: int | None = option("Videos of each prompt.", minimum=1, default="1")
     sampler: str | None = option(
         "How the flow is inverted: sliding, a window of tokens at once, within the tolerance (fastest); block-jacobi, "
-        "blocks of tokens at once, within the tolerance; sequential, token by token, exact.",
+        "blocks of tokens at once, within the tolerance; sequential, token by token, exact; published, "
+        "the released rule, which measures no residual and certifies nothing, for comparison.",
         choices=SAMPLERS,
     )
     tolerance: float | None = option(

@@ -47,6 +47,7 @@ from starflow.pipeline.session import Session
 from starflow.pipeline.stages import VideoPlan, VideoStream, denoised, restored, sampled
 from starflow.sampling.sampler import FrameCallback, Plan, RollingWindow, SamplingReport, solvers_named
 from starflow.sampling.solvers import Solvers, require_finite
+from starflow.sampling.windows import fastest_window
 from starflow.weights.components import load_components
 from starflow.weights.finite import require_finite_weights
 from starflow.weights.hub import HUB_OPTIONS, only_local_if_unreachable
@@ -270,16 +271,16 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
             actions=encode_actions(self.flow, self.codec, asked.actions, len(prompts), num_frames, num_hidden),
             prefix=prefix,
             rolling_window=rolling_window,
-            solvers=self.solvers(asked),
+            solvers=self.solvers(asked, len(prompts)),
         )
         return VideoPlan(sampling, given, num_frames, asked.fps)
 
-    def solvers(self, asked: Any) -> Solvers:
-        """The solvers that options with defaults ask for."""
+    def solvers(self, asked: Any, batch_size: int = 1) -> Solvers:
+        """The solvers that options with defaults ask for, with the window that is fastest for so many videos."""
         return solvers_named(
             asked.sampler,
             tolerance=asked.tolerance,
-            block_size=self.config.block_size,
+            block_size=fastest_window(self.flow, batch_size) or self.config.block_size,
             shallow_block_size=self.config.shallow_block_size,
             max_sweeps=asked.max_sweeps,
             on_unconverged=asked.on_unconverged or "warn",

@@ -8,6 +8,7 @@ Legend: `B` batch, `T` latent frames, `K` given latent frames, `t` some latent f
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from math import isinf
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from starflow.errors import UsageError
 from starflow.flow.block import ConditionalGaussians
 from starflow.flow.model import StarFlow
 from starflow.sampling.names import SAMPLERS
+from starflow.sampling.published import PublishedJacobi
 from starflow.sampling.sliding import SlidingWindow
 from starflow.sampling.solvers import BlockJacobi, Solution, Solver, Solvers, require_finite, sequential, solve
 
@@ -50,10 +52,12 @@ class SamplingReport:
     def __str__(self) -> str:
         both = self.deep + self.shallow
         state = "converged" if both.converged else "NOT converged"
+        certificate = f"largest residual {both.max_residual:.1e}, {state}"
+        if isinf(both.max_residual):
+            certificate = "no residual was measured: the result is not certified"
         return (
             f"{both.sweeps} sweeps ({self.deep.sweeps} deep), "
-            f"{both.evaluations / max(both.tokens, 1):.1f} evaluations per token, "
-            f"largest residual {both.max_residual:.1e}, {state}"
+            f"{both.evaluations / max(both.tokens, 1):.1f} evaluations per token, {certificate}"
         )
 
 
@@ -120,11 +124,12 @@ def solvers_named(
     max_sweeps: int | None = None,
     on_unconverged: str = "warn",
 ) -> Solvers:
-    """The solvers called `sliding`, `block-jacobi` or `sequential`. Raises UsageError for another name.
+    """The solvers of one of the names in `SAMPLERS`. Raises UsageError for another name.
 
     A solver updates `block_size` tokens of the deep block at once, and `shallow_block_size` of a shallow block; 1 is
     token by token. `benchmarks/block_sizes.py` finds the sizes that are fastest for a model and a machine. The
-    tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are for `SlidingWindow`.
+    tolerance is that of the whole flow. `max_sweeps` and `on_unconverged` are for `SlidingWindow`. `published` has the
+    block sizes and the threshold of the released code.
     """
     shallow_is_exact = shallow_block_size == 1 or name == "sequential"
     deep_tolerance = tolerance if shallow_is_exact else DEEP_SHARE * tolerance
@@ -139,6 +144,8 @@ def solvers_named(
         )
     if name == "sequential":
         return Solvers(sequential, sequential)
+    if name == "published":
+        return Solvers(PublishedJacobi(), PublishedJacobi())
     raise UsageError(f"unknown sampler {name!r}: choose {', '.join(SAMPLERS)}")
 
 

@@ -28,7 +28,7 @@ class Gaussians(Protocol):
 class Solution:
     """What a solver did: passes through the block, evaluations of tokens, settled tokens, and the largest residual.
 
-    Tokens are counted over the whole batch.
+    Tokens are counted over the whole batch. The residual is infinite if it was not measured.
     """
 
     sweeps: int = 0
