@@ -9,8 +9,8 @@ starflow=${STARFLOW:-starflow}
 
 "${PYTHON:-python}" "$here/film.py" "$out/film"
 "$starflow" data check "$out/film/train" --config "$here/flow.yaml" || true
-"$starflow" train vae "$here/vae.yaml" "$@"
-"$starflow" train flow "$here/flow.yaml" "$@"
+"$starflow" train vae "$here/vae.yaml" --resume "$@"
+"$starflow" train flow "$here/flow.yaml" --resume "$@"
 "$starflow" evaluate "$out/flow/final" --data "$out/film/test" -o "$out/evaluation"
 cat "$out"/film/test/*.txt >"$out/prompts.txt"
 "$starflow" generate --prompts "$out/prompts.txt" --model "$out/flow/final" -o "$out/samples" \

@@ -274,9 +274,9 @@ def test_micro_steps_train_on_consecutive_clips(tmp_path: Path, monkeypatch: pyt
     seen, encoded = [], []
 
     class Clips:
-        def excerpts(self, start: int, count: int, num_frames: int) -> torch.Tensor:
+        def marked_excerpts(self, start: int, count: int, num_frames: int) -> tuple[torch.Tensor, None]:
             seen.append((start, count, num_frames))
-            return torch.zeros(count, num_frames, 3, 32, 32)
+            return torch.zeros(count, num_frames, 3, 32, 32), None
 
     def spy(vae: AutoencoderKLWan, video: torch.Tensor, excerpt_frames: int | None = None) -> torch.Tensor:
         encoded.append(excerpt_frames)
