@@ -116,6 +116,7 @@ def serve_in_process(settings: ServeSettings, ports: Connection) -> None:
 @contextmanager
 def separate_server(settings: ServeSettings) -> Iterator[tuple[Client, int]]:
     """A client of a server in a process of its own, and the process's id. It is killed in the end."""
+    start_to_fork()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=serve_in_process, args=(settings, sender))
     process.start()
