@@ -32,6 +32,12 @@ def test_named_choices_have_their_names_and_keys():
     assert actions_of(NAMED) == [[0, 0], [2, 0], [1, 1]]
 
 
+def test_choices_without_a_name_are_not_offered():
+    space = ActionSpace(sizes=(3, 3), names=(("", "left", "right"), ("", "", "")))
+    assert neutral_action(space) == [0, 0]
+    assert actions_of(space) == [[1, 0], [2, 0]]
+
+
 def test_pairs_are_directions_and_single_choices_are_buttons():
     left, right, shoot = controls_of(NAMED)
     assert [(each.axis, each.direction, each.button) for each in (left, right)] == [(0, -1, None), (0, 1, None)]

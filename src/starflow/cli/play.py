@@ -12,7 +12,7 @@ from starflow.cli.starts import check_start, load_starts, start_options
 
 
 @click.command()
-@click.argument("model", default="toyworld")
+@click.argument("model", default="freedoom")
 @click.option("--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="0 is any free port.")
 @click.option("--no-open", is_flag=True, help="Do not open the browser.")
 @click.option("--seed", type=SEED, help="Seed of the noise of each tab's first game. [default: random]")
@@ -30,7 +30,9 @@ def play(
     device: str | None,
     dtype: str,
 ) -> None:
-    """Play MODEL in the browser, with keyboard, touch screen or gamepad. Only this machine can reach the page.
+    """Play MODEL in the browser, with keyboard, touch screen or gamepad: by default the bundled game `freedoom`.
+
+    Only this machine can reach the page.
 
     \b
     starflow play

@@ -77,11 +77,16 @@ def _neutral_choice(space: ActionSpace, component: int) -> int:
 
 
 def _values(space: ActionSpace, component: int) -> list[tuple[int, float]]:
-    """The index in `names` and the value of each choice that is not doing nothing."""
+    """The index in `names` and the value of each choice that is offered: not that of doing nothing, and named if any is."""
     if not space.is_discrete:
         return list(enumerate(space.ranges[component]))
     neutral = _neutral_choice(space, component)
-    return [(choice, choice) for choice in range(space.sizes[component]) if choice != neutral]
+    names = space.names[component] if space.names else ()
+    return [
+        (choice, choice)
+        for choice in range(space.sizes[component])
+        if choice != neutral and (not names or names[choice])
+    ]
 
 
 def _entry(table: tuple[Any, ...], index: int, default: Any) -> Any:
