@@ -77,7 +77,7 @@ def _neutral_choice(space: ActionSpace, component: int) -> int:
 
 
 def _values(space: ActionSpace, component: int) -> list[tuple[int, float]]:
-    """The index in `names` and the value of each choice that is offered: named, if any is, and not that of doing nothing."""
+    """The index in `names` and the value of each choice that is offered: not that of doing nothing, and with a name."""
     if not space.is_discrete:
         return list(enumerate(space.ranges[component]))
     neutral = _neutral_choice(space, component)
