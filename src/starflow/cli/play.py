@@ -1,5 +1,6 @@
 """`starflow play`: a page in the browser with which a model is played."""
 
+import os
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -38,6 +39,7 @@ def play(
     starflow play
     starflow play runs/freedoom-flow/final --start basic-000000
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a model that is small enough to be played is faster on one thread
     require_extra("play")
     check_start(name, image, clip)
 
