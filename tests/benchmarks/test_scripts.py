@@ -48,10 +48,11 @@ def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Pat
     streaming.main(["--model", str(model), "--num-frames", "9", "13", "--repeats", "1", "-o", str(tmp_path)])
     rows = json.loads((tmp_path / "streaming.json").read_text())["rows"]
     assert [row["num_frames"] for row in rows] == [9, 13]
-    assert all(0 < row["streamed"]["first_frame"] < row["streamed"]["total"] for row in rows)
+    ways = [row[way] for row in rows for way in ("streamed", "quick")]
+    assert all(0 < way["arrivals"][0] < way["total"] for way in ways)
     assert all(min(row["stages_ms"].values()) > 0 for row in rows)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line] == [
-        *("frames", "9", "13"),
+        *("frames", "9", "9", "13", "13"),
         *("milliseconds", "frames", "9", "13"),
     ]
     assert (tmp_path / "streaming.png").exists()

@@ -21,6 +21,21 @@ def test_streamed_predictions_equal_those_of_the_whole_video(
     torch.testing.assert_close(torch.cat(predictions, dim=1), denoiser(x, text), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(("num_layers", "temporal_causal", "window"), [(1, 2, 10), (3, 2, 3), (2, 3, 4), (2, 1, 0)])
+@pytest.mark.parametrize("sizes", [[1] * 9, [2, 3, 1, 3]])
+def test_without_look_ahead_each_piece_is_predicted_as_the_last_of_the_video(
+    num_layers: int, temporal_causal: int, window: int, sizes: list[int]
+):
+    denoiser = tiny_denoiser(num_layers, temporal_causal=temporal_causal, window=window, text_width=TEXT_WIDTH)
+    text, x = random_text(2), randn(2, sum(sizes), CHANNELS, 2, 2)
+    stop = 0
+    for latents, prediction in stream_predictions(denoiser, x.split(sizes, dim=1), text, look_ahead=False):
+        start, stop = stop, stop + latents.shape[1]
+        torch.testing.assert_close(latents, x[:, start:stop], rtol=0, atol=0)
+        torch.testing.assert_close(prediction, denoiser(x[:, :stop], text)[:, start:], rtol=0, atol=1e-10)
+    assert stop == 9
+
+
 def test_a_frame_is_emitted_as_soon_as_its_look_ahead_has_arrived():
     denoiser = tiny_denoiser(3, temporal_causal=2, window=4, text_width=None)
     arrived = 0

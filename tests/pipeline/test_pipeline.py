@@ -239,3 +239,30 @@ def test_a_callback_steers_the_frames_after_it(pipeline: StarFlowPipeline):
     torch.testing.assert_close(same, plain, atol=0.02, rtol=0)
     with pytest.raises(UsageError, match="the prompt is empty"):
         pipeline.steer(pipeline.plan(PROMPT), " ")
+
+
+def test_a_stream_without_look_ahead_shows_each_frame_as_soon_as_it_is_sampled(pipeline: StarFlowPipeline):
+    def shown(look_ahead: bool) -> tuple[torch.Tensor, list[int]]:
+        sampled = []
+        stream = pipeline.stream(
+            PROMPT,
+            output_type="pt",
+            generator=seeded(),
+            look_ahead=look_ahead,
+            callback_on_step_end=lambda _, index, *__: sampled.append(index),
+        )
+        images, waited = zip(*((frame.image, len(sampled)) for frame in stream), strict=True)
+        return torch.stack(images), list(waited)
+
+    assert pipeline.denoiser is not None
+    assert pipeline.denoiser.lookahead > 0
+    (late, waited), (early, at_once) = shown(True), shown(False)
+    assert at_once == [1, *[2] * 4, *[3] * 4]
+    assert waited[0] > 1
+    assert not torch.equal(early, late)
+    last = pipeline.codec.num_latent_frames(9) - 1
+    session = pipeline.session(PROMPT, generator=seeded())
+    steps = [session.frames, *(session.step() for _ in range(last))]
+    torch.testing.assert_close(
+        early.permute(0, 2, 3, 1), torch.from_numpy(np.concatenate(steps)) / 255, atol=0.02, rtol=0
+    )

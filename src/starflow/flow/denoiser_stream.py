@@ -21,7 +21,7 @@ from starflow.flow.transformer import Layer
 
 @torch.no_grad()
 def stream_predictions(
-    denoiser: CausalDenoiser, pieces: Iterable[Tensor], text: Tensor | None = None
+    denoiser: CausalDenoiser, pieces: Iterable[Tensor], text: Tensor | None = None, *, look_ahead: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The predictions of the denoiser for a video in pieces, equal to those for the whole video.
 
@@ -29,6 +29,7 @@ def stream_predictions(
         denoiser: the model.
         pieces: `(B, t, D, H, W)`, successive frames of the same videos, one or more at a time.
         text: `(B, M, text width)`; a denoiser without text ignores it.
+        look_ahead: False to predict each piece at once, as if the video ended with it.
 
     Yields:
         Latents and predictions `(B, t, D, H, W)` of the frames that are ready, each frame once and in order.
@@ -36,8 +37,11 @@ def stream_predictions(
     stream: DenoiserStream | None = None
     for piece in pieces:
         stream = stream or DenoiserStream(denoiser, piece, text)
-        yield from stream(piece, is_last=False)
-    if stream is not None:
+        if look_ahead:
+            yield from stream(piece, is_last=False)
+        else:
+            yield piece, stream.without_look_ahead(piece)
+    if stream is not None and look_ahead:
         yield from stream(piece[:, :0], is_last=True)
 
 
@@ -85,6 +89,12 @@ class DenoiserStream:
         if num_ready:
             h = self.denoiser.transformer.final_norm(h[:, -num_ready * self.tokens_per_frame :])
             yield ready, self.denoiser.predict(h, ready)
+
+    def without_look_ahead(self, piece: Tensor) -> Tensor:
+        """The prediction `(B, t, D, H, W)` for the next piece, as if the video ended with it. The stream can go on."""
+        predictions = [prediction for _, prediction in self(piece, is_last=False)]
+        predictions += [prediction for _, prediction in self.copy()(piece[:, :0], is_last=True)]
+        return torch.cat(predictions, dim=1)[:, -piece.shape[1] :]
 
 
 class _LayerStream:

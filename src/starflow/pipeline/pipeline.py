@@ -356,9 +356,8 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
     def _latents(self, plan: VideoPlan, frames_at_once: int, on_frame: FrameCallback) -> Iterator[Tensor]:
         """Clean latents `(B, t, D, H, W)` of the video, as they become ready."""
         noisy = plan.clock("sampling", sampled(self.flow, plan.sampling, frames_at_once, on_frame))
-        clean = denoised(
-            self.flow, self.denoiser, self.config.noise_std, noisy, plan.sampling.text, plan.sampling.actions
-        )
+        text, actions, noise_std = plan.sampling.text, plan.sampling.actions, self.config.noise_std
+        clean = denoised(self.flow, self.denoiser, noise_std, noisy, text, actions, plan.look_ahead)
         return restored(plan.clock("denoising", clean), plan.given)
 
     # --- all of it ---------------------------------------------------------------------------------------------------
@@ -410,18 +409,21 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
         *,
         output_type: str = "pil",
         frames_at_once: int = 1,
+        look_ahead: bool = True,
         callback_on_step_end: StepCallback | None = None,
         **options: Any,
     ) -> VideoStream:
         """Make one video and yield its frames as soon as they are ready. Memory does not grow with the video.
 
-        The frames equal those of `__call__` with the same noise.
+        The frames equal those of `__call__` with the same noise, except without `look_ahead`.
 
         Args:
             prompt: a caption.
             output_type: of a frame's `image`: `pil`, `np` `(height, width, 3)` or `pt` `(3, height, width)` in [0, 1].
             frames_at_once: number of latent frames in a batch of the shallow blocks. With 1, the first frame is ready
                 earliest; with more, the whole video takes less time.
+            look_ahead: False to denoise each frame without later ones. The first frame is then ready after one latent
+                frame instead of one and those of the denoiser's look-ahead.
             callback_on_step_end, options: as in `__call__`.
 
         Raises:
@@ -432,6 +434,7 @@ class StarFlowPipeline(LoraMixin, DiffusionPipeline):
             raise UsageError("a stream makes one video: give one prompt")
         with self._lock:
             plan = self.plan(prompt, **options)
+        plan.look_ahead = look_ahead
         pieces = self.make(plan, frames_at_once, output_type, callback_on_step_end)
         images = (image for piece in pieces for image in self._postprocess(piece, output_type)[0])
         return VideoStream(images, plan, self._lock)

@@ -265,11 +265,8 @@ class Session:
         onload(pipeline.flow)
         x = rollout.step(noise, action)
         onload(denoiser.denoiser)
-        predicted = [*denoiser(x, is_last=False)]
-        if denoiser.denoiser.lookahead:
-            predicted += denoiser.copy()(x[:, :0], is_last=True)  # as if this was the last frame
-        prediction = predicted[-1][1][:, -1:]
-        clean = require_finite(tweedie(x, prediction, pipeline.config.noise_std), "the denoised video")
+        clean = tweedie(x, denoiser.without_look_ahead(x), pipeline.config.noise_std)
+        clean = require_finite(clean, "the denoised video")
         new = to_frames(require_finite(decoder(clean), "the decoded video")[0])
         shown, latents = self._trimmed(np.concatenate([moment.shown, new]), torch.cat([moment.latents, x], dim=1))
         return _Moment(rollout, denoiser, decoder, self._generator.get_state(), latents, shown, len(new))

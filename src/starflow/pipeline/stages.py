@@ -65,6 +65,7 @@ class VideoPlan:
         sampling: the inputs of sampling; its latents include hidden frames.
         given: the clean latents of given frames.
         num_frames, fps: of the video.
+        look_ahead: False to denoise each frame without later ones, so that it is ready at once.
         clock: the seconds that the stages take.
     """
 
@@ -72,6 +73,7 @@ class VideoPlan:
     given: Given | None
     num_frames: int
     fps: float
+    look_ahead: bool = True
     clock: StageClock = field(default_factory=StageClock)
 
 
@@ -94,18 +96,20 @@ def denoised(
     pieces: Iterable[Tensor],
     text: Tensor,
     actions: Tensor | None = None,
+    look_ahead: bool = True,
 ) -> Iterator[Tensor]:
     """Latents `(B, t, D, H, W)` at noise level `noise_std` → clean latents.
 
     A model without a denoiser uses the flow's score, for which the whole video must be sampled first. The score is
-    given `actions` `(B, T, E)`; the denoiser is not.
+    given `actions` `(B, T, E)`; the denoiser is not. `look_ahead` is that of `stream_predictions`.
     """
     if denoiser is None:
         x = torch.cat(list(pieces), dim=1)
         onload(flow)
         yield denoise_by_score(flow, x, text, noise_std, None if actions is None else actions[:, : x.shape[1]])
         return
-    for x, prediction in stream_predictions(denoiser, _frame_by_frame(pieces, denoiser), text):
+    frames = _frame_by_frame(pieces, denoiser)
+    for x, prediction in stream_predictions(denoiser, frames, text, look_ahead=look_ahead):
         yield require_finite(tweedie(x, prediction, noise_std), "the denoised video")
 
 

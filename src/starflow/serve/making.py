@@ -37,6 +37,7 @@ def make_videos(pipeline: StarFlowPipeline, jobs: Sequence[Job], folders: Sequen
     plan = _plan(pipeline, jobs, folders)
     plan.clock.seconds["text"] = time.perf_counter() - start
     plan.sampling.solvers = watch.checked(plan.sampling.solvers)
+    plan.look_ahead = not jobs[0].settings.get("realtime")
     total = plan.sampling.num_frames - plan.sampling.num_given + plan.num_frames
     sampled, decoded, prompt = 0, 0, jobs[0].prompt
 
