@@ -45,3 +45,25 @@ def test_weights_and_biases_must_be_installed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match=r"loop\.wandb needs the package wandb"):
         tiny_run(tmp_path, {}, num_steps=1, wandb="videos")
+
+
+def test_off_a_terminal_progress_is_a_line_every_half_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    now = [100.0]
+    monkeypatch.setattr("starflow.train.log.time.perf_counter", lambda: now[0])
+    config = loop_config(num_steps=5)
+    state = create_state({"m": Trained(nn.Linear(2, 2), OptimizerConfig())}, config)
+    log = Log(tmp_path, state, config)
+    for state.step in range(1, 6):
+        now[0] += 20
+        log.add({"loss": state.step, "clips": 8.0})
+        log.flush(state)
+    log.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" left: ")[0] for line in lines] == [
+        "step 1 of 5, 01:20",
+        "step 3 of 5, 00:40",
+        "step 5 of 5, 00:00",
+    ]
+    assert lines[0].endswith("loss=1, lr=1e-05, clips/s=0.4")

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import click
 
-from starflow.cli.common import say
+from starflow.cli.common import DTYPES, say
 from starflow.errors import UsageError
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command()

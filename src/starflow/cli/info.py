@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starflow.cli.common import say
+from starflow.cli.common import DTYPES, say
 from starflow.cli.fitting import fitting_options
 from starflow.errors import UsageError
 from starflow.hardware.fitting import Fitting
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from starflow.flow.actions import ActionSpace
     from starflow.hardware.architecture import Architecture
     from starflow.hardware.memory import MemoryEstimate
-
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 @click.command()

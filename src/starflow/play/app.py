@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_TABS = 4
 MAX_MESSAGE_BYTES = 2**16
 SECONDS_TO_STOP = 2
-SHARED = [Path(starflow.serve.__path__[0], "web", name) for name in ("style.css", "icon.svg")]
+SHARED = [Path(starflow.serve.__path__[0], "web", name) for name in ("style.css", "icon.svg", "colors.js")]
 FILES = {path.name: path for path in [*Path(__file__).with_name("web").iterdir(), *SHARED]}
 CHECKED = {"Cache-Control": "no-cache"}  # browsers ask whether a file has changed
 

@@ -1,4 +1,4 @@
-"""The log of a run: TensorBoard, Weights & Biases if the config names a project, and the progress bar."""
+"""The log of a run: TensorBoard, Weights & Biases if the config names a project, and a progress bar or lines."""
 
 import resource
 import sys
@@ -22,11 +22,15 @@ from starflow.train.processes import num_processes
 from starflow.train.state import TrainState
 
 GIB = 2**30
+SECONDS_BETWEEN_LINES = 30
 SUMMED = ("clips", "tokens", "flops")  # metrics of a micro step that are added up over a step; others are averaged
 
 
 class Log:
-    """Writes the means of the metrics since the last flush. Only process 0 has one."""
+    """Writes the means of the metrics since the last flush. Only process 0 has one.
+
+    Progress is a bar on a terminal, and otherwise a line every half a minute, at each flush or later.
+    """
 
     def __init__(self, run_folder: Path, state: TrainState, config: LoopConfig) -> None:
         """Raises UsageError if the config names a project on Weights & Biases, but its package is not installed."""
@@ -35,8 +39,15 @@ class Log:
             _start_wandb(config.wandb, run_folder)
         self.writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=state.step + 1)
         self.progress = tqdm(
-            total=config.num_steps, initial=state.step, desc="training", unit="step", mininterval=1, dynamic_ncols=True
+            total=config.num_steps,
+            initial=state.step,
+            desc="training",
+            unit="step",
+            mininterval=1,
+            dynamic_ncols=True,
+            disable=None,  # off a terminal
         )
+        self.first_step, self.begun, self.next_line = state.step, time.perf_counter(), 0.0
         self.peak_flops = peak_flops(torch.device(config.device))
         self._clear()
 
@@ -69,8 +80,23 @@ class Log:
             self.writer.add_scalar(name, value, state.step)
         shown = {name: f"{value:.3g}" for name, value in means.items() if "/" not in name}
         shown["lr"] = f"{state.optimizer.param_groups[0]['lr']:.3g}"
-        self.progress.set_postfix(shown | {"clips/s": f"{sums['clips'] / seconds:.1f}"})
+        shown["clips/s"] = f"{sums['clips'] / seconds:.1f}"
+        self.progress.set_postfix(shown)
+        if self.progress.disable:
+            self._write_line(state.step, shown)
         self._clear()
+
+    def _write_line(self, step: int, shown: Mapping[str, str]) -> None:
+        """Write the step, the time left and the metrics, unless there was a line just now."""
+        now, left = time.perf_counter(), self.config.num_steps - step
+        if now < self.next_line and left > 0:
+            return
+        self.next_line = now + SECONDS_BETWEEN_LINES
+        seconds = (now - self.begun) / max(step - self.first_step, 1) * left
+        metrics = ", ".join(f"{name}={value}" for name, value in shown.items())
+        print(
+            f"step {step} of {self.config.num_steps}, {tqdm.format_interval(seconds)} left: {metrics}", file=sys.stderr
+        )
 
     def close(self) -> None:
         self.writer.close()

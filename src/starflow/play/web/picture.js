@@ -1,14 +1,7 @@
 // The picture: frames as they come, at the rate of the video if several come at once, and the surprise over them.
 
-// Points of a color scale from dark to bright, which is monotone in lightness.
-const COLORS = [
-  [8, 6, 40],
-  [82, 18, 108],
-  [165, 44, 96],
-  [229, 92, 48],
-  [251, 164, 24],
-  [250, 250, 165],
-];
+import { colorOf } from "./colors.js";
+
 const EARLY = 8; // milliseconds that a frame may be shown before it is due, as screens have times of their own
 const MEMORY = 0.98; // of the range of colors: how slowly it narrows
 const RATE_SECONDS = 2;
@@ -85,10 +78,4 @@ export class Picture {
       "Colors: −log p of each latent position of this frame, given the frames before and your action. " +
       `Mean ${mean.toFixed(1)} nats, from ${least.toFixed(1)} to ${most.toFixed(1)}; bright is less likely.`;
   }
-}
-
-function colorOf(share) {
-  const at = share * (COLORS.length - 1);
-  const low = Math.min(Math.floor(at), COLORS.length - 2);
-  return COLORS[low].map((value, channel) => Math.round(value + (at - low) * (COLORS[low + 1][channel] - value)));
 }

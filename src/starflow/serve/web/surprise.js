@@ -1,14 +1,6 @@
 // How much each part of a clip surprises the model: colors over the video, and a bar for each latent frame.
 
-// Points of a color scale from dark to bright, which is monotone in lightness.
-const COLORS = [
-  [8, 6, 40],
-  [82, 18, 108],
-  [165, 44, 96],
-  [229, 92, 48],
-  [251, 164, 24],
-  [250, 250, 165],
-];
+import { colorOf } from "./colors.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -94,12 +86,6 @@ export class SurpriseMap {
     this.#canvas.style.width = `${100 * Math.min(1, ratio)}%`;
     this.#canvas.style.height = `${100 * Math.min(1, 1 / ratio)}%`;
   }
-}
-
-function colorOf(share) {
-  const at = share * (COLORS.length - 1);
-  const low = Math.min(Math.floor(at), COLORS.length - 2);
-  return COLORS[low].map((value, channel) => Math.round(value + (at - low) * (COLORS[low + 1][channel] - value)));
 }
 
 function mean(values) {
