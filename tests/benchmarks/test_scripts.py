@@ -9,6 +9,7 @@ import pytest
 import binding
 import checker
 import context
+import growth
 import half_precision
 import lookahead
 import lora_memory
@@ -56,6 +57,26 @@ def test_a_stream_has_its_first_frame_before_its_last(model: Path, tmp_path: Pat
         *("milliseconds", "frames", "9", "13"),
     ]
     assert (tmp_path / "streaming.png").exists()
+
+
+def test_the_growth_of_the_speed_up_is_predicted_from_two_models(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    larger = tmp_path / "larger"
+    tiny_pipeline(height=64, width=64).save_pretrained(larger)
+    files = ["--json", str(tmp_path / "growth.json"), "--plot", str(tmp_path / "growth.png")]
+    growth.main(["--models", str(model), str(larger), "--prompts", "a", "b", "--tokens", "1590", *files])
+    rows = json.loads((tmp_path / "growth.json").read_text())["rows"]
+    assert [(row["tokens"], row["window"]) for row in rows] == [(4, 2), (4, 4), (4, 8), (16, 8), (16, 16), (16, 32)]
+    assert all(0 < min(row["sweeps"]) <= max(row["sweeps"]) <= row["tokens"] for row in rows)
+    assert "predicted for 1590 tokens" in capsys.readouterr().out
+    assert (tmp_path / "growth.png").exists()
+
+
+def test_a_prediction_extends_a_power_law():
+    rows = [growth.Row("m", tokens, tokens, [2 * tokens**0.5], 1.0) for tokens in (16, 64)]
+    assert growth.exponents(rows) == pytest.approx([0.5])
+    assert growth.prediction(rows, 400) == pytest.approx((40, 40))
 
 
 def test_the_lookahead_has_a_line_for_each_way_to_denoise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
