@@ -10,6 +10,7 @@ work on the machine disturbs them least: set OMP_NUM_THREADS=1. `ragged` windows
 
 import time
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -42,13 +43,18 @@ class Operations(TorchDispatchMode):
 
 @torch.no_grad()
 def measure(pipeline: StarFlowPipeline, batch_size: int, num_tokens: int, repeats: int) -> list[dict[str, Any]]:
-    """A row for windows at the same tokens, and for a batch one for ragged windows, halfway through the clip."""
+    """A row for windows at the same tokens, and for a batch one for ragged windows, halfway through the clip.
+
+    The clip is as long as in training, or longer if the windows would not fit.
+    """
     plan = pipeline.plan([harness.PROMPTS[0]] * batch_size).sampling
-    flow, grid = pipeline.flow, (plan.num_frames, *plan.noise.shape[3:])
+    height, width = plan.noise.shape[3:]
+    num_frames = max(plan.num_frames, ceil((num_tokens + 1) / (height * width)))
+    flow, grid = pipeline.flow, (num_frames, height, width)
     gaussians = flow.conditional(flow.num_blocks - 1, batch_size, grid, plan.text, plan.null_text, plan.guidance_weight)
     rows = []
     for ragged in (False, True)[: 1 + (batch_size > 1)]:
-        start = max(0, (gaussians.num_tokens - num_tokens - ragged) // 2)
+        start = (gaussians.num_tokens - num_tokens - ragged) // 2
         firsts = [start + index % 2 * ragged for index in range(batch_size)]
         windows = [range(first, first + num_tokens) for first in firsts]
         v = torch.randn(batch_size, gaussians.num_tokens, flow.config["latent_channels"])

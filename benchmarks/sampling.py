@@ -4,8 +4,9 @@
     python benchmarks/sampling.py --frames 17 --batch-sizes 1 --repeats 9
 
 Compares sequential sampling, the published block-wise Jacobi (blocks of 32 tokens, then 128; blocks of 64, then 512)
-and the sampler of the model. They run in turn. Seconds are from noise to latents; the error is the largest difference
-from the latents of sequential sampling. The default settings take minutes on two cores.
+and the sliding window, of the size that the pipeline chooses on this machine for so many clips: run
+`block_sizes.py --store` before. They run in turn. Seconds are from noise to latents; the error is the largest
+difference from the latents of sequential sampling. The default settings take minutes on two cores.
 
 Legend: `B` prompts, `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
@@ -27,10 +28,11 @@ from starflow.evaluation.machine import describe_machine
 from starflow.flow.model import StarFlow
 from starflow.media.frames import to_frames
 from starflow.media.video import write_video
+from starflow.pipeline.options import Options
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.pipeline.stages import VideoPlan
 from starflow.sampling.published import PublishedJacobi
-from starflow.sampling.sampler import Plan, SamplingReport, sample, solvers_named
+from starflow.sampling.sampler import Plan, SamplingReport, sample
 from starflow.sampling.solvers import Gaussians, Progress, Solution, Solver, Solvers, sequential
 
 STAGES = ("text", "deep", "shallow", "denoiser", "vae", "writing")
@@ -90,18 +92,14 @@ class Accuracy:
     sweep_overhead: float
 
 
-def samplers(pipeline: StarFlowPipeline) -> dict[str, Solvers]:
-    """The samplers to compare, by name."""
+def samplers(pipeline: StarFlowPipeline, batch_size: int) -> dict[str, Solvers]:
+    """The samplers to compare, by name. `sliding` has the window that the pipeline chooses for so many clips."""
+    asked = Options(sampler="sliding").with_defaults(pipeline.config)
     return {
         "sequential": Solvers(sequential, sequential),
         "published-32": Solvers(PublishedJacobi(32, 128), PublishedJacobi(32, 128)),
         "published-64": Solvers(PublishedJacobi(64, 512), PublishedJacobi(64, 512)),
-        "sliding": solvers_named(
-            "sliding",
-            tolerance=pipeline.config.tolerance,
-            block_size=pipeline.config.block_size,
-            shallow_block_size=pipeline.config.shallow_block_size,
-        ),
+        "sliding": pipeline.solvers(asked, batch_size),
     }
 
 
@@ -116,7 +114,7 @@ def measure(
 ) -> list[Row]:
     """The rows of all samplers on `batch_size` clips of `num_frames`."""
     prompts = [harness.PROMPTS[index % len(harness.PROMPTS)] for index in range(batch_size)]
-    compared = samplers(pipeline)
+    compared = samplers(pipeline, batch_size)
     clips: dict[str, list[dict[str, float]]] = {name: [] for name in compared}
     first_frames: dict[str, list[float]] = {name: [] for name in compared}
     peaks: dict[str, list[float]] = {name: [] for name in compared}

@@ -12,6 +12,7 @@ from PIL import Image
 import harness
 import sampling
 from sampling import STAGES, Row, check, measure, samplers
+from starflow.sampling import windows
 from tiny_pipeline import tiny_pipeline
 
 
@@ -54,7 +55,7 @@ def test_the_residual_is_measured_on_the_result():
     """It is not the solver's own residual: the published solver reports none, but leaves some."""
     pipeline = tiny_pipeline()
     plan = pipeline.plan("a red circle moves right", generator=torch.Generator().manual_seed(0)).sampling
-    plan.solvers = samplers(pipeline)["published-32"]
+    plan.solvers = samplers(pipeline, 1)["published-32"]
     accuracy = check(pipeline.flow, plan)
     assert plan.guidance_weight
     assert isinf(accuracy.deep.max_residual)
@@ -63,6 +64,16 @@ def test_the_residual_is_measured_on_the_result():
     accuracy = check(pipeline.flow, plan)
     z = pipeline.flow.encode(accuracy.latents, plan.text).z
     assert (z - plan.noise).abs().max().item() == pytest.approx(accuracy.max_residual, rel=0.5)
+
+
+def test_the_sliding_window_has_the_size_that_the_pipeline_chooses_for_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("STARFLOW_CACHE", str(tmp_path))
+    pipeline = tiny_pipeline(block_size=4)
+    windows.store(pipeline.flow, {2: 3})
+    sizes = [samplers(pipeline, batch_size)["sliding"].deep.window for batch_size in (1, 2)]
+    assert sizes == [4, 3]
 
 
 def test_the_script_writes_a_table_and_files(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

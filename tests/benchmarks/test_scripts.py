@@ -130,6 +130,14 @@ def test_a_pass_takes_as_many_operations_for_a_batch_as_for_one_clip(model: Path
     assert abs(int(one[4]) - int(even[4])) <= 4 < int(ragged[4]) - int(even[4])
 
 
+def test_ragged_windows_as_long_as_a_clip_are_measured():
+    pipeline = tiny_pipeline()
+    plan = pipeline.plan("a red circle").sampling
+    num_tokens = plan.num_frames * plan.noise.shape[3] * plan.noise.shape[4]
+    rows = passes.measure(pipeline, 2, num_tokens, repeats=1)
+    assert [(row["tokens"], row["kind"]) for row in rows] == [(num_tokens, "even"), (num_tokens, "ragged")]
+
+
 def test_schedules_with_and_without_bfloat16_settle_a_clip(model: Path, capsys: pytest.CaptureFixture[str]):
     half_precision.main(["--model", str(model), "--clips", "1", "--windows", "4"])
     first, _, *rows = capsys.readouterr().out.splitlines()

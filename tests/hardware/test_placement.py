@@ -30,6 +30,16 @@ def pipeline() -> StarFlowPipeline:
     return tiny_pipeline()
 
 
+def test_a_model_that_was_stored_in_bfloat16_keeps_its_matrices_in_it_on_a_cpu(pipeline: StarFlowPipeline):
+    pipeline.to(torch.bfloat16).to(torch.float32)
+    want = frames(pipeline)
+    place(pipeline, "cpu")
+    for part in (pipeline.flow.deep, pipeline.denoiser):
+        assert part.transformer.layers[0].attention.qkv.weight.dtype == torch.bfloat16
+    assert (pipeline.dtype, pipeline.flow.dtype, pipeline.denoiser.dtype) == (torch.float32,) * 3
+    assert torch.equal(frames(pipeline), want)
+
+
 @pytest.mark.parametrize("offload", OFFLOADS)
 def test_offloading_does_not_change_the_video(offload: str, pipeline: StarFlowPipeline):
     want = frames(pipeline)

@@ -13,6 +13,7 @@ from adapters import ALPHA, RANK, adapter_tensors, add_random_adapter, save_rand
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.loss import negative_log_likelihood
 from starflow.flow.model import StarFlow
+from starflow.flow.narrow import NarrowLinear
 from starflow.hardware.placement import place
 from starflow.hardware.quantization import quantization_config
 from starflow.likelihood.score import log_likelihood
@@ -108,6 +109,23 @@ def test_fused_equals_unfused_and_can_be_undone(base, pipeline, folder: Path, dt
     torch.testing.assert_close(encode(pipeline), adapted, atol=tolerance, rtol=0)
     pipeline.unload_lora_weights()
     torch.testing.assert_close(encode(pipeline), plain, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("load_first", [True, False])
+def test_adapters_work_with_matrices_in_bfloat16(pipeline, folder: Path, load_first: bool):
+    pipeline.to(torch.bfloat16).to(torch.float32)
+    wide = copy.deepcopy(pipeline)
+    wide.load_lora_weights(folder)
+    if load_first:
+        pipeline.load_lora_weights(folder)
+    place(pipeline, "cpu")
+    if not load_first:
+        pipeline.load_lora_weights(folder)
+    assert sum(isinstance(module, NarrowLinear) for module in pipeline.flow.modules()) >= 4
+    adapted = encode(pipeline)
+    assert torch.equal(adapted, encode(wide))
+    pipeline.fuse_lora()
+    torch.testing.assert_close(encode(pipeline), adapted, atol=1e-5, rtol=0)
 
 
 def test_adapters_can_be_switched_off_and_unloaded(base, pipeline, folder: Path):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from starflow.errors import StarflowError, UsageError
 from starflow.flow.model import StarFlow
+from starflow.flow.narrow import widen
 from starflow.flow.transformer import MATRICES, Layer
 from starflow.weights.hub import HUB_OPTIONS, hub_file
 
@@ -65,6 +66,7 @@ class LoraMixin(LoraBaseMixin):
         name = "that was given" if isinstance(source, Mapping) else str(source)
         tensors, metadata = (source, None) if isinstance(source, Mapping) else read_lora(source, weight_name, **hub)
         check_lora(tensors, self.flow, name)
+        widen(self.flow)  # an adapter gets the precision of the matrices
         try:
             self.flow.load_lora_adapter(dict(tensors), prefix="flow", adapter_name=adapter_name, metadata=metadata)
         except (RuntimeError, TypeError, ValueError) as error:
@@ -105,6 +107,7 @@ class LoraMixin(LoraBaseMixin):
             raise UsageError("there is no adapter to fuse: call load_lora_weights first")
         if is_quantized(self.flow):
             raise UsageError("cannot fuse an adapter with quantized weights: use it without fuse_lora")
+        widen(self.flow)
         super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
 
     def unfuse_lora(self, components: Sequence[str] = ("flow",)) -> None:
