@@ -38,7 +38,7 @@ def epoch_indices(length: int, seed: int, start: int, count: int) -> list[int]:
     ]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(length)
 

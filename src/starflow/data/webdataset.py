@@ -1,11 +1,11 @@
 """WebDataset shards: tar files of clips and captions, on disk or in any store that fsspec reads (S3, GCS, HTTP, …).
 
 The files of a sample have names that differ after the first dot only: `0001.mp4`, and `0001.txt` or `0001.json`. The
-headers and captions of a shard are read once, into an index on disk. Clips are read alone, each by its range of bytes,
+headers and captions of a shard are read once, into a list on disk. Clips are read alone, each by its range of bytes,
 so the loader shuffles them, shares them among processes and resumes at any place, as it does with files. A clip lies in
 a temporary file only while it is decoded.
 
-Needs the extra `webdataset`, and for a store fsspec's package for it, such as s3fs.
+Needs the extra `webdataset`; `s3` for shards in S3; and for other stores the package that fsspec names.
 """
 
 import hashlib
