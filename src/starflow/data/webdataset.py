@@ -54,23 +54,23 @@ class WebDataset:
     """The clips of WebDataset shards, in the order of the shards.
 
     Args:
-        shards: paths or addresses, such as `shards/{000..009}.tar` or `s3://bucket/*.tar`.
+        path: paths or addresses of the shards, such as `shards/{000..009}.tar` or `s3://bucket/*.tar`.
 
     Raises UsageError if there is no such shard or store, or nothing in them can be used; OSError if the store fails.
     """
 
-    shards: str
+    path: str
 
     def __post_init__(self) -> None:
         if not self.members:
             reasons = f" ({self.left_out[0]})" if self.left_out else ""
-            raise UsageError(f"{self.shards} holds no clip with a caption, such as 0001.mp4 and 0001.txt{reasons}")
+            raise UsageError(f"{self.path} holds no clip with a caption, such as 0001.mp4 and 0001.txt{reasons}")
 
     @cached_property
     def listing(self) -> Listing[Member]:
         """The clips, and what is left out."""
         with ThreadPoolExecutor(THREADS) as pool:
-            return Listing(chain.from_iterable(pool.map(read_shard, expand(self.shards))), _member)
+            return Listing(chain.from_iterable(pool.map(read_shard, expand(self.path))), _member)
 
     @property
     def members(self) -> Sequence[Member]:
