@@ -38,7 +38,7 @@ from starflow.data.tasks import Mixture, TaskWeights
 from starflow.encoders.video import VideoCodec
 from starflow.media.video import write_video
 from starflow.train.config import LoopConfig, Phase, VAEModelConfig, VAETrainConfig
-from starflow.train.vae import VAEStep, build_vae
+from starflow.train.vae import NoisyAutoencoder, VAEStep, build_vae
 
 HEIGHT, WIDTH, SIZE, FPS = 360, 640, (96, 160), 24.0
 NUM_FRAMES, STEP_FRAMES, BATCH_SIZE = 49, 17, 2  # frames of a file and of a training clip, clips of a batch
@@ -104,11 +104,13 @@ class InMemory:
     def __init__(self, result: Any) -> None:
         self.result = result
 
-    def excerpts(self, *_: int) -> Any:
-        """The clips."""
-        return self.result
+    def marked_excerpts(self, *_: int) -> tuple[Any, None]:
+        """The clips, which have no marks."""
+        return self.result, None
 
-    batch = excerpts
+    def batch(self, *_: int) -> Any:
+        """The batch."""
+        return self.result
 
 
 class Steps:
@@ -123,7 +125,8 @@ class Steps:
             phases=[Phase(10**6, STEP_FRAMES, BATCH_SIZE)],
         )
         torch.manual_seed(0)
-        self.step, self.number = VAEStep(build_vae(config.model), clips, config), 0
+        model = NoisyAutoencoder(build_vae(config.model), config.loss.latent_noise)
+        self.step, self.number = VAEStep(model, clips, config), 0
 
     def __call__(self) -> None:
         """The next step."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120
+TIMEOUT = 600  # seconds; with other work on the machine, a step may take many
 
 
 def run_processes(

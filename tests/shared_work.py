@@ -105,6 +105,12 @@ def encode_clips(*arguments: str) -> int:
     return run(["data", "encode", *arguments])
 
 
+def encode_from_store(environment: dict[str, str], *arguments: str) -> int:
+    """`encode_clips` with the variables of a store."""
+    os.environ.update(environment)
+    return encode_clips(*arguments)
+
+
 def train(*arguments: str) -> int:
     torch.set_num_threads(1)
     return run(["train", *arguments])

@@ -153,7 +153,7 @@ def test_the_kind_of_a_source_is_found(config: Path, tmp_path: Path):
     episodes = str(tmp_path / "episodes")
     assert source_config(episodes) == {"source": "episodes", "path": episodes}
     assert source_config("clips.jsonl")["source"] == source_config("clips.parquet")["source"] == "table"
-    assert source_config("s3://bucket/{00..10}.tar") == {"source": "webdataset", "shards": "s3://bucket/{00..10}.tar"}
+    assert source_config("s3://bucket/{00..10}.tar") == {"source": "webdataset", "path": "s3://bucket/{00..10}.tar"}
     (clips / "metadata.csv").write_text("file_name,text\n0.mp4,a\n")
     assert source_config(str(clips))["source"] == "table"
     shutil.copy(clips / "metadata.csv", tmp_path / "0.tar")

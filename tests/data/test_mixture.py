@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clip_sources import write_clip
@@ -24,6 +25,10 @@ def sources(tmp_path: Path) -> list[dict]:
     ]
 
 
+def weights_of(mixture: SourceMixture, counts: list[int]) -> list[float]:
+    return clip_weights(mixture, np.array(counts)).tolist()
+
+
 def test_the_clips_of_all_sources_follow_each_other(sources: list[dict]):
     mixture = build_source({"source": "mixture", "sources": sources})
     assert len(mixture) == 6
@@ -34,15 +39,15 @@ def test_the_clips_of_all_sources_follow_each_other(sources: list[dict]):
     assert clip_identity(mixture, 5) == clip_identity(parts[2], 1)
     with open_clip(mixture, 1, 8) as clip:
         assert clip.name.endswith("a/1.mp4")
-    assert clip_weights(mixture, [1] * 6) == [1.0] * 6
+    assert weights_of(mixture, [1] * 6) == [1.0] * 6
 
 
 def test_weights_are_shares_of_the_sources_and_repeats_of_their_clips(sources: list[dict]):
     weighted = [source | {"weight": weight} for source, weight in zip(sources, (0.6, 0.3, 0.1), strict=True)]
-    assert clip_weights(SourceMixture(weighted), [1, 1, 1, 1, 1, 1]) == pytest.approx([0.2] * 3 + [0.3] + [0.05] * 2)
-    assert clip_weights(SourceMixture(weighted), [4, 2, 0, 1, 1, 1]) == pytest.approx([0.1] * 3 + [0.3] + [0.05] * 2)
+    assert weights_of(SourceMixture(weighted), [1, 1, 1, 1, 1, 1]) == pytest.approx([0.2] * 3 + [0.3] + [0.05] * 2)
+    assert weights_of(SourceMixture(weighted), [4, 2, 0, 1, 1, 1]) == pytest.approx([0.1] * 3 + [0.3] + [0.05] * 2)
     repeated = [sources[0] | {"repeats": 2.5}, *sources[1:]]
-    assert clip_weights(SourceMixture(repeated), [1] * 6) == [2.5] * 3 + [1.0] * 3
+    assert weights_of(SourceMixture(repeated), [1] * 6) == [2.5] * 3 + [1.0] * 3
 
 
 def test_the_loader_draws_clips_by_their_weights(sources: list[dict]):

@@ -107,6 +107,10 @@ class Share(NamedTuple):
     weight: float | None = None
     repeats: float = 1.0
 
+    def clip_weight(self, number: int) -> float:
+        """The weight of each of `number` clips of the share."""
+        return self.repeats if self.weight is None else self.weight / max(1, number)
+
 
 @runtime_checkable
 class SharedSource(Protocol):

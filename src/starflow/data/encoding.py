@@ -3,7 +3,6 @@
 Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,14 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from starflow.data.clip import Clip, ClipSource, action_space, clip_identity, left_out
 from starflow.data.fitting import ClipFormat, Excerpt, find_excerpts, fit_clip, read_excerpt
-from starflow.data.latents import KIND, LatentCache, Record, Shards, origin, read_shards
-from starflow.data.shards import wait_for_all, write_shard
+from starflow.data.latents import KIND, LatentCache, Record, Shards, origin
+from starflow.data.shards import DIGEST, digest_of, wait_for_all, write_shard
 from starflow.data.workers import workers
 from starflow.encoders.video import VideoCodec
 from starflow.errors import StarflowError
@@ -61,7 +62,7 @@ def open_latent_cache(
         UsageError: the autoencoder cannot encode clips of this format.
         StarflowError: a shard is damaged or cannot be written, or no clip can be used.
     """
-    encode_source(
+    identities = encode_source(
         folder,
         source,
         codec,
@@ -72,8 +73,8 @@ def open_latent_cache(
         show_progress=show_progress,
     )
     wait_for_all(world_size)
-    shards = read_shards(folder, origin(codec, clip_format))
-    cache = LatentCache(shards, source, identities(source), codec, clip_format)
+    shards = Shards(folder, origin(codec, clip_format))
+    cache = LatentCache(shards, source, identities, codec, clip_format)
     cache.left_out[:0] = left_out(source)
     if rank == 0:
         tell_left_out(cache.left_out, folder / "left_out.txt")
@@ -93,41 +94,59 @@ def encode_source(
     rank: int = 0,
     world_size: int = 1,
     show_progress: bool = True,
-) -> None:
-    """Encode the share of this process of the clips that a cache lacks, as `open_latent_cache` does."""
+) -> NDArray[np.bytes_]:
+    """Encode the share of this process of the clips that a cache lacks, as `open_latent_cache` does.
+
+    Returns the identities of all clips of the source.
+    """
     for bucket in clip_format.buckets:
         codec.latent_shape(1, *bucket)  # raises UsageError
     made_with = origin(codec, clip_format)
-    shards, names = read_shards(folder, made_with), identities(source)
-    missing = {name: index for index, name in enumerate(names) if name not in shards.records}
+    shards, identities = Shards(folder, made_with), identities_of(source)
+    is_missing = is_first(identities) & (shards.identities.find(identities) < 0)
     if rank == 0:
-        for line in describe_changes(folder, shards, names, len(missing)):
+        for line in describe_changes(folder, shards, identities, is_missing.sum()):
             tqdm.write(line)
     # A share depends on the place in the source only: the others may have begun to fill the folder.
-    share = [name for index, name in enumerate(names) if index // CLIPS_PER_SHARD % world_size == rank]
-    mine = {name: missing[name] for name in dict.fromkeys(share) if name in missing}
+    is_mine = np.arange(len(identities)) // CLIPS_PER_SHARD % world_size == rank
+    mine = [int(index) for index in np.flatnonzero(is_missing & is_mine)]
     reader = _Reader(source, clip_format, codec.temporal_factor)
     with (
         workers(num_workers if mine else 0, reader) as pool,
         tqdm(total=len(mine), desc="encoding clips", unit="clip", disable=not (show_progress and mine)) as progress,
         _Writer(folder, codec, made_with) as writer,
     ):
-        parts = pool.map(_Reader.read, _flatten(pool.map(_Reader.find, mine.values())))
+        parts = pool.map(_Reader.read, _flatten(pool.map(_Reader.find, mine)))
         for index, excerpts in groupby(parts, key=lambda part: part.index):
-            writer.add(names[index], excerpts)
+            writer.add(identities[index].decode(), excerpts)
             progress.update()
         writer.finish()
+    return identities
 
 
-def describe_changes(folder: Path, shards: Shards, names: Sequence[str], num_missing: int) -> Iterator[str]:
+def identities_of(source: ClipSource) -> NDArray[np.bytes_]:
+    """A digest of the identity of each clip of a source."""
+    digests = (digest_of(clip_identity(source, index).encode()) for index in range(len(source)))
+    return np.fromiter(digests, DIGEST, len(source))
+
+
+def is_first(identities: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Whether each clip is the first one with its identity. Copies of a clip share its latents."""
+    first = np.zeros(len(identities), np.bool_)
+    first[np.unique(identities, return_index=True)[1]] = True
+    return first
+
+
+def describe_changes(folder: Path, shards: Shards, identities: NDArray[np.bytes_], num_missing: int) -> Iterator[str]:
     """Lines for the terminal: what a cache lacks, and what in it is of no use. Nothing for a new or complete cache."""
-    unused = len(shards.records.keys() - set(names))
+    cached = np.unique(shards.identities.digests)
+    unused = np.setdiff1d(cached, identities).size
     stale = [f"{number} were made {difference}" for difference, number in shards.stale.items()]
     stale += [f"{unused} are not, or not as they are now, in the source"] if unused else []
     if stale:
         yield f"{folder} has latents of clips that are stale: {'; '.join(stale)}. They are not used."
-    if num_missing and (stale or shards.records):
-        yield f"{num_missing} of {len(set(names))} clips are new or changed, and are encoded"
+    if num_missing and (stale or len(cached)):
+        yield f"{num_missing} of {is_first(identities).sum()} clips are new or changed, and are encoded"
 
 
 def tell_left_out(reasons: Sequence[str], path: Path) -> None:
@@ -279,8 +298,3 @@ def encode_videos(codec: VideoCodec, videos: dict[str, Frames]) -> dict[str, Ten
         encoded = codec.encode(torch.stack([to_tensor(videos[name]) for name in names])).half().cpu()
         latents |= {name: each.clone() for name, each in zip(names, encoded, strict=True)}
     return latents
-
-
-def identities(source: ClipSource) -> list[str]:
-    """The identity of each clip of a source, as a digest."""
-    return [hashlib.sha256(clip_identity(source, index).encode()).hexdigest()[:20] for index in range(len(source))]

@@ -4,11 +4,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from starflow.data.clip import Clip, ClipFile
+from starflow.data.disk_list import Listing
 from starflow.media.reading import Video
 from starflow.media.video import open_video, read_video
 
@@ -23,11 +24,10 @@ class CaptionedFile(NamedTuple):
     captions: Sequence[str]
 
 
-class Listing(NamedTuple):
-    """The files of a source, and a line with the reason for each that cannot be used."""
-
-    files: list[CaptionedFile]
-    left_out: list[str]
+def load_file(value: list[Any]) -> CaptionedFile:
+    """A file of its value in a `Listing`."""
+    path, captions = value
+    return CaptionedFile(Path(path), captions)
 
 
 class CaptionedFiles(ABC):
@@ -37,13 +37,13 @@ class CaptionedFiles(ABC):
 
     @property
     @abstractmethod
-    def listing(self) -> Listing:
+    def listing(self) -> Listing[CaptionedFile]:
         """The files, and what is left out."""
 
     @property
-    def files(self) -> list[CaptionedFile]:
+    def files(self) -> Sequence[CaptionedFile]:
         """The clips and pictures that can be used."""
-        return self.listing.files
+        return self.listing.items
 
     @property
     def left_out(self) -> list[str]:
@@ -54,17 +54,13 @@ class CaptionedFiles(ABC):
     def fingerprint(self) -> str:
         """A digest of the identities of the files."""
         digest = hashlib.sha256()
-        for identity in self._identities:
-            digest.update(identity.encode())
+        for file in self.files:
+            digest.update(_identity(file).encode())
         return f"{self.kind} {digest.hexdigest()[:16]}"
 
     def identity(self, index: int) -> str:
         """A digest of the file's name, size and beginning, and of its captions. See `FileSource`."""
-        return self._identities[index]
-
-    @cached_property
-    def _identities(self) -> list[str]:
-        return [_identity(file) for file in self.files]
+        return _identity(self.files[index])
 
     def __len__(self) -> int:
         return len(self.files)

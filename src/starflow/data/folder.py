@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
-from starflow.data.files import CaptionedFile, CaptionedFiles, Listing
+from starflow.data.disk_list import Listing
+from starflow.data.files import CaptionedFile, CaptionedFiles, load_file
 from starflow.errors import StarflowError, UsageError
 from starflow.media.reading import IMAGE_EXTENSIONS
 
@@ -39,26 +40,26 @@ class ClipFolder(CaptionedFiles):
             raise UsageError(f"{self.path} holds no clip with a caption beside it, such as a.mp4 and a.txt{reasons}")
 
     @cached_property
-    def listing(self) -> Listing:
+    def listing(self) -> Listing[CaptionedFile]:
         """See `CaptionedFiles`. Of two files with one caption file, the first is used."""
-        files: list[CaptionedFile] = []
-        left_out: list[str] = []
+        return Listing(self._find(), load_file)
+
+    def _find(self) -> Iterator[CaptionedFile | str]:
         owners: dict[Path, Path] = {}  # the file that each caption file belongs to
         for file in media_in(Path(self.path)):
             text = file.with_suffix(".txt")
             try:
                 caption = read_caption(text)
             except StarflowError as error:
-                left_out.append(f"{file}: {error}")
+                yield f"{file}: {error}"
                 continue
             owner = owners.setdefault(text, file)
             if not caption:
-                left_out.append(f"{file}: no caption in {text.name}")
+                yield f"{file}: no caption in {text.name}"
             elif owner != file:
-                left_out.append(f"{file}: {text.name} is the caption of {owner.name}: give the files different names")
+                yield f"{file}: {text.name} is the caption of {owner.name}: give the files different names"
             else:
-                files.append(CaptionedFile(file, [caption]))
-        return Listing(files, left_out)
+                yield CaptionedFile(file, [caption])
 
 
 def media_in(folder: Path) -> Iterator[Path]:
@@ -75,14 +76,21 @@ def read_caption(text: Path) -> str:
     Raises StarflowError if it is not text.
     """
     try:
-        return " ".join(decode_text(text.read_bytes()).split())
+        with open_text(text) as file:
+            return " ".join(file.read().split())
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
         raise StarflowError(f"{text} is not UTF-8 text: save it as UTF-8") from None
 
 
-def decode_text(content: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 if it begins with a byte order mark. Raises UnicodeDecodeError."""
-    has_mark = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if has_mark else "utf-8-sig")
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """A text file in UTF-8, or in UTF-16 if it begins with a byte order mark. Reading raises UnicodeDecodeError."""
+    with path.open("rb") as file:
+        encoding = encoding_of(file.read(2))
+    return path.open(encoding=encoding, newline=newline)
+
+
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text, by its byte order mark if there is one."""
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

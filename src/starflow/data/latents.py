@@ -16,22 +16,27 @@ Legend: `T` latent frames, `D` latent channels, `H W` latent rows and columns.
 """
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starflow.data.buckets import Bucket
 from starflow.data.clip import ClipSource, action_space
+from starflow.data.disk_list import DiskList
 from starflow.data.fitting import ClipFormat
 from starflow.data.mixture import clip_weights
-from starflow.data.shards import mapped_shard, open_shard, weights_digest
+from starflow.data.shards import DIGEST, Digests, mapped_shard, open_shard, weights_digest
 from starflow.encoders.video import VideoCodec
 
 FORMAT = 5  # version of the files
 KIND = "clips"
+ROW = np.dtype([("identity", DIGEST), ("num_clips", np.uint32)])  # of a record
 WORDS = {"format": "by another version", "vae": "with another autoencoder"}
 
 
@@ -46,6 +51,7 @@ class CachedClip:
         instructions: of its edits, by their number in the source's clip.
         bucket: its size in pixels, and the length of the clips that training takes of it; 1 for a picture.
         has_actions: whether its actions are known.
+        file: the shard with its latents.
         key: with which the names of its latents begin.
         weight: how often it is drawn, relative to other clips.
     """
@@ -57,6 +63,7 @@ class CachedClip:
     instructions: dict[int, str]
     bucket: Bucket
     has_actions: bool = False
+    file: str = field(default="", compare=False)
     key: str = ""
     weight: float = 1.0
 
@@ -70,33 +77,42 @@ class Record:
     left_out: list[str]
 
 
-@dataclass
 class Shards:
     """The shards of a folder.
 
     Attributes:
-        records: what was made with this autoencoder and format, by the identity of the source's clip.
-        files: the shard of each record.
+        records: what was made with this autoencoder and format: the shard of each record, and the record.
+        identities: of the clips of the source that the records are of.
+        num_clips: of each record.
         stale: how many clips were made with anything else, by the difference.
+
+    Raises StarflowError if one is damaged.
     """
 
-    records: dict[str, Record] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
-    stale: dict[str, int] = field(default_factory=dict)
+    def __init__(self, folder: Path, made_with: dict[str, Any]) -> None:
+        self.stale: Counter[str] = Counter()
+        rows = [np.empty(0, ROW)]
+        self.records = DiskList(self._read(folder, made_with, rows), _load_record)
+        table = np.concatenate(rows)
+        self.identities, self.num_clips = Digests(table["identity"].copy()), table["num_clips"]
+
+    def _read(
+        self, folder: Path, made_with: dict[str, Any], rows: list[NDArray[Any]]
+    ) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(folder.glob(f"{KIND}-*.safetensors")):
+            _, about = open_shard(path)
+            records = about["records"]
+            if difference := _difference(about["made_with"], made_with):
+                self.stale[difference] += len(records)
+                continue
+            rows.append(np.array([(record["identity"], len(record["clips"])) for record in records], ROW))
+            for record in records:
+                yield path, record
 
 
-def read_shards(folder: Path, made_with: dict[str, Any]) -> Shards:
-    """The shards of a folder. Raises StarflowError if one is damaged."""
-    shards = Shards()
-    for path in sorted(folder.glob(f"{KIND}-*.safetensors")):
-        _, about = open_shard(path)
-        if difference := _difference(about["made_with"], made_with):
-            shards.stale[difference] = shards.stale.get(difference, 0) + len(about["records"])
-            continue
-        records = {record["identity"]: Record(**record) for record in about["records"]}
-        shards.records |= records
-        shards.files |= dict.fromkeys(records, path)
-    return shards
+def _load_record(value: list[Any]) -> tuple[str, Record]:
+    path, record = value
+    return path, Record(**record)
 
 
 def origin(codec: VideoCodec, clip_format: ClipFormat) -> dict[str, Any]:
@@ -113,7 +129,7 @@ def vae_digest(codec: VideoCodec) -> str:
 
 
 class LatentCache:
-    """The clips of a source that are in a cache. Latents stay on disk, in memory-mapped files.
+    """The clips of a source that are in a cache. Latents stay on disk, in memory-mapped files, and so do the clips.
 
     Attributes:
         clips: in the order of the source.
@@ -127,7 +143,7 @@ class LatentCache:
         self,
         shards: Shards,
         source: ClipSource,
-        identities: Sequence[str],
+        identities: NDArray[np.bytes_],
         codec: VideoCodec,
         clip_format: ClipFormat,
     ) -> None:
@@ -135,21 +151,29 @@ class LatentCache:
         Args:
             shards: the latents.
             source: whose clips these are.
-            identities: of the source's clips.
+            identities: of the source's clips, all of which have a record.
             codec: the autoencoder.
             clip_format: of the clips.
         """
-        self.codec, self._files = codec, shards.files
+        self.codec = codec
         self.bucket = Bucket(clip_format.num_frames, clip_format.height, clip_format.width)
         self.num_latent_frames = codec.num_latent_frames(clip_format.num_frames)
         self.action_space = action_space(source)
-        self.clips: list[CachedClip] = []
         self.left_out: list[str] = []
-        records = [shards.records[identity] for identity in identities]
-        weights = clip_weights(source, [len(record.clips) for record in records])
-        for index, (record, weight) in enumerate(zip(records, weights, strict=True)):
+        places = shards.identities.find(identities)
+        weights = clip_weights(source, shards.num_clips[places])
+        self.clips: Sequence[CachedClip] = DiskList(self._clips(shards, places, weights), _load_clip)
+
+    def _clips(
+        self, shards: Shards, places: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> Iterator[dict[str, Any]]:
+        """The values of the clips."""
+        for index, (place, weight) in enumerate(zip(places, weights, strict=True)):
+            file, record = shards.records[place]
             self.left_out += record.left_out
-            self.clips += [_cached_clip(index, record.identity, weight, **clip) for clip in record.clips]
+            for clip in record.clips:
+                key = f"{record.identity}.{clip.pop('number')}"
+                yield {"index": index, "file": file, "key": key, "weight": float(weight), **clip}
 
     def read(self, clip: CachedClip, name: str, start: int = 0, length: int | None = None) -> Tensor:
         """Latents of a clip, float32 `(T, D, H, W)`: all frames from `start` on, or `length` of them.
@@ -157,8 +181,7 @@ class LatentCache:
         `actions` are features `(T, E)`.
         """
         stop = None if length is None else start + length
-        identity = clip.key.partition(".")[0]
-        return mapped_shard(self._files[identity]).get_slice(f"{clip.key}.{name}")[start:stop].float()
+        return mapped_shard(clip.file).get_slice(f"{clip.key}.{name}")[start:stop].float()
 
     def grid(self, bucket: Bucket) -> tuple[int, int, int]:
         """`T`, `H` and `W` of a clip of a bucket."""
@@ -182,10 +205,6 @@ def _text(value: Any) -> str:
     return "none" if value == [] else str(value)
 
 
-def _cached_clip(
-    index: int, identity: str, weight: float, number: int, instructions: dict[str, str], bucket: list[int], **about: Any
-) -> CachedClip:
-    edits = {int(j): instruction for j, instruction in instructions.items()}
-    return CachedClip(
-        index, instructions=edits, bucket=Bucket(*bucket), key=f"{identity}.{number}", weight=weight, **about
-    )
+def _load_clip(value: dict[str, Any]) -> CachedClip:
+    edits = {int(j): instruction for j, instruction in value["instructions"].items()}
+    return CachedClip(**value | {"instructions": edits, "bucket": Bucket(*value["bucket"])})

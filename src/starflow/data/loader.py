@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starflow.data.clip import Clip, ClipSource, SharedSource
-from starflow.data.mixture import clip_weights
 from starflow.data.reading import open_clip
 from starflow.data.workers import AHEAD, Workers, result_of, start_workers
 from starflow.errors import StarflowError
@@ -39,7 +38,7 @@ def epoch_indices(length: int, seed: int, start: int, count: int) -> list[int]:
     ]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(length)
 
@@ -170,10 +169,7 @@ class _ExcerptReader:
 
     def __init__(self, source: ClipSource, indices: range, fps: float, size: tuple[int, int], seed: int) -> None:
         self.source, self.indices, self.fps, self.size, self.seed = source, indices, fps, size, seed
-        self.probabilities: NDArray[np.float64] | None = None  # None: all clips are equally likely
-        if isinstance(source, SharedSource):
-            weights = np.array(clip_weights(source, [1] * len(source)))[indices.start : indices.stop]
-            self.probabilities = None if (weights == weights[:1]).all() else weights / weights.sum()
+        self.parts = _parts(source, indices)
         self.left_out: dict[int, tuple[int, str]] = {}  # number of frames of what was left out, 0 if unreadable; reason
 
     def excerpt(self, request: _Request) -> _Excerpt:
@@ -194,10 +190,12 @@ class _ExcerptReader:
         return _Excerpt(frames, reasons)
 
     def _index(self, position: int) -> int:
-        if self.probabilities is None:
+        if len(set(self.parts.values())) == 1:  # all clips are equally likely
             return self.indices[epoch_indices(len(self.indices), self.seed, position, 1)[0]]
         rng = np.random.default_rng([self.seed, position])
-        return self.indices[rng.choice(len(self.indices), p=self.probabilities)]
+        weights = np.array([weight * len(part) for part, weight in self.parts.items()])
+        part = list(self.parts)[rng.choice(len(weights), p=weights / weights.sum())]
+        return part[rng.integers(len(part))]
 
     def _read(
         self,
@@ -224,6 +222,19 @@ class _ExcerptReader:
         self.left_out[index] = length, reason
         reasons.append(reason)
         return None
+
+
+def _parts(source: ClipSource, indices: range) -> dict[range, float]:
+    """The clips of each share of a source that are among `indices`, and the weight of each of them."""
+    if not isinstance(source, SharedSource):
+        return {indices: 1.0}
+    parts = {
+        range(max(share.indices.start, indices.start), min(share.indices.stop, indices.stop)): share.clip_weight(
+            len(share.indices)
+        )
+        for share in source.shares
+    }
+    return {part: weight for part, weight in parts.items() if part}
 
 
 def _channels(clip: Clip) -> Tensor:

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from starflow.data.clip import Clip, ClipSource, Share, SharedSource, left_out
 from starflow.errors import UsageError
 
 
-def clip_weights(source: ClipSource, counts: Sequence[int]) -> list[float]:
+def clip_weights(source: ClipSource, counts: NDArray[np.integer]) -> NDArray[np.float64]:
     """How often an excerpt of each clip is drawn, relative to others. `counts` has the number of each clip's excerpts.
 
     All weights are 1 unless the source has shares.
     """
     if not isinstance(source, SharedSource):
-        return [1.0] * len(counts)
-    weights: list[float] = []
-    for share in source.shares:
-        total = sum(counts[index] for index in share.indices)
-        weight = share.repeats if share.weight is None else share.weight / max(1, total)
-        weights += [weight] * len(share.indices)
-    return weights
+        return np.ones(len(counts))
+    weights = [
+        share.clip_weight(int(counts[share.indices.start : share.indices.stop].sum())) for share in source.shares
+    ]
+    return np.repeat(weights, [len(share.indices) for share in source.shares])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -19,11 +21,12 @@ from torch import Tensor
 from starflow.errors import StarflowError
 from starflow.media.files import atomic_write
 
+DIGEST = np.dtype("S20")
 OPEN_SHARDS = 1000  # at once: a process may map only some ten thousand files
 ENCODING_TIMEOUT = timedelta(days=30)  # for other processes, which may be encoding millions of clips
 
 
-def open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
+def open_shard(path: Path | str) -> tuple[safe_open, dict[str, Any]]:
     """The memory-mapped tensors of a shard, and what its header says. Raises StarflowError if it is damaged."""
     try:
         file = safe_open(path, framework="pt")
@@ -33,8 +36,32 @@ def open_shard(path: Path) -> tuple[safe_open, dict[str, Any]]:
         raise StarflowError(f"{path} is damaged ({error}): remove it, and its content will be encoded again") from error
 
 
+class Digests:
+    """Finds digests among many. Each takes 28 bytes.
+
+    Attributes:
+        digests: texts of 20 characters, as bytes.
+    """
+
+    def __init__(self, digests: NDArray[np.bytes_]) -> None:
+        self.digests, self._order = digests, np.argsort(digests, kind="stable")
+
+    def find(self, wanted: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        """The place of each digest, the first if there are several; -1 if it is not there."""
+        if not len(self.digests):
+            return np.full(len(wanted), -1)
+        rank = np.searchsorted(self.digests, wanted, sorter=self._order)
+        place = self._order[np.minimum(rank, len(self.digests) - 1)]
+        return np.where(self.digests[place] == wanted, place, -1)
+
+
+def digest_of(content: bytes) -> str:
+    """A digest for `Digests`."""
+    return hashlib.sha256(content).hexdigest()[:20]
+
+
 @lru_cache(maxsize=OPEN_SHARDS)
-def mapped_shard(path: Path) -> safe_open:
+def mapped_shard(path: Path | str) -> safe_open:
     """The memory-mapped tensors of a shard, which stays open while it is among the last that were used."""
     return open_shard(path)[0]
 

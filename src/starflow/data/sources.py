@@ -29,12 +29,12 @@ def source_config(name: str) -> dict[str, str]:
     """
     path = Path(name)
     if name.endswith(".tar"):
-        return {"source": "webdataset", "shards": name}
+        return {"source": "webdataset", "path": name}
     metadata = (file.suffix.lower() for file in path.rglob("metadata.*"))
     if path.suffix.lower() in TABLE_EXTENSIONS or any(extension in TABLE_EXTENSIONS for extension in metadata):
         return {"source": "table", "path": name}
     if any(path.glob("*.tar")):
-        return {"source": "webdataset", "shards": str(path / "*.tar")}
+        return {"source": "webdataset", "path": str(path / "*.tar")}
     if any(path.glob("*.safetensors")):
         return {"source": "episodes", "path": name}
     return {"source": "folder", "path": name}

@@ -4,7 +4,6 @@ Parquet needs the extra `table`.
 """
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from starflow.data.files import CaptionedFile, CaptionedFiles, Listing
-from starflow.data.folder import decode_text
+from starflow.data.disk_list import Listing
+from starflow.data.files import CaptionedFile, CaptionedFiles, load_file
+from starflow.data.folder import open_text
 from starflow.errors import StarflowError, UsageError
 
 EXTENSIONS = (".csv", ".jsonl", ".parquet")
@@ -48,21 +48,21 @@ class ClipTable(CaptionedFiles):
             raise UsageError(f"{self.path} lists no clip that can be used{reasons}")
 
     @cached_property
-    def listing(self) -> Listing:
+    def listing(self) -> Listing[CaptionedFile]:
         """See `CaptionedFiles`."""
-        files: list[CaptionedFile] = []
-        left_out: list[str] = []
+        return Listing(self._find(), load_file)
+
+    def _find(self) -> Iterator[CaptionedFile | str]:
         for table in tables_at(Path(self.path)):
             columns: tuple[str, str] | None = None
             for number, row in read_rows(table):
                 columns = columns or self._columns(table, row)
                 file, captions = _file(table, row.get(columns[0])), captions_of(row.get(columns[1]))
                 if reason := _unusable(file, captions):
-                    left_out.append(f"{table}, row {number}: {reason}")
+                    yield f"{table}, row {number}: {reason}"
                 else:
                     assert file is not None
-                    files.append(CaptionedFile(file, captions))
-        return Listing(files, left_out)
+                    yield CaptionedFile(file, captions)
 
     def _columns(self, table: Path, row: Row) -> tuple[str, str]:
         """The columns of the files and of the captions."""
@@ -94,16 +94,18 @@ def read_rows(table: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(table: Path) -> Iterable[Row]:
-    return csv.DictReader(io.StringIO(decode_text(table.read_bytes()), newline=""))
+    with open_text(table, newline="") as lines:
+        yield from csv.DictReader(lines)
 
 
 def _read_json_lines(table: Path) -> Iterable[Row]:
-    for line in decode_text(table.read_bytes()).split("\n"):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"{line[:40]} is not a JSON object")
-            yield row
+    with open_text(table, newline="\n") as lines:
+        for line in lines:
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"{line[:40].rstrip()} is not a JSON object")
+                yield row
 
 
 def _read_parquet(table: Path) -> Iterable[Row]:

@@ -14,8 +14,9 @@ Legend: `B` batch, `T` latent frames, `K` given latent frames, `D` latent channe
 action features.
 """
 
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
@@ -93,39 +94,52 @@ class Batch:
         return self.task == "image"
 
 
-@dataclass(frozen=True)
+class Drawable:
+    """What can be drawn for a task from a bucket: clips of a cache, or edits of them."""
+
+    def __init__(self) -> None:
+        self.clips, self.edits, self.weights = array("I"), array("H"), array("d")
+
+    def add(self, number: int, edit: int, weight: float) -> None:
+        """Add clip `number` of the cache."""
+        self.clips.append(number)
+        self.edits.append(edit)
+        self.weights.append(weight)
+
+
 class Material:
-    """Clips of one bucket for a task.
+    """Clips of one bucket for a task. Each takes 6 bytes, and 8 more if some are more likely than others.
 
     Attributes:
-        clips: one for each thing that can be drawn.
-        edits: for video_to_video the number of the edit of each clip; otherwise zeros.
-        probabilities: of each; None: all are equally likely.
         weight: the sum of the clips' weights.
     """
 
-    clips: list[CachedClip]
-    edits: list[int]
-    probabilities: NDArray[np.float64] | None
-    weight: float
-
-    @classmethod
-    def of(cls, drawn: Sequence[tuple[CachedClip, int]]) -> "Material":
-        """The material of clips and the numbers of edits."""
-        weights = np.array([clip.weight for clip, _ in drawn])
-        total = float(weights.sum())
+    def __init__(self, clips: Sequence[CachedClip], drawable: Drawable) -> None:
+        """`clips` are those of the cache."""
+        self._clips, self._numbers, self._edits = clips, drawable.clips, drawable.edits
+        weights = np.array(drawable.weights)
+        cumulative = np.cumsum(weights)
+        self.weight = float(cumulative[-1])
         is_uniform = bool((weights == weights[0]).all())
-        return cls(
-            [clip for clip, _ in drawn], [edit for _, edit in drawn], None if is_uniform else weights / total, total
-        )
+        self._cumulative = None if is_uniform else cumulative / cumulative[-1]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[tuple[CachedClip, int]]:
+        """All clips and the numbers of their edits, which are 0 in other tasks than video_to_video."""
+        return map(self._drawn, range(len(self)))
 
     def draw(self, rng: np.random.Generator, size: int) -> list[tuple[CachedClip, int]]:
         """Clips and numbers of edits, with replacement."""
-        if self.probabilities is None:
-            chosen = rng.integers(len(self.clips), size=size)
+        if self._cumulative is None:
+            chosen = rng.integers(len(self), size=size)
         else:
-            chosen = rng.choice(len(self.clips), size=size, p=self.probabilities)
-        return [(self.clips[index], self.edits[index]) for index in chosen]
+            chosen = self._cumulative.searchsorted(rng.random(size), side="right")
+        return [self._drawn(place) for place in chosen]
+
+    def _drawn(self, place: int) -> tuple[CachedClip, int]:
+        return self._clips[self._numbers[place]], self._edits[place]
 
 
 class Mixture:
@@ -164,15 +178,30 @@ class Mixture:
         self.cache, self.length, self.batch_size = cache, cache.num_latent_frames, batch_size
         self.short_clips, self.seed = short_clips, seed
         self.caption_dropout, self.action_dropout = caption_dropout, action_dropout
-        videos = [clip for clip in cache.clips if clip.bucket.num_frames > 1 and self.length > 1]
-        self.material: dict[Task, dict[Bucket, Material]] = {
-            "text_to_video": _by_bucket((clip, 0, clip.bucket) for clip in videos),
-            "image": _by_bucket((clip, 0, clip.bucket._replace(num_frames=1)) for clip in cache.clips),
-            "extend": _by_bucket((clip, 0, clip.bucket) for clip in videos if self._is_long(clip)),
-            "video_to_video": _by_bucket((clip, j, clip.bucket) for clip in videos for j in clip.instructions),
-            "last": _by_bucket((clip, 0, clip.bucket) for clip in videos),
-        }
+        self.material = self._find_material()
         self.shares = task_shares(weights, {task: _number(buckets) for task, buckets in self.material.items()})
+
+    def _find_material(self) -> dict[Task, dict[Bucket, Material]]:
+        drawable: dict[Task, dict[Bucket, Drawable]] = {task: defaultdict(Drawable) for task in DEFAULT_WEIGHTS}
+        for number, clip in enumerate(self.cache.clips):
+            for task, bucket, edit in self._uses(clip):
+                drawable[task][bucket].add(number, edit, clip.weight)
+        return {
+            task: {bucket: Material(self.cache.clips, each) for bucket, each in sorted(buckets.items())}
+            for task, buckets in drawable.items()
+        }
+
+    def _uses(self, clip: CachedClip) -> Iterator[tuple[Task, Bucket, int]]:
+        """The tasks that a clip is used for, with the bucket and the number of the edit."""
+        yield "image", clip.bucket._replace(num_frames=1), 0
+        if clip.bucket.num_frames == 1 or self.length == 1:
+            return
+        yield "text_to_video", clip.bucket, 0
+        yield "last", clip.bucket, 0
+        if self._is_long(clip):
+            yield "extend", clip.bucket, 0
+        for edit in clip.instructions:
+            yield "video_to_video", clip.bucket, edit
 
     def batch(self, number: int) -> Batch:
         """Batch number `number`, which is always the same."""
@@ -194,7 +223,7 @@ class Mixture:
         for task in self.shares:
             for bucket, material in self.material[task].items():
                 yield bucket, [""]  # dropped
-                for clip, edit in zip(material.clips, material.edits, strict=True):
+                for clip, edit in material:
                     yield bucket, marked_captions(task, clip, edit)
 
     def _actions(self, clips: list[CachedClip], length: int, starts: Sequence[int] | None = None) -> Tensor | None:
@@ -235,10 +264,10 @@ class Mixture:
     def small_buckets(self) -> list[str]:
         """A line for each bucket of a task that has fewer clips than a batch, in which clips then repeat."""
         return [
-            f"{task}, {bucket.name}: has {len(material.clips)} of the {size} clips of a batch, in which clips repeat"
+            f"{task}, {bucket.name}: has {len(material)} of the {size} clips of a batch, in which clips repeat"
             for task in self.shares
             for bucket, material in self.material[task].items()
-            if len(material.clips) < (size := self.size_of_batch(task, bucket))
+            if len(material) < (size := self.size_of_batch(task, bucket))
         ]
 
     def _draw_bucket(self, rng: np.random.Generator, task: Task) -> Bucket:
@@ -330,16 +359,8 @@ def task_shares(weights: TaskWeights, material: Mapping[Task, int]) -> dict[Task
     return {task: weight / total for task, weight in chosen.items() if weight}
 
 
-def _by_bucket(drawn: Iterable[tuple[CachedClip, int, Bucket]]) -> dict[Bucket, Material]:
-    """The material of each bucket, from clips, the numbers of edits, and their buckets."""
-    sorted_clips: dict[Bucket, list[tuple[CachedClip, int]]] = defaultdict(list)
-    for clip, edit, bucket in drawn:
-        sorted_clips[bucket].append((clip, edit))
-    return {bucket: Material.of(clips) for bucket, clips in sorted(sorted_clips.items())}
-
-
 def _number(buckets: Mapping[Bucket, Material]) -> int:
-    return sum(len(material.clips) for material in buckets.values())
+    return sum(len(material) for material in buckets.values())
 
 
 def marked_captions(task: Task, clip: CachedClip, edit: int = 0) -> list[str]:

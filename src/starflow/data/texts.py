@@ -7,8 +7,8 @@ Encodings by another text encoder are stale: they stay, and are not used.
 Legend: `B` batch, `M` text tokens.
 """
 
-import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +19,17 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from starflow.data.shards import mapped_shard, open_shard, wait_for_all, weights_digest, write_shard
+from starflow.data.disk_list import DiskList
+from starflow.data.shards import (
+    DIGEST,
+    Digests,
+    digest_of,
+    mapped_shard,
+    open_shard,
+    wait_for_all,
+    weights_digest,
+    write_shard,
+)
 from starflow.errors import StarflowError
 
 Item = TypeVar("Item")
@@ -49,36 +59,43 @@ class TextCache:
         settings = {"precision": str(encoder.dtype), "heads": encoder.config.num_heads}
         encoder_digest = weights_digest(settings, encoder.state_dict().items())
         self._made_with = {"format": FORMAT, "text_encoder": encoder_digest}
-        self._files: dict[str, Path] = {}
         self._read_shards()
 
     def _read_shards(self) -> None:
         self.num_stale = 0
+        self._paths: list[Path] = []
+        names = [np.empty(0, DIGEST)]
         for path in sorted(self.folder.glob(f"{KIND}-*.safetensors")):
             file, about = open_shard(path)
             if about["made_with"] == self._made_with:
-                self._files |= dict.fromkeys(file.keys(), path)
+                self._paths.append(path)
+                names.append(np.array(file.keys(), DIGEST))
             else:
                 self.num_stale += len(file.keys())
+        self._names = Digests(np.concatenate(names))
+        self._ends = np.cumsum([len(each) for each in names[1:]])  # of the names of each shard
 
-    def fill(self, texts: Collection[str], *, rank: int = 0, world_size: int = 1, show_progress: bool = True) -> None:
+    def fill(self, texts: Iterable[str], *, rank: int = 0, world_size: int = 1, show_progress: bool = True) -> None:
         """Encode the texts that the cache lacks. It can be interrupted, and goes on where it was.
+
 
         Of several processes, joined by `torch.distributed`, each encodes its share and waits for the others.
 
         Raises StarflowError if a shard cannot be written, or an encoding is not finite.
         """
-        tokens = {_name(ids): ids for some in _parts([*texts], TEXTS_PER_SHARD) for ids in self._tokens(some)}
+        tokens = DiskList((ids for some in _parts(texts, TEXTS_PER_SHARD) for ids in self._tokens(some)), list)
+        names, places = np.unique(np.fromiter(map(_name, tokens), DIGEST, len(tokens)), return_index=True)
         # A share depends on all texts: the others may have begun to fill the folder.
-        names = [name for place, name in enumerate(sorted(tokens)) if place // TEXTS_PER_SHARD % world_size == rank]
-        missing = [name for name in names if name not in self._files]
-        if rank == 0 and missing and self.num_stale:
+        is_mine = np.arange(len(names)) // TEXTS_PER_SHARD % world_size == rank
+        missing = places[is_mine & (self._names.find(names) < 0)]
+        if rank == 0 and len(missing) and self.num_stale:
             tqdm.write(f"{self.folder} has {self.num_stale} texts that another text encoder encoded: they are not used")
         with tqdm(
-            total=len(missing), desc="encoding texts", unit="text", disable=not (show_progress and missing)
+            total=len(missing), desc="encoding texts", unit="text", disable=not (show_progress and len(missing))
         ) as progress:
             for some in _parts(missing, TEXTS_PER_SHARD):
-                write_shard(self.folder, KIND, self._encode([tokens[name] for name in some]), self._about(some))
+                encoded = self._encode([tokens[place] for place in some])
+                write_shard(self.folder, KIND, encoded, self._about(list(encoded)))
                 progress.update(len(some))
         wait_for_all(world_size)
         self._read_shards()
@@ -86,7 +103,9 @@ class TextCache:
     def read(self, texts: Sequence[str]) -> Tensor:
         """The encodings `(B, M, width)` of texts, zero at padding, as `encode_text` gives them."""
         names = [_name(ids) for ids in self._tokens(texts)]
-        encoded = pad_sequence([mapped_shard(self._files[name]).get_tensor(name) for name in names], batch_first=True)
+        shards = np.searchsorted(self._ends, self._names.find(np.array(names, DIGEST)), side="right")
+        tensors = [mapped_shard(self._paths[shard]).get_tensor(name) for name, shard in zip(names, shards, strict=True)]
+        encoded = pad_sequence(tensors, batch_first=True)
         return torch.nn.functional.pad(encoded, (0, 0, 0, self.max_tokens - encoded.shape[1]))
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -110,10 +129,12 @@ class TextCache:
         return encoded
 
 
-def _parts(items: list[Item], size: int) -> Iterator[list[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def _parts(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while part := list(islice(remaining, size)):
+        yield part
 
 
 def _name(tokens: Sequence[int]) -> str:
     """A digest of the tokens of a text."""
-    return hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).hexdigest()[:20]
+    return digest_of(np.asarray(tokens, dtype=np.int64).tobytes())

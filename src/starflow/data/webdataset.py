@@ -1,31 +1,30 @@
 """WebDataset shards: tar files of clips and captions, on disk or in any store that fsspec reads (S3, GCS, HTTP, …).
 
 The files of a sample have names that differ after the first dot only: `0001.mp4`, and `0001.txt` or `0001.json`. The
-headers and captions of a shard are read once, into an index on disk. Clips are read alone, each by its range of bytes,
+headers and captions of a shard are read once, into a list on disk. Clips are read alone, each by its range of bytes,
 so the loader shuffles them, shares them among processes and resumes at any place, as it does with files. A clip lies in
 a temporary file only while it is decoded.
 
-Needs the extra `webdataset`, and for a store fsspec's package for it, such as s3fs.
+Needs the extra `webdataset`; `s3` for shards in S3; and for other stores the package that fsspec names.
 """
 
 import hashlib
 import json
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from shutil import rmtree
-from typing import Any
-from weakref import finalize
+from typing import Any, NamedTuple
 
 from starflow.data.clip import Clip, ClipFile
-from starflow.data.folder import VIDEO_EXTENSIONS, decode_text
+from starflow.data.disk_list import Listing
+from starflow.data.folder import VIDEO_EXTENSIONS, encoding_of
 from starflow.data.table import CAPTION_COLUMNS, captions_of
-from starflow.data.tar_index import Content, Member, TarIndex
 from starflow.errors import StarflowError, UsageError
 from starflow.media.reading import IMAGE_EXTENSIONS
 from starflow.media.video import open_video, read_video
@@ -35,35 +34,53 @@ CAPTION_EXTENSIONS = {".txt", ".json", *(f".{name}" for name in CAPTION_COLUMNS)
 THREADS = 8  # shards whose headers are read at once
 
 
+class Member(NamedTuple):
+    """A clip in a shard: the address of the shard, its name there, and its bytes."""
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+    modified: float
+    captions: list[str]
+
+
+def _member(value: list[Any]) -> Member:
+    return Member(*value)
+
+
 @dataclass(frozen=True)
 class WebDataset:
     """The clips of WebDataset shards, in the order of the shards.
 
     Args:
-        shards: paths or addresses, such as `shards/{000..009}.tar` or `s3://bucket/*.tar`.
+        path: paths or addresses of the shards, such as `shards/{000..009}.tar` or `s3://bucket/*.tar`.
 
     Raises UsageError if there is no such shard or store, or nothing in them can be used; OSError if the store fails.
     """
 
-    shards: str
+    path: str
 
     def __post_init__(self) -> None:
         if not self.members:
             reasons = f" ({self.left_out[0]})" if self.left_out else ""
-            raise UsageError(f"{self.shards} holds no clip with a caption, such as 0001.mp4 and 0001.txt{reasons}")
+            raise UsageError(f"{self.path} holds no clip with a caption, such as 0001.mp4 and 0001.txt{reasons}")
 
     @cached_property
-    def members(self) -> TarIndex:
-        """The clips."""
+    def listing(self) -> Listing[Member]:
+        """The clips, and what is left out."""
         with ThreadPoolExecutor(THREADS) as pool:
-            index = TarIndex.write(pool.map(read_shard, expand(self.shards)))
-        finalize(self, rmtree, index.folder)
-        return index
+            return Listing(chain.from_iterable(pool.map(read_shard, expand(self.path))), _member)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The clips that can be used."""
+        return self.listing.items
 
     @property
     def left_out(self) -> list[str]:
         """What cannot be used, each with the reason."""
-        return self.members.left_out()
+        return self.listing.left_out
 
     @property
     def fingerprint(self) -> str:
@@ -152,8 +169,8 @@ def reading(shard: str) -> Iterator[tuple[Any, str]]:
         raise OSError(f"the store does not answer for {shard}: {' '.join(str(error).split())}") from error
 
 
-def read_shard(shard: str) -> Content:
-    """The clips of a shard. What is unreadable or has no caption is left out. Raises as `reading`."""
+def read_shard(shard: str) -> list[Member | str]:
+    """The clips of a shard that can be used, and a line for each that cannot. Raises as `reading`."""
     members: list[tarfile.TarInfo] = []
     texts: dict[str, bytes] = {}
     left_out: list[str] = []
@@ -168,7 +185,7 @@ def read_shard(shard: str) -> Content:
         except tarfile.TarError as error:
             left_out.append(f"{shard}: it is no tar file, or is cut off after {len(members)} clips ({error})")
         size = file.size if hasattr(file, "size") else store.size(path)
-    return _sorted_out(shard, size, members, texts, left_out)
+    return [*left_out, *_sorted_out(shard, size, members, texts)]
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -178,33 +195,28 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _sorted_out(
-    shard: str, shard_size: int, members: Iterable[tarfile.TarInfo], texts: Mapping[str, bytes], left_out: list[str]
-) -> Content:
+    shard: str, shard_size: int, members: Iterable[tarfile.TarInfo], texts: Mapping[str, bytes]
+) -> Iterator[Member | str]:
     captions: dict[str, list[str]] = {}
     for name, content in texts.items():
         try:
             captions.setdefault(_key(name), []).extend(_captions(name, content))
         except ValueError:
-            left_out.append(f"{shard}/{name}: it is not UTF-8 text, or not JSON")
-    found = Content([], left_out)
+            yield f"{shard}/{name}: it is not UTF-8 text, or not JSON"
     owners: dict[str, str] = {}
     for member in members:
         key = _key(member.name)
-        reason = None
+        where = f"{shard}/{member.name}"
         if PurePosixPath(member.name).suffix.lower() not in MEDIA_EXTENSIONS:
-            reason = "it is neither a clip nor a caption"
+            yield f"{where}: it is neither a clip nor a caption"
         elif not captions.get(key):
-            reason = "no caption"
+            yield f"{where}: no caption"
         elif owners.setdefault(key, member.name) != member.name:
-            reason = f"its caption is that of {owners[key]}"
+            yield f"{where}: its caption is that of {owners[key]}"
         elif member.offset_data + member.size > shard_size:
-            reason = "the shard is cut off there"
-        if reason is not None:
-            found.left_out.append(f"{shard}/{member.name}: {reason}")
-            continue
-        place = member.offset_data, member.size, float(member.mtime)
-        found.members.append(Member(shard, member.name, *place, captions[key]))
-    return found
+            yield f"{where}: the shard is cut off there"
+        else:
+            yield Member(shard, member.name, member.offset_data, member.size, float(member.mtime), captions[key])
 
 
 def _key(name: str) -> str:
@@ -215,7 +227,7 @@ def _key(name: str) -> str:
 
 def _captions(name: str, content: bytes) -> list[str]:
     """The captions of a text or of a JSON object. Raises ValueError if it is neither."""
-    text = decode_text(content)
+    text = content.decode(encoding_of(content))
     if not name.lower().endswith(".json"):
         return captions_of(text)
     about = json.loads(text)

@@ -85,11 +85,11 @@ def open_texts(
 ) -> TextCache:
     """The encodings of all captions of the batches, beside the latents. Those that are missing are encoded first."""
     cache = TextCache(latents_folder(config), tokenizer, encoder, settings.max_text_tokens)
-    texts = {
+    texts = (
         text
         for (num_frames, height, width), captions in mixture.captions()
         for text in wrap_captions(captions, settings, settings.fps if num_frames > 1 else 0, (height, width))
-    }
+    )
     cache.fill(texts, rank=rank(), world_size=num_processes(), show_progress=is_main())
     return cache
 
