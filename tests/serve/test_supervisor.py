@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -101,6 +102,20 @@ def test_a_worker_that_dies_is_replaced_and_its_job_is_made_again(scene: Scene):
     assert scene.store.count("queued") == 1
 
 
+def test_the_supervisor_goes_on_after_an_error(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    failed = Event()
+
+    def fail() -> list[str]:
+        failed.set()
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_RECOVERIES", 0.0)
+    monkeypatch.setattr(scene.store, "recover", fail)
+    assert failed.wait(10)
+    scene.pool.started[0].reason = "signal 9"
+    scene.until_running("worker-1")
+
+
 def test_videos_past_their_space_and_old_folders_without_a_job_are_removed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ):
@@ -116,6 +131,7 @@ def test_videos_past_their_space_and_old_folders_without_a_job_are_removed(
         (folder / "video.mp4").touch()
         if name != "video_new":  # which is about to be added
             os.utime(folder, (1000, 1000))
+    settings.folder("video_gone").symlink_to("nowhere")  # as a folder that is deleted between a list and a look
     monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_CLEANINGS", 0.0)
     left = {newer, running, "video_new"}
     until(lambda: {name for name, folder in folders.items() if folder.exists()} == left, 10)
