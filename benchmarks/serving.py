@@ -50,6 +50,7 @@ SERVING = " at http://"
 ROUNDS = 4
 QUEUE = ("--max-queue", "100")
 KEPT_MIB = 1
+LAST_LINES = 20
 
 
 @contextmanager
@@ -65,6 +66,9 @@ def server(model: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
             url = _url(log, process)
             _wait_until_ready(url)
             yield url, psutil.Process(process.pid)
+        except httpx.TransportError as error:
+            lines = log.read_text().splitlines()[-LAST_LINES:]
+            raise SystemExit("\n".join([f"the connection to the server was lost: {error!r}", *lines])) from error
         finally:
             process.terminate()
             process.wait()
