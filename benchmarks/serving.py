@@ -49,7 +49,6 @@ START_SECONDS = 300
 SERVING = " at http://"
 ROUNDS = 4
 QUEUE = ("--max-queue", "100")
-KEPT_MIB = 1
 LAST_LINES = 20
 
 
@@ -126,7 +125,8 @@ async def make_all(
 ) -> list[tuple[str, float, int]]:
     """Make a video for each seed, by `clients` at the same time."""
     seeds, fields, made = iter(seeds), {"num_frames": num_frames}, []
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+    # httpx closes connections that expire, even those that it has just given to a request.
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients, keepalive_expiry=None)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
 
         async def work() -> None:
@@ -157,24 +157,24 @@ def under_load(
     }
 
 
-def load(model: str, clients: int, jobs: int, num_frames: int) -> list[dict[str, Any]]:
+def load(model: str, clients: int, jobs: int, num_frames: int) -> Iterator[dict[str, Any]]:
     """A row for each quarter of the jobs."""
     with server(model, *QUEUE) as (url, process):
         asyncio.run(make_all(url, 4, range(8), num_frames))  # everything has been used once
-        seeds = range(jobs // ROUNDS)
-        return [under_load(url, process, clients, seeds, num_frames, deletes=True) for _ in range(ROUNDS)]
+        for _ in range(ROUNDS):
+            yield under_load(url, process, clients, range(jobs // ROUNDS), num_frames, deletes=True)
 
 
-def soak(model: str, clients: int, minutes: float, num_frames: int, repeats: int) -> list[dict[str, Any]]:
+def soak(
+    model: str, clients: int, minutes: float, num_frames: int, repeats: int, keep_mib: float
+) -> Iterator[dict[str, Any]]:
     """A row for each repeat, which lasts some minutes."""
-    rows = []
-    with server(model, *QUEUE, "--keep-gib", str(KEPT_MIB / 1024)) as (url, process):
+    with server(model, *QUEUE, "--keep-gib", str(keep_mib / 1024)) as (url, process):
         asyncio.run(make_all(url, 4, range(8), num_frames))
         for _ in range(repeats):
             row = under_load(url, process, clients, seeds_for(minutes), num_frames, deletes=False)
             time.sleep(SECONDS_BETWEEN_CLEANINGS + 1)
-            rows.append(row | kept(url, data_folder(process)))
-    return rows
+            yield row | kept(url, data_folder(process))
 
 
 def seeds_for(minutes: float) -> Iterator[int]:
@@ -284,6 +284,17 @@ async def arrivals(url: str, num_frames: int, seed: int) -> list[tuple[float, in
     return received
 
 
+def printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each of which is printed when it is there."""
+    measured: list[dict[str, Any]] = []
+    for row in rows:
+        if not measured:
+            print("  ".join(row))
+        print("  ".join(f"{value:{len(name)}.4g}" for name, value in row.items()), flush=True)
+        measured.append(row)
+    return measured
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the first argument names."""
     parser = new_parser(__doc__)
@@ -292,23 +303,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=positive, default=200)
     parser.add_argument("--jobs", type=positive, default=2000)
     parser.add_argument("--minutes", type=float, default=15, help="of each repeat of soak")
+    parser.add_argument("--keep-mib", type=float, default=1, help="the space for the videos of soak")
     parser.add_argument("--num-frames", type=positive, default=17)
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("-o", "--output", type=Path, help="a JSON file")
     asked = parser.parse_args(arguments)
+    rows: Iterable[dict[str, Any]]
     if asked.what == "load":
         rows = load(asked.model, asked.clients, asked.jobs, asked.num_frames)
     elif asked.what == "soak":
-        rows = soak(asked.model, asked.clients, asked.minutes, asked.num_frames, asked.repeats)
+        rows = soak(asked.model, asked.clients, asked.minutes, asked.num_frames, asked.repeats, asked.keep_mib)
     elif asked.what == "batch":
         rows = batch(asked.model, asked.jobs, asked.num_frames, asked.repeats)
     elif asked.what == "cancel":
         rows = cancel(asked.model, asked.num_frames, asked.repeats)
     else:
         rows = stream(asked.model, asked.num_frames, asked.repeats)
-    print("  ".join(rows[0]))
-    for row in rows:
-        print("  ".join(f"{value:{len(name)}.4g}" for name, value in row.items()))
+    rows = printed(rows)
     if asked.output is not None:
         write_results(asked.output, rows=rows)
 

@@ -17,16 +17,16 @@ def test_a_server_under_load_makes_every_job_once(model: Path, capsys: pytest.Ca
 @pytest.mark.slow
 def test_neither_memory_nor_the_data_of_a_server_that_is_always_busy_grow(model: Path, tmp_path: Path):
     path = tmp_path / "soak.json"
-    options = ["--clients", "8", "--minutes", "0.3", "--repeats", "3", "--num-frames", "41"]
+    options = ["--clients", "4", "--minutes", "0.4", "--repeats", "2", "--num-frames", "1", "--keep-mib", "0.03"]
     serving.main(["soak", "--model", str(model), *options, "-o", str(path)])
-    first, second, third = json.loads(path.read_text())["rows"]
-    for row in (first, second, third):
-        assert row["accepted"] == row["completed"] == row["made"] > 20
+    first, second = json.loads(path.read_text())["rows"]
+    for row in (first, second):
+        assert row["accepted"] == row["completed"] == row["made"] > 0
         assert row["listed"] == row["folders"] > 0
-        assert row["videos_mib"] <= serving.KEPT_MIB
-    assert third["made"] + second["made"] > second["listed"]  # the server has removed some
-    assert third["memory_mib"] < 1.05 * first["memory_mib"]
-    assert third["database_mib"] < 1.5 * first["database_mib"]
+        assert row["videos_mib"] <= 0.03
+    assert first["made"] + second["made"] > second["listed"]  # the server has removed some
+    assert second["memory_mib"] < 1.05 * first["memory_mib"]
+    assert second["database_mib"] < 5  # SQLite's log has at most 4 MiB
 
 
 @pytest.mark.slow
