@@ -1,6 +1,7 @@
 """A server under load, and what the viewer of a stream sees.
 
     python benchmarks/serving.py load --clients 200 --jobs 2000 --num-frames 1
+    python benchmarks/serving.py soak --clients 8 --minutes 15 --repeats 4 --num-frames 1
     python benchmarks/serving.py batch --jobs 40
     python benchmarks/serving.py stream --num-frames 81 --repeats 5
     python benchmarks/serving.py cancel --num-frames 161 --repeats 3
@@ -10,6 +11,8 @@ with -o.
 
     load     every client queues a video, waits for it, downloads it, deletes it, and begins again; a full queue makes
              it wait as long as the server says. No job may be lost, or made twice, and memory must not grow.
+    soak     as load, for some minutes, but the clients leave their videos to the server, which removes the oldest.
+             Neither memory nor the data folder may grow.
     batch    jobs per second with and without batches, alternately
     stream   over the WebSocket: seconds to the first chunk, between chunks, per second of video, and how often a player
              that starts at the first chunk, or half a second or a second later, would have to stop
@@ -23,8 +26,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +40,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from harness import new_parser, positive, run, write_results
+from starflow.serve.supervisor import SECONDS_BETWEEN_CLEANINGS
 from viewer import viewed
 
 PROMPT = "a red circle orbits"
 POLL_SECONDS = 1.0
 START_SECONDS = 300
 SERVING = " at http://"
+ROUNDS = 4
+QUEUE = ("--max-queue", "100")
+LAST_LINES = 20
 
 
 @contextmanager
@@ -56,6 +65,9 @@ def server(model: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
             url = _url(log, process)
             _wait_until_ready(url)
             yield url, psutil.Process(process.pid)
+        except httpx.TransportError as error:
+            lines = log.read_text().splitlines()[-LAST_LINES:]
+            raise SystemExit("\n".join([f"the connection to the server was lost: {error!r}", *lines])) from error
         finally:
             process.terminate()
             process.wait()
@@ -77,7 +89,7 @@ def _wait_until_ready(url: str) -> None:
         time.sleep(0.1)
 
 
-def count(url: str, name: str, **labels: str) -> float:
+def metric(url: str, name: str, **labels: str) -> float:
     """The sum of a metric of the server."""
     families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=60).text)
     samples = (sample for family in families for sample in family.samples)
@@ -90,8 +102,8 @@ def memory(process: psutil.Process) -> float:
     return sum(getattr(each.memory_full_info(), "pss", each.memory_info().rss) for each in everyone) / 2**20
 
 
-async def make(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[str, float, int]:
-    """Make a video, and delete it: how it ended, seconds from acceptance to download, and refusals by a full queue."""
+async def make(client: httpx.AsyncClient, fields: dict[str, Any], *, deletes: bool) -> tuple[str, float, int]:
+    """Make a video: how it ended, seconds from acceptance to download, and refusals by a full queue."""
     refusals = 0
     while (response := await client.post("/v1/videos", json={"prompt": PROMPT} | fields)).status_code == 429:
         refusals += 1
@@ -103,49 +115,102 @@ async def make(client: httpx.AsyncClient, fields: dict[str, Any]) -> tuple[str, 
     if video["status"] == "completed":
         (await client.get(f"{path}/content")).raise_for_status()
     seconds = time.perf_counter() - accepted
-    (await client.delete(path)).raise_for_status()
+    if deletes:
+        (await client.delete(path)).raise_for_status()
     return video["status"], seconds, refusals
 
 
-async def make_all(url: str, clients: int, jobs: int, num_frames: int) -> list[tuple[str, float, int]]:
-    """Make `jobs` videos, by `clients` at the same time."""
-    seeds, made = iter(range(jobs)), []
-    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+async def make_all(
+    url: str, clients: int, seeds: Iterable[int], num_frames: int, *, deletes: bool = True
+) -> list[tuple[str, float, int]]:
+    """Make a video for each seed, by `clients` at the same time."""
+    seeds, fields, made = iter(seeds), {"num_frames": num_frames}, []
+    # httpx closes connections that expire, even those that it has just given to a request.
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients, keepalive_expiry=None)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
 
         async def work() -> None:
-            made.extend([await make(client, {"seed": seed, "num_frames": num_frames}) for seed in seeds])
+            made.extend([await make(client, fields | {"seed": seed}, deletes=deletes) for seed in seeds])
 
         await asyncio.gather(*(work() for _ in range(clients)))
     return made
 
 
-def load(model: str, clients: int, jobs: int, num_frames: int) -> list[dict[str, Any]]:
+def under_load(
+    url: str, process: psutil.Process, clients: int, seeds: Iterable[int], num_frames: int, *, deletes: bool
+) -> dict[str, Any]:
+    """What becomes of the videos of `seeds`, and the memory after them."""
+    completed = partial(metric, url, "starflow_requests_success_total", finished_reason="completed")
+    before, start = completed(), time.perf_counter()
+    made = asyncio.run(make_all(url, clients, seeds, num_frames, deletes=deletes))
+    seconds = time.perf_counter() - start
+    statuses, waits, refusals = zip(*made, strict=True)
+    return {
+        "accepted": len(made),
+        "completed": statuses.count("completed"),
+        "made": int(completed() - before),
+        "refused": sum(refusals),
+        "jobs_per_second": len(made) / seconds,
+        "p50_s": float(np.percentile(waits, 50)),
+        "p99_s": float(np.percentile(waits, 99)),
+        "memory_mib": memory(process),
+    }
+
+
+def load(model: str, clients: int, jobs: int, num_frames: int) -> Iterator[dict[str, Any]]:
     """A row for each quarter of the jobs."""
-    rows = []
-    with server(model, "--max-queue", "100") as (url, process):
-        asyncio.run(make_all(url, 4, 8, num_frames))  # everything has been used once
-        before = count(url, "starflow_requests_success_total", finished_reason="completed")
-        for _ in range(4):
-            start = time.perf_counter()
-            made = asyncio.run(make_all(url, clients, jobs // 4, num_frames))
-            seconds = time.perf_counter() - start
-            statuses, waits, refusals = zip(*made, strict=True)
-            now = count(url, "starflow_requests_success_total", finished_reason="completed")
-            rows.append(
-                {
-                    "accepted": len(made),
-                    "completed": statuses.count("completed"),
-                    "made": int(now - before),
-                    "refused": sum(refusals),
-                    "jobs_per_second": len(made) / seconds,
-                    "p50_s": float(np.percentile(waits, 50)),
-                    "p99_s": float(np.percentile(waits, 99)),
-                    "memory_mib": memory(process),
-                }
-            )
-            before = now
-    return rows
+    with server(model, *QUEUE) as (url, process):
+        asyncio.run(make_all(url, 4, range(8), num_frames))  # everything has been used once
+        for _ in range(ROUNDS):
+            yield under_load(url, process, clients, range(jobs // ROUNDS), num_frames, deletes=True)
+
+
+def soak(
+    model: str, clients: int, minutes: float, num_frames: int, repeats: int, keep_mib: float
+) -> Iterator[dict[str, Any]]:
+    """A row for each repeat, which lasts some minutes."""
+    with server(model, *QUEUE, "--keep-gib", str(keep_mib / 1024)) as (url, process):
+        asyncio.run(make_all(url, 4, range(8), num_frames))
+        for _ in range(repeats):
+            row = under_load(url, process, clients, seeds_for(minutes), num_frames, deletes=False)
+            time.sleep(SECONDS_BETWEEN_CLEANINGS + 1)
+            yield row | kept(url, data_folder(process))
+
+
+def seeds_for(minutes: float) -> Iterator[int]:
+    """Seeds, until the time is over."""
+    end = time.monotonic() + 60 * minutes
+    return takewhile(lambda _: time.monotonic() < end, count())
+
+
+def data_folder(process: psutil.Process) -> Path:
+    """The data folder of a server."""
+    command = process.cmdline()
+    return Path(command[command.index("--data-dir") + 1])
+
+
+def kept(url: str, folder: Path) -> dict[str, Any]:
+    """What a server without jobs keeps: the videos that it lists, their folders, and the MiB of its files."""
+    return {
+        "listed": num_listed(url),
+        "folders": len(list((folder / "videos").iterdir())),
+        "videos_mib": mib((folder / "videos").rglob("*")),
+        "database_mib": mib(folder.glob("jobs.sqlite*")),
+    }
+
+
+def num_listed(url: str) -> int:
+    """How many videos a server lists, page by page."""
+    number, query = 0, {"limit": "100"}
+    while (page := httpx.get(f"{url}/v1/videos", params=query, timeout=60).raise_for_status().json())["has_more"]:
+        number += len(page["data"])
+        query["after"] = page["last_id"]
+    return number + len(page["data"])
+
+
+def mib(paths: Iterable[Path]) -> float:
+    """The size of files."""
+    return sum(path.stat().st_size for path in paths if path.is_file()) / 2**20
 
 
 def batch(model: str, jobs: int, num_frames: int, repeats: int) -> list[dict[str, Any]]:
@@ -156,7 +221,7 @@ def batch(model: str, jobs: int, num_frames: int, repeats: int) -> list[dict[str
         for size in sizes:
             with server(model, "--max-batch", str(size), "--max-queue", str(jobs)) as (url, _):
                 start = time.perf_counter()
-                asyncio.run(make_all(url, jobs, jobs, num_frames))
+                asyncio.run(make_all(url, jobs, range(jobs), num_frames))
                 rates[size].append(jobs / (time.perf_counter() - start))
     return [{"max_batch": size, "jobs_per_second": float(np.median(rates[size]))} for size in sizes]
 
@@ -171,7 +236,7 @@ def stream(model: str, num_frames: int, repeats: int) -> list[dict[str, Any]]:
 def cancel(model: str, num_frames: int, repeats: int) -> list[dict[str, Any]]:
     """A row for each repeat."""
     with server(model) as (url, process), httpx.Client(base_url=url, timeout=START_SECONDS) as client:
-        folder = Path(process.cmdline()[process.cmdline().index("--data-dir") + 1]) / "videos"
+        folder = data_folder(process) / "videos"
         picture = {"prompt": PROMPT, "num_frames": 1}
         client.post("/v1/videos/sync", json=picture).raise_for_status()  # everything has been used once
         return [cancelled(client, process, folder, picture, num_frames) for _ in range(repeats)]
@@ -219,28 +284,42 @@ async def arrivals(url: str, num_frames: int, seed: int) -> list[tuple[float, in
     return received
 
 
+def printed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each of which is printed when it is there."""
+    measured: list[dict[str, Any]] = []
+    for row in rows:
+        if not measured:
+            print("  ".join(row))
+        print("  ".join(f"{value:{len(name)}.4g}" for name, value in row.items()), flush=True)
+        measured.append(row)
+    return measured
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the first argument names."""
     parser = new_parser(__doc__)
-    parser.add_argument("what", choices=["load", "batch", "stream", "cancel"])
+    parser.add_argument("what", choices=["load", "soak", "batch", "stream", "cancel"])
     parser.add_argument("--model", default="toyworld")
     parser.add_argument("--clients", type=positive, default=200)
     parser.add_argument("--jobs", type=positive, default=2000)
+    parser.add_argument("--minutes", type=float, default=15, help="of each repeat of soak")
+    parser.add_argument("--keep-mib", type=float, default=1, help="the space for the videos of soak")
     parser.add_argument("--num-frames", type=positive, default=17)
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("-o", "--output", type=Path, help="a JSON file")
     asked = parser.parse_args(arguments)
+    rows: Iterable[dict[str, Any]]
     if asked.what == "load":
         rows = load(asked.model, asked.clients, asked.jobs, asked.num_frames)
+    elif asked.what == "soak":
+        rows = soak(asked.model, asked.clients, asked.minutes, asked.num_frames, asked.repeats, asked.keep_mib)
     elif asked.what == "batch":
         rows = batch(asked.model, asked.jobs, asked.num_frames, asked.repeats)
     elif asked.what == "cancel":
         rows = cancel(asked.model, asked.num_frames, asked.repeats)
     else:
         rows = stream(asked.model, asked.num_frames, asked.repeats)
-    print("  ".join(rows[0]))
-    for row in rows:
-        print("  ".join(f"{value:{len(name)}.4g}" for name, value in row.items()))
+    rows = printed(rows)
     if asked.output is not None:
         write_results(asked.output, rows=rows)
 

@@ -114,14 +114,14 @@ def serve_in_process(settings: ServeSettings, ports: Connection) -> None:
 
 
 @contextmanager
-def separate_server(settings: ServeSettings) -> Iterator[tuple[Client, int]]:
+def separate_server(settings: ServeSettings, patience: float = TIMEOUT) -> Iterator[tuple[Client, int]]:
     """A client of a server in a process of its own, and the process's id. It is killed in the end."""
     start_to_fork()
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=serve_in_process, args=(settings, sender))
     process.start()
     try:
-        with Client(f"http://127.0.0.1:{receiver.recv()}") as client:
+        with Client(f"http://127.0.0.1:{receiver.recv()}", patience=patience) as client:
             client.wait_until_ready()
             yield client, process.pid
     finally:

@@ -1,32 +1,22 @@
-"""The nodes for ComfyUI, by the contract of its loader."""
+"""The nodes for ComfyUI, by the contract of its loader, and on its own page."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from comfyui_page import FOLDER, load_nodes, workflow_page
 from starflow.pipeline.pipeline import StarFlowPipeline
 from tiny_pipeline import tiny_pipeline
 
-FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 PROMPT = "a red circle moves right"
 SOCKETS = ("IMAGE", "STARFLOW_MODEL")  # inputs of these types are never widgets
 
 
 @pytest.fixture(scope="module")
 def nodes() -> ModuleType:
-    """The package of nodes, imported from its folder as ComfyUI's loader does."""
-    spec = importlib.util.spec_from_file_location(
-        "starflow_nodes", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["starflow_nodes"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_nodes()
 
 
 def test_each_node_keeps_the_contract(nodes: ModuleType):
@@ -107,3 +97,19 @@ def test_the_workflow_fits_the_nodes(nodes: ModuleType):
         widgets = [name for name in inputs if name not in sockets]
         seeds = widgets.count("seed")  # ComfyUI puts what becomes of a seed after it
         assert len(node["widgets_values"]) == len(widgets) + seeds
+
+
+@pytest.mark.service
+def test_the_page_of_comfyui_reads_the_workflow_as_it_is_meant(nodes: ModuleType):
+    pytest.importorskip("comfyui_frontend_package", reason="comfyui-frontend-package is not installed")
+    with workflow_page(nodes) as page:
+        made = page.evaluate("async () => (await app.graphToPrompt()).output")  # what the page sends to be run
+    load, make, create, save = (made[number] for number in "1234")
+    assert load["inputs"] == {"model": "toyworld", "device": "cpu", "dtype": "float32"}
+    (model,) = run_node(nodes, load["class_type"], **load["inputs"])
+    assert make["inputs"].pop("model") == ["1", 0]
+    assert make["inputs"]["prompt"] == PROMPT
+    frames, fps = run_node(nodes, make["class_type"], model=model, **make["inputs"])
+    assert (frames.shape, fps) == ((17, 64, 64, 3), 8)
+    assert create["inputs"] == {"images": ["2", 0], "fps": ["2", 1]}
+    assert save["inputs"]["video"] == ["3", 0]

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from starflow.media.files import atomic_write, remove
@@ -46,3 +48,19 @@ def test_remove_deletes_files_and_folders(tmp_path):
     remove(tmp_path / "folder")
     remove(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_remove_goes_on_where_another_process_was_faster(tmp_path, monkeypatch):
+    folder, rmtree, calls = tmp_path / "folder", shutil.rmtree, []
+    folder.mkdir()
+
+    def interrupted(path) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileNotFoundError
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    remove(folder)
+    assert calls == [folder, folder]
+    assert not folder.exists()

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from server_helpers import Client
@@ -33,6 +34,10 @@ def test_the_container_runs_a_command_that_exists_without_root():
     assert all((ROOT / name).exists() for name in copied)
     allowed = re.findall(r"^!(.+)$", (INTEGRATIONS / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
     assert set(allowed) == set(copied)
+    installed = re.findall(r"'\.\[(\w+)\]'", " ".join(rest for name, rest in steps if name == "RUN"))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert installed == ["serve"]
+    assert "serve" in extras
     assert names.index("USER") < names.index("ENTRYPOINT")
     assert dict(steps)["USER"] == "10001"  # a number, so that an orchestrator can see that it is not root
     program, *words = json.loads(dict(steps)["ENTRYPOINT"])

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,25 @@ def test_a_job_that_is_taken_from_a_slow_worker_keeps_what_was_given(client: Cli
     undisturbed = client.wait(make(401))
     first, second = (client.get(f"/v1/videos/{each['id']}/content").content for each in (video, undisturbed))
     assert first == second
+
+
+@pytest.mark.slow
+def test_videos_that_are_deleted_at_random_moments_leave_nothing_and_harm_no_worker(tiny_model: Path, tmp_path: Path):
+    settings = settings_for(tiny_model, tmp_path, limits={"batch": 2})
+    chance = random.Random(0)
+    with serving(settings) as client, ThreadPoolExecutor(4) as pool:
+        worker = client.server.supervisor.running[0]
+
+        def make_and_delete(wait: float) -> int:
+            video = client.make(num_frames=1)
+            time.sleep(wait)
+            return client.delete(f"/v1/videos/{video['id']}").status_code
+
+        statuses = list(pool.map(make_and_delete, [chance.uniform(0, 1) for _ in range(100)]))
+        assert statuses == [200] * 100
+        until(lambda: not list(settings.folder("").iterdir()), 10)
+        assert client.wait(client.make())["status"] == "completed"
+        assert client.server.supervisor.running[0] is worker
 
 
 def test_jobs_survive_an_orderly_stop(tiny_model: Path, tmp_path: Path):

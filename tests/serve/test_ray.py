@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import psutil
 import pytest
 
-from server_helpers import MANY_FRAMES, PROMPT, Client, clip_file, serving, settings_for, until
+from postgresql_server import kill_connections
+from server_helpers import MANY_FRAMES, PROMPT, Client, clip_file, separate_server, serving, settings_for, until
 from starflow.media.video import read_video
 from starflow.serve import supervisor as supervisor_module
+from starflow.serve.jobs import JobStore
 
 pytestmark = pytest.mark.service
 
@@ -140,6 +143,21 @@ def test_every_job_ends_once_although_a_node_is_killed_under_load(ray_client: Cl
     for video in ended:
         assert files_of(ray_client, video) == ["spritesheet.jpg", "thumbnail.webp", "video.mp4"]
     until(lambda: len(running) == 1, SECONDS)  # scaled down
+
+
+def test_a_server_on_the_cluster_may_have_its_jobs_in_postgresql(
+    cluster: Any, tiny_model: Path, tmp_path: Path, database: str
+):
+    node = cluster.add_node(**NODE)  # the other server of these tests has the head
+    settings = settings_for(tiny_model, tmp_path, ray=cluster.address, database=database)
+    with separate_server(settings, SECONDS) as (client, _):
+        video = client.wait(client.make(num_frames=FRAMES), "in_progress")
+        assert kill_connections(database) > 0
+        assert client.wait(video)["status"] == "completed"
+        assert client.get(f"/v1/videos/{video['id']}/content").status_code == 200
+    with closing(JobStore(database, keep_seconds=1)) as store:
+        assert store.get(video["id"]).attempts == 1
+    cluster.remove_node(node)
 
 
 def completed(client: Client) -> float:

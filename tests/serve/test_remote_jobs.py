@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server_helpers import settings_for
+from starflow.media.files import remove
 from starflow.serve.database import Job
 from starflow.serve.jobs import new_id
 
@@ -135,6 +136,20 @@ def test_the_growth_of_a_job_that_is_deleted_at_this_moment_is_dropped(sides: Si
     sides.here.rmdir()
     (sides.there / "fragments-1.mp4").write_bytes(b"fragment")
     assert sides.remote.renew(WORKER, [sides.id], 50) == {sides.id: "a"}
+    assert not sides.here.exists()
+
+
+def test_a_job_that_is_deleted_while_it_is_claimed_is_left_out(sides: Sides):
+    picture = sides.here / "given" / "image.safetensors"
+    picture.unlink()
+    picture.symlink_to("nowhere")  # as a file that is removed between a list and a look
+    assert sides.remote.claim(WORKER) == []
+
+
+def test_a_job_that_is_deleted_while_it_fails_does_no_harm(sides: Sides):
+    sides.remote.claim(WORKER)
+    remove(sides.here)
+    assert sides.remote.finish(WORKER, sides.id, "failed")
     assert not sides.here.exists()
 
 

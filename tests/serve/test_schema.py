@@ -1,11 +1,14 @@
 """The OpenAPI description, and requests that follow it only partly: no answer is a failure of the server."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import starflow.serve
 from server_helpers import PROMPT, Client
 from starflow.serve.schema import VideoRequest
 
@@ -15,6 +18,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 NAMES = st.sampled_from([*VideoRequest.model_fields, "image_url", "id", ""])
+STATUS = re.compile(r"ApiError\(\s*(\d+)")
 REFERENCES = st.fixed_dictionaries({}, optional={"image_url": VALUES, "id": VALUES})
 
 
@@ -38,6 +42,13 @@ def test_the_description_of_the_api_is_complete(client: Client):
     body = description["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
     assert body["multipart/form-data"]["schema"]["properties"]["input_reference"]["format"] == "binary"
+
+
+def test_the_status_of_every_error_is_described(client: Client):
+    package = Path(starflow.serve.__file__).parent
+    raised = {int(found) for path in package.glob("*.py") for found in STATUS.findall(path.read_text())}
+    described = client.get("/openapi.json").json()["paths"]["/v1/videos"]["post"]["responses"]
+    assert raised - {499} == {int(status) for status in described if int(status) >= 400}  # nobody hears 499
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,7 +1,9 @@
 """How many workers there are, with workers that do nothing."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -98,6 +100,42 @@ def test_a_worker_that_dies_is_replaced_and_its_job_is_made_again(scene: Scene):
     scene.pool.started[0].reason = "signal 9"
     scene.until_running("worker-1")
     assert scene.store.count("queued") == 1
+
+
+def test_the_supervisor_goes_on_after_an_error(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    failed = Event()
+
+    def fail() -> list[str]:
+        failed.set()
+        raise OSError("the disk failed")
+
+    monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_RECOVERIES", 0.0)
+    monkeypatch.setattr(scene.store, "recover", fail)
+    assert failed.wait(10)
+    scene.pool.started[0].reason = "signal 9"
+    scene.until_running("worker-1")
+
+
+def test_videos_past_their_space_and_old_folders_without_a_job_are_removed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+):
+    settings = scene.supervisor.settings
+    scene.add(3)
+    older, newer, running = (scene.store.claim("worker-0")[0].id for _ in range(3))
+    for number, job_id in enumerate((older, newer)):
+        size = settings.keep_bytes  # there is space for one of them
+        scene.store.finish("worker-0", job_id, "completed", size_bytes=size, completed_at=1000.0 + number)
+    folders = {name: settings.folder(name) for name in (older, newer, running, "video_lost", "video_new")}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "video.mp4").touch()
+        if name != "video_new":  # which is about to be added
+            os.utime(folder, (1000, 1000))
+    settings.folder("video_gone").symlink_to("nowhere")  # as a folder that is deleted between a list and a look
+    monkeypatch.setattr(supervisor_module, "SECONDS_BETWEEN_CLEANINGS", 0.0)
+    left = {newer, running, "video_new"}
+    until(lambda: {name for name, folder in folders.items() if folder.exists()} == left, 10)
+    assert scene.store.existing([older, newer, running]) == {newer, running}
 
 
 def test_the_bounds_must_agree(tmp_path: Path):

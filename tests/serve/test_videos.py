@@ -170,6 +170,13 @@ def test_the_content_of_a_running_video_streams(client: Client):
     np.testing.assert_array_equal(frames_of(received), frames_of(finished))
 
 
+def test_a_video_whose_file_was_removed_has_no_content(client: Client):
+    video = client.wait(client.make(num_frames=1))
+    (client.server.settings.folder(video["id"]) / "video.mp4").unlink()
+    response = client.get(f"/v1/videos/{video['id']}/content")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "no_content")
+
+
 def test_the_content_of_a_queued_video_is_not_ready(client: Client):
     running = client.wait(client.make(num_frames=MANY_FRAMES), "in_progress")
     queued = client.make()

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from starflow import __version__
@@ -34,12 +34,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file, or a folder and its contents, if it exists."""
+    """Remove a file, or a folder and its contents, if it exists. Others may remove it at the same time."""
     path = Path(path)
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    while path.is_dir() and not path.is_symlink():
+        with suppress(FileNotFoundError):  # of what another has just removed
+            shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _make_durable(path: Path) -> None:

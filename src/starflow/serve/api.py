@@ -19,7 +19,7 @@ from starflow.serve.settings import ServeSettings
 from starflow.weights.models import is_quantized
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in (400, 401, 404, 409, 413, 415, 421, 429, 503)
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 409, 410, 413, 415, 421, 429, 500, 503)
 }
 
 

@@ -1,8 +1,9 @@
 """The files of a video: finished, or while it is made."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import anyio
 from fastapi.concurrency import run_in_threadpool
@@ -27,6 +28,8 @@ def content_of(server: Server, job: Job, variant: Variant) -> Response:
     """
     if job.status == "completed":
         path = server.settings.folder(job.id) / VARIANTS[variant]
+        if not path.exists():
+            raise ApiError(404, f"the {variant} has been removed", code="no_content")
         return FileResponse(
             path, media_type=MEDIA_TYPES[variant], filename=f"{job.id}{path.suffix}", content_disposition_type="inline"
         )
@@ -41,11 +44,11 @@ async def follow(server: Server, job: Job) -> AsyncIterator[bytes]:
     """The bytes of the growing video of a job's current attempt, until it ends."""
     folder = server.settings.folder(job.id)
     growing, finished = fragments_of(folder, job.attempts), folder / VARIANTS["video"]
-    while (path := next((each for each in (growing, finished) if each.exists()), None)) is None:
+    while (opened := open_first(growing, finished)) is None:
         if not await _is_being_made(server, job):
             return
         await anyio.sleep(SECONDS_BETWEEN_READS)
-    async with await anyio.open_file(path, "rb") as file:
+    async with anyio.wrap_file(opened) as file:
         reads, is_last = 0, False
         while True:
             if chunk := await file.read(CHUNK_BYTES):
@@ -56,6 +59,14 @@ async def follow(server: Server, job: Job) -> AsyncIterator[bytes]:
                 await anyio.sleep(SECONDS_BETWEEN_READS)
                 reads += 1
                 is_last = reads % READS_BETWEEN_LOOKS == 0 and not await _is_being_made(server, job)
+
+
+def open_first(*paths: Path) -> BinaryIO | None:
+    """The first of several files that is there. The worker may rename or remove them at this moment."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            return path.open("rb")
+    return None
 
 
 async def _is_being_made(server: Server, job: Job) -> bool:

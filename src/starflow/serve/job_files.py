@@ -25,6 +25,14 @@ def inputs_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("given/*.safetensors"))
 
 
+def size_of(folder: Path) -> int:
+    """The bytes of a job's files; 0 if the job was deleted at this moment."""
+    try:
+        return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    except FileNotFoundError:
+        return 0
+
+
 def remove_unneeded(job: Job, folder: Path) -> None:
     """Remove the files that a job which has ended no longer needs."""
     remove(folder / "given")

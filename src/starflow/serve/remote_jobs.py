@@ -38,7 +38,11 @@ class Desk(JobStore):
 
     def claim_with_inputs(self, worker: str, max_batch: int) -> list[tuple[Job, Files]]:
         """As `claim`, with the pictures and clips that are given."""
-        return [(job, self._inputs(job)) for job in self.claim(worker, max_batch)]
+        claimed = []
+        for job in self.claim(worker, max_batch):
+            with suppress(FileNotFoundError):  # the job was deleted at this moment
+                claimed.append((job, self._inputs(job)))
+        return claimed
 
     def _inputs(self, job: Job) -> Files:
         return {path.name: path.read_bytes() for path in inputs_of(self._settings.folder(job.id))}
@@ -64,7 +68,7 @@ class Desk(JobStore):
         for name, data in files.items():
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(data)
-        for path in folder.iterdir():
+        for path in folder.glob("*"):  # none, if the job was deleted at this moment
             if path.name not in kept:
                 remove(path)
         return self.finish(worker, job_id, status, **values)

@@ -3,9 +3,8 @@
 import logging
 import math
 import time
+from pathlib import Path
 from threading import Event, Thread
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from starflow.media.files import remove
 from starflow.serve.jobs import JobStore
@@ -66,13 +65,13 @@ class Supervisor:
             try:
                 self._look()
                 if time.monotonic() - recovered_at > SECONDS_BETWEEN_RECOVERIES:
-                    self._recover()
                     recovered_at = time.monotonic()
+                    self._recover()
                 if time.monotonic() - cleaned_at > SECONDS_BETWEEN_CLEANINGS:
-                    self._clean_up()
                     cleaned_at = time.monotonic()
-            except SQLAlchemyError:
-                logger.exception("the database does not answer")
+                    self._clean_up()
+            except Exception:  # without this thread, no worker is started again, and none can report
+                logger.exception("the supervisor failed, and goes on")
             self._stopping.wait(SECONDS_BETWEEN_LOOKS)
 
     def _look(self) -> None:
@@ -150,6 +149,14 @@ class Supervisor:
         for job_id in expired:
             remove(self.settings.folder(job_id))
         before = time.time() - SECONDS_UNTIL_ADDED
-        folders = {path.name: path for path in self.settings.folder("").glob("*") if path.stat().st_mtime < before}
+        folders = {path.name: path for path in self.settings.folder("").glob("*") if _is_older(path, before)}
         for job_id in folders.keys() - self.store.existing(folders):
             remove(folders[job_id])
+
+
+def _is_older(path: Path, than: float) -> bool:
+    """Whether a folder was changed before a time. False if it was removed at this moment."""
+    try:
+        return path.stat().st_mtime < than
+    except FileNotFoundError:
+        return False

@@ -22,7 +22,7 @@ from starflow.hardware.placement import place, use_device
 from starflow.media.files import remove
 from starflow.pipeline.pipeline import StarFlowPipeline
 from starflow.serve.database import Job
-from starflow.serve.job_files import remove_unneeded
+from starflow.serve.job_files import remove_unneeded, size_of
 from starflow.serve.jobs import JobStore
 from starflow.serve.logs import log_as_json
 from starflow.serve.making import make_videos
@@ -160,8 +160,7 @@ class Worker:
     def _end(self, job: Job, status: str, stages: dict[str, float], **values: Any) -> None:
         folder = self.settings.folder(job.id)
         remove_unneeded(job, folder)
-        size_bytes = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
-        if not self._source.finish(self.name, job.id, status, size_bytes=size_bytes, **values):
+        if not self._source.finish(self.name, job.id, status, size_bytes=size_of(folder), **values):
             self._clean_up(job)
             return
         logger.info("a job has ended", extra=self._about(job) | {"status": status, "stages": stages})
