@@ -4,7 +4,7 @@
 set -e
 starflow record basic -o runs/freedoom-episodes/train --episodes 1600
 starflow record basic -o runs/freedoom-episodes/test --episodes 20 --seed 100000
-starflow record take_cover -o runs/freedoom-episodes/train --episodes 300
+starflow record take_cover -o runs/freedoom-episodes/train --episodes 1000
 starflow record take_cover -o runs/freedoom-episodes/test --episodes 20 --seed 100000
 starflow train vae recipes/freedoom/vae.yaml --resume
 starflow train flow recipes/freedoom/flow.yaml --resume
