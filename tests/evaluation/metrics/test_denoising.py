@@ -20,7 +20,7 @@ class PerfectDenoiser:
         self.noisy, self.clean = noisy, clean
 
     def stream(
-        self, _: object, pieces: Iterable[torch.Tensor], text: torch.Tensor
+        self, _: object, pieces: Iterable[torch.Tensor], text: torch.Tensor, *, look_ahead: bool
     ) -> Iterator[tuple[torch.Tensor, ...]]:
         x = torch.cat(list(pieces), dim=1)
         matches = [int((self.noisy - each).flatten(1).norm(dim=1).argmin()) for each in x]
