@@ -78,7 +78,6 @@ class TextCache:
     def fill(self, texts: Iterable[str], *, rank: int = 0, world_size: int = 1, show_progress: bool = True) -> None:
         """Encode the texts that the cache lacks. It can be interrupted, and goes on where it was.
 
-
         Of several processes, joined by `torch.distributed`, each encodes its share and waits for the others.
 
         Raises StarflowError if a shard cannot be written, or an encoding is not finite.
