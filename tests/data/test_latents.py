@@ -16,6 +16,7 @@ from starflow.data.shards import DIGEST, digest_of
 from starflow.data.tasks import Mixture, TaskWeights
 from starflow.encoders.video import VideoCodec
 from tiny_pipeline import tiny_vae
+from traced_memory import bytes_per_item
 
 MADE_WITH = {"format": 0}
 
@@ -38,13 +39,7 @@ def test_a_clip_takes_few_bytes_of_memory(tmp_path: Path):
         assert cache.clips[-1].captions == [f"caption {number - 1} of some length"]
         return tracemalloc.get_traced_memory()[0] - before
 
-    bytes_kept(10)
-    tracemalloc.start()
-    try:
-        few, many = bytes_kept(100), bytes_kept(2100)
-    finally:
-        tracemalloc.stop()
-    assert (many - few) / 2000 < 30  # three tasks, of 6 bytes each, and what the lists have in reserve
+    assert bytes_per_item(bytes_kept) < 30  # three tasks, of 6 bytes each, and what the lists have in reserve
 
 
 def write_headers(folder: Path, identities: list[str]) -> None:
